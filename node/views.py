@@ -1,0 +1,222 @@
+"""What screens, commands and the control socket are shown: plain values, no rules.
+
+Everything here is already decided by the desk (node/desk.py). Ids are lower-case hex; times are UTC
+milliseconds. Nothing in a view may be a key or another office's secret. Views never carry content the
+officer did not ask to open: lists hold a headline that names no victim.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Role = Literal["officer", "supervisor", "auditor", "operator"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A logged-in officer. ``token`` is a capability (32 bytes, hex); never logged or shown."""
+
+    token: str = field(repr=False)
+    officer: int
+    alias: str
+    role: Role
+    started_ms: int
+    csrf: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfficerView:
+    """One line of the officer list. ``state``: active, locked (too many wrong PINs), retired."""
+
+    number: int
+    alias: str
+    role: Role
+    state: Literal["active", "locked", "retired"]
+    since_ms: int
+    until_ms: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerView:
+    """A paired office. ``state``: half, active, suspended."""
+
+    office_id: str
+    name: str
+    country: str
+    state: Literal["half", "active", "suspended"]
+    since_ms: int
+    safety_number: str
+    last_heard_ms: int | None
+    waiting_out: int
+    missing_in: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LadderStep:
+    """One rung: kept, on_broker (custody note), delivered, opened, refused, expired.
+
+    ``clock`` says whose clock ``at_ms`` comes from (an office name or "broker").
+    """
+
+    step: Literal["kept", "on_broker", "delivered", "opened", "refused", "expired"]
+    at_ms: int
+    clock: str
+    log_index: int | None = None
+    code: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertRow:
+    """One line of the inbox. ``headline`` names no victim; ``flags``: clock_suspect, stale, emergency."""
+
+    alert_id: str
+    peer_id: str
+    peer_name: str
+    status: str
+    crime_type: str
+    urgency: str
+    headline: str
+    received_ms: int
+    created_ms: int
+    opened: bool
+    needs_reason: bool
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipient:
+    """Where one delivery of a sent alert stands."""
+
+    peer_id: str
+    peer_name: str
+    ladder: tuple[LadderStep, ...]
+    cause: str | None
+    next_try_ms: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxRow:
+    """One line of the outbox: an alert of ours and where each delivery stands.
+
+    ``state``: awaiting_release, waiting, on_broker, delivered, opened, refused, expired.
+    ``cause``: why it is still waiting, a message code of node/web/messages.py, or None.
+    """
+
+    alert_id: str
+    status: str
+    crime_type: str
+    urgency: str
+    headline: str
+    created_ms: int
+    author: int
+    state: str
+    recipients: tuple[Recipient, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertView:
+    """One opened alert. ``fields`` is the alert's model dumped to plain JSON values (protocol.alert.Alert).
+
+    ``access_index`` is the log index of the access entry that was committed before the content was unwrapped.
+    """
+
+    alert_id: str
+    incoming: bool
+    peer_names: tuple[str, ...]
+    fields: dict[str, object]
+    headline: str
+    author: int | None
+    releaser: int | None
+    emergency_reason: str | None
+    recipients: tuple[Recipient, ...]
+    ladder: tuple[LadderStep, ...]
+    received_ms: int | None
+    access_index: int
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingView:
+    """An alert written and signed by its author, waiting for a second officer."""
+
+    draft_id: str
+    author: int
+    author_alias: str
+    created_ms: int
+    headline: str
+    fields: dict[str, object]
+    recipients: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """Answer to sending: ``state`` is released (kept in the outbox) or awaiting_release."""
+
+    state: Literal["released", "awaiting_release"]
+    alert_id: str | None
+    draft_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkView:
+    """The link to the broker. ``state``: online, connecting, backing_off. ``reason``: message code."""
+
+    state: Literal["online", "connecting", "backing_off"]
+    reason: str | None
+    detail: str | None
+    since_ms: int
+    next_try_ms: int | None
+    broker_clock_offset_ms: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogView:
+    """Our own audit log: what is committed, what is published and signed."""
+
+    origin: str
+    size: int
+    published_size: int
+    root: str
+    published_ms: int | None
+    state: Literal["ok", "rolled_back", "broken"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryView:
+    """One log entry as the audit page shows it (canonical JSON parsed; no personal data is in it)."""
+
+    index: int
+    kind: str
+    at_ms: int
+    fields: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyView:
+    """Result of verifying our own published log now."""
+
+    verdict: str
+    ok: bool
+    size: int
+    root: str
+    findings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusView:
+    """The whole node at a glance."""
+
+    office_id: str
+    office_name: str
+    country: str
+    version: str
+    now_ms: int
+    started_ms: int
+    link: LinkView
+    log: LogView
+    peers: tuple[PeerView, ...]
+    outbox_waiting: int
+    inbox_unopened: int
+    awaiting_release: int
+    disk_free_bytes: int
+    clock_doubt: str | None
+    quarantined: int
