@@ -1,0 +1,18 @@
+"""Who we are and whom we trust: keys, certificates, pairing and the sealed key file.
+
+Spec: docs/spec/keys.md and docs/spec/pairing.md. Files in reading order:
+
+- ``errors``: the five error families every package extends
+- ``labels``: every domain-separation label, in one place
+- ``secret``: bytes that cannot be printed, copied, pickled or compared by accident
+- ``primitives``: suite 0x01; the only file that imports cryptography and nacl
+- ``known_answers``: the vectors the start-up self-test runs
+- ``layout``: the strict reader and writer of the fixed layouts below
+- ``card``: office certificates, officer lists, broker cards, the pairing bundle, the safety number
+- ``trust``: what we know of one peer, and the rules by which that may change
+- ``pairing``: the by-voice ceremony as a machine, one type per step; invitations
+- ``keystore``: the passphrase-sealed key file; the only file here that asks for I/O
+
+Never imports protocol, runtime, audit, broker or node; no clock and no randomness of its own
+(the wrap and signature libraries draw theirs).
+"""

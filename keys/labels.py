@@ -1,0 +1,61 @@
+"""Every domain-separation label of suite 0x01.
+
+Spec: docs/spec/suite.md#labels. One rule: no label is a prefix of another (a test holds it), so two purposes
+can never hash, sign or derive from the same bytes. A label is never reused for a second purpose.
+"""
+
+from typing import Final
+
+# Identity and trust
+OFFICE_ID: Final = b"salween/v1/office-id"
+CERTIFICATE: Final = b"salween/v1/certificate"
+REVOCATION: Final = b"salween/v1/revocation"
+OFFICER_LIST: Final = b"salween/v1/officer-list"
+SAFETY_NUMBER: Final = b"salween/v1/safety-number"
+BROKER_CARD: Final = b"salween/v1/broker-card"
+
+# Pairing
+BUNDLE: Final = b"salween/v1/pairing-bundle"
+PAIRING_COMMITMENT: Final = b"salween/v1/pairing-commitment"
+PAIRING_REPLY_INFO: Final = b"salween/v1/pairing-reply"
+PAIRING_REVEAL: Final = b"salween/v1/pairing-reveal"
+PAIRING_TRANSCRIPT: Final = b"salween/v1/pairing-transcript"
+PAIRING_CODE: Final = b"salween/v1/pairing-code"
+PAIRING_OK: Final = b"salween/v1/pairing-ok"
+RENDEZVOUS_SALT: Final = b"salween/v1/rendezvous-salt"
+RENDEZVOUS_EXPAND: Final = b"salween/v1/rendezvous-expand"
+INVITATION_CHECK: Final = b"salween/v1/invitation-check"
+
+# Keystore
+KEYSTORE_HEADER: Final = b"salween/v1/keystore-header"
+KEYSTORE_CHECK: Final = b"salween/v1/keystore-check"
+KEYSTORE_BODY: Final = b"salween/v1/keystore-body"
+OFFICER_SEED: Final = b"salween/v1/officer-seed"
+
+# One item between two offices
+WRAP: Final = b"salween/v1/wrap"
+BLOB: Final = b"salween/v1/blob"
+BLOB_HASH: Final = b"salween/v1/hash-of-blob"
+ATTACHMENT: Final = b"salween/v1/attachment"
+ENVELOPE: Final = b"salween/v1/envelope"
+HEADER: Final = b"salween/v1/header"
+MESSAGE: Final = b"salween/v1/message"
+LEAF: Final = b"salween/v1/leaf"
+CORE: Final = b"salween/v1/core"
+ALERT: Final = b"salween/v1/alert"
+DISCLOSURE: Final = b"salween/v1/disclosure"
+AUDIENCE: Final = b"salween/v1/audience"
+OFFICER_AUTHOR: Final = b"salween/v1/officer-author"
+OFFICER_RELEASER: Final = b"salween/v1/officer-releaser"
+
+# Between a node and a broker
+BROKER_REQUEST: Final = b"salween/v1/broker-request"
+BROKER_RESPONSE: Final = b"salween/v1/broker-response"
+PUT_CAPABILITY: Final = b"salween/v1/put-capability"
+GET_CAPABILITY: Final = b"salween/v1/get-capability"
+CREATION_TOKEN: Final = b"salween/v1/creation-token"
+MAILBOX_DELETE: Final = b"salween/v1/mailbox-delete"
+CUSTODY_NOTE: Final = b"salween/v1/custody-note"
+
+# The start-up self-test
+SELF_TEST: Final = b"salween/v1/self-test"
