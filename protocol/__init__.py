@@ -1,0 +1,22 @@
+"""What offices and brokers say to each other: values, formats and rules, without exception pure.
+
+Spec: docs/spec/wire.md, docs/spec/alert.md, docs/spec/envelope.md, docs/spec/conversation.md,
+docs/spec/broker.md. Files in reading order:
+
+- ``limits``: every size, count and time limit, its unit and its source
+- ``wire``: canonical msgpack, written one way and read only that way
+- ``codelists``: codes that cross the border, with labels in seven languages
+- ``alert``: what an officer fills in
+- ``disclosures``: the alert split into a signed core and values that can be erased one by one
+- ``release``: who must sign before an alert may leave; the only maker of a ReleasedAlert
+- ``envelope``: the outside of one item, all that a broker sees
+- ``items``, ``receipts``: what control messages and receipts hold
+- ``receivekeys``: the rotating receive keys of one pair
+- ``conversation``: one peer: sequence, replay, gaps, acknowledgement, resend
+- ``sealing``: a released alert becomes an envelope, and the one function that opens one
+- ``requests``, ``mailbox``: what a node asks of a broker, and the broker's own rules
+
+Never imports runtime, audit, broker or node; no clock, randomness, file or socket of its own. The broker
+imports ``limits``, ``wire``, ``envelope``, ``requests`` and ``mailbox`` and can reach neither ``sealing``,
+``alert`` nor ``release``.
+"""
