@@ -1,0 +1,69 @@
+# Everything a person types here. Needs python3 (3.11 or newer, with venv) and nothing else to begin with.
+#
+#   make demo      two offices and a broker on this machine, until Ctrl-C
+#   make test      every check and every test; as root it first installs the Debian packages tests drive
+#   make check     the checks alone: no network, no Debian package
+#   make install   .venv with the console scripts in .venv/bin, from hashes
+#   make bench     measurements; `make -s bench` prints JSON lines and nothing else on standard output
+#   make lock      write requirements.lock anew from pyproject.toml (UPGRADE=1 takes newer versions)
+#   make clean     remove what the targets above made
+
+PYTHON ?= python3
+BIN    := .venv/bin
+STAMP  := .venv/.installed
+PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help install check test demo bench lock clean debian
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+install: $(STAMP)
+
+# The lock names every package with its hashes and no address; pip refuses anything else. The project itself
+# comes last, without dependencies and with the build tool of the lock, so that nothing unpinned slips in.
+# All talk goes to standard error: `make -s bench` promises a clean standard output.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Salween needs Python 3.11 or newer; '$(PYTHON)' is older or missing. Try: make PYTHON=python3.12" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf .venv && $(PYTHON) -m venv .venv >&2; } || \
+	  { rm -rf .venv; echo "python3 cannot make a virtual environment. On Debian: apt-get install python3-venv" >&2; exit 1; }
+	@echo "install: packages of requirements.lock into .venv" >&2
+	@$(PIP) install --require-hashes --requirement requirements.lock >&2
+	@$(PIP) install --no-deps --no-build-isolation --editable . >&2
+	@touch $@
+
+check: install
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --quiet --check .
+	$(BIN)/mypy --no-error-summary
+	$(BIN)/lint-imports --no-cache --no-logo
+	$(BIN)/deptry --no-ansi .
+	$(BIN)/vulture
+	$(BIN)/python -m tests.support.syntax_rules
+	$(BIN)/python -m tests.support.lock_check
+
+test: check debian
+	$(BIN)/python -m pytest
+
+debian:
+	@sh tests/support/debian_packages.sh
+
+demo: install
+	@$(BIN)/salween-demo
+
+bench: install
+	@$(BIN)/python -m bench
+
+# --output-file keeps the versions already pinned unless an upgrade is asked for.
+lock: install
+	$(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-emit-index-url --extra dev \
+	  --python-version 3.11 $(if $(UPGRADE),--upgrade) --output-file requirements.lock pyproject.toml
+	$(BIN)/python -m tests.support.lock_check --stamp
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist tests/browser/screenshots
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
