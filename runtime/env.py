@@ -82,6 +82,10 @@ class Files(Protocol):
         """Whole content; MalformedInput ``file_too_large`` or, for a FIFO or device, ``not_a_file``."""
         ...
 
+    def read_range(self, path: AnyPath, offset_bytes: int, length_bytes: int) -> bytes:
+        """Part of a file; shorter at its end."""
+        ...
+
     def write_atomic(self, path: AnyPath, data: bytes, mode: int = 0o600) -> None:
         """Replace the file by ``data``: a reader sees the old or the new content, also after a power cut."""
         ...
@@ -442,6 +446,15 @@ class RealFiles:
         if len(data) > bytes_max:
             raise MalformedInput("file_too_large", f"{os.fspath(path)} is larger than {bytes_max} bytes")
         return data
+
+    def read_range(self, path: AnyPath, offset_bytes: int, length_bytes: int) -> bytes:
+        """See Files."""
+        with _disk_errors(path):
+            descriptor = os.open(self.native_path(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            try:
+                return os.pread(descriptor, length_bytes, offset_bytes)
+            finally:
+                os.close(descriptor)
 
     def write_atomic(self, path: AnyPath, data: bytes, mode: int = 0o600) -> None:
         """See Files. Order: new file, fsync, rename over the old, fsync of the directory."""

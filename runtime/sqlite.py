@@ -1,0 +1,653 @@
+"""The encrypted database: opened in the one safe order, migrated forward, written by group commit.
+
+Spec: docs/operations.md#database. One rule: a result leaves ``Database.transact`` only after the commit that
+holds it was fsynced, and after a failed fsync nothing is done any more (DiskFailed; the process exits with
+74). The only importer of apsw. It knows tables by nobody's name but its own ``schema_version``.
+
+Why the order of ``_prepare`` is as it is: the key comes before anything reads the file; exclusive locking
+before WAL keeps the WAL index in our own memory; synchronous=EXTRA before WAL, else the very first rollback
+journal can come back after a power cut and undo the file; and the checkpoint comes before anybody sees a row,
+because rows that a killed process left unsynced in the page cache would otherwise be acted upon and then lost
+by a power cut.
+"""
+
+import asyncio
+import pkgutil
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, TypeVar, cast
+
+import apsw
+
+from keys.errors import BrokenInvariant, PolicyRefused, SalweenError, Unavailable, VerificationFailed
+from keys.labels import DATABASE_KEY_CHECK
+from keys.primitives import constant_time_equal, labelled_hash, sha256
+from keys.secret import SecretBytes
+from runtime.env import AnyPath, Env, Worker
+from runtime.exits import DISK_FULL_ERRNOS, DiskFailed
+
+__all__ = [
+    "ConstraintFailed",
+    "Database",
+    "DiskFailed",
+    "Migration",
+    "Snapshot",
+    "SqlValue",
+    "Transaction",
+    "load_migrations",
+    "open_database",
+]
+
+T = TypeVar("T")
+SqlValue = int | float | str | bytes | None
+Row = tuple[Any, ...]
+Parameters = Sequence[SqlValue] | dict[str, SqlValue]
+
+KEY_BYTES = 32
+SQLITE_VERSION_MIN = (3, 51, 3)  # the WAL-reset corruption is mended from here on
+BATCH_MAX = 512  # transactions that share one commit; bounds how long the first of them waits
+CHECKPOINT_PAGES = 1024  # 4 MiB: copied back when the writer is idle
+CHECKPOINT_PAGES_MAX = 16 * 1024  # 64 MiB: copied back even when it is not, so that the WAL stays bounded
+KEY_CHECK_BYTES = 16
+
+_PLAIN_HEADER = b"SQLite format 3\0"
+_MIGRATION_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
+
+
+class ConstraintFailed(BrokenInvariant):
+    """A rule of the schema (UNIQUE, CHECK, NOT NULL, FOREIGN KEY) refused a row; its savepoint is undone."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("constraint_failed", detail)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration:
+    """One forward step of one component's tables. Never edited once released: its hash is compared."""
+
+    component: str  # package that owns the tables; each counts from 1 by itself
+    number: int
+    name: str
+    sql: str
+
+
+def load_migrations(package: str) -> tuple[Migration, ...]:
+    """The files ``NNNN_name.sql`` of ``package``'s folder ``migrations``, numbered from 1 without a hole."""
+    found = []
+    for entry in resources.files(package).joinpath("migrations").iterdir():
+        match = _MIGRATION_NAME.fullmatch(entry.name)
+        if match is None:
+            continue
+        # Part of the program, not of its world: read like code, through the import system.
+        content = pkgutil.get_data(package, f"migrations/{entry.name}")
+        assert content is not None, entry.name
+        found.append(
+            Migration(component=package, number=int(match[1]), name=match[2], sql=content.decode("ascii"))
+        )
+    found.sort(key=lambda migration: migration.number)
+    assert [m.number for m in found] == list(range(1, len(found) + 1)), f"{package}: hole in the migrations"
+    return tuple(found)
+
+
+# --- what runs inside a transaction -------------------------------------------------------------------------
+
+
+class Snapshot:
+    """Reading the committed state. Valid only inside the function it was handed to."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self._connection = connection
+
+    def execute(self, sql: str, parameters: Parameters = ()) -> list[Row]:
+        """Run one statement and return all its rows."""
+        try:
+            return self._connection.execute(sql, parameters).fetchall()
+        except apsw.ConstraintError as error:
+            raise ConstraintFailed(str(error)) from error
+
+    def one(self, sql: str, parameters: Parameters = ()) -> Row | None:
+        """The only row, or None; two rows are our bug."""
+        rows = self.execute(sql, parameters)
+        if len(rows) > 1:
+            raise BrokenInvariant("more_than_one_row", f"one row was expected of: {sql}")
+        return rows[0] if rows else None
+
+    def value(self, sql: str, parameters: Parameters = ()) -> Any:
+        """The only column of the only row."""
+        row = self.one(sql, parameters)
+        if row is None or len(row) != 1:
+            raise BrokenInvariant("no_single_value", f"one value was expected of: {sql}")
+        return row[0]
+
+
+class Transaction(Snapshot):
+    """Reading and writing. Runs in the writer's thread: it touches the database and values, nothing else."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        super().__init__(connection)
+        self._callbacks: list[Callable[[], None]] = []
+
+    def execute_many(self, sql: str, rows: Iterable[Parameters]) -> None:
+        """Run one statement for each set of parameters."""
+        try:
+            self._connection.executemany(sql, rows).fetchall()
+        except apsw.ConstraintError as error:
+            raise ConstraintFailed(str(error)) from error
+
+    def changes(self) -> int:
+        """Rows changed by the last statement."""
+        return self._connection.changes()
+
+    def last_rowid(self) -> int:
+        """Row id of the last insertion."""
+        return self._connection.last_insert_rowid()
+
+    def on_commit(self, callback: Callable[[], None]) -> None:
+        """Call back on the event loop once the commit is durable, before ``transact`` returns; never else."""
+        self._callbacks.append(callback)
+
+
+@dataclass(slots=True)
+class _Job:
+    call: Callable[[Any], Any]
+    waiter: "asyncio.Future[Any]"
+
+
+@dataclass(slots=True)
+class _Outcome:
+    value: Any = None
+    error: Exception | None = None
+    callbacks: Sequence[Callable[[], None]] = ()
+
+
+# --- the database -------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class DatabaseStats:
+    """Counts for /metrics."""
+
+    commits: int = 0
+    transactions: int = 0
+    batch_largest: int = 0
+    checkpoints: int = 0
+    wal_pages: int = 0
+
+
+class Database:
+    """One open database file. Made by ``open_database``; to be closed, or the process cannot end."""
+
+    def __init__(self, env: Env, path: str, connection: apsw.Connection, worker: Worker) -> None:
+        self._env = env
+        self._path = path
+        self._connection = connection
+        self._worker = worker
+        self._writes: list[_Job] = []
+        self._reads: list[_Job] = []
+        self._drain_task: asyncio.Task[None] | None = None
+        self._dead: SalweenError | None = None
+        self._closing = False
+        self.stats = DatabaseStats()  # written only by the writer
+        connection.set_wal_hook(self._note_wal_pages)
+
+    @property
+    def failure(self) -> SalweenError | None:
+        """Why the database went dead, or None while it works."""
+        return self._dead
+
+    async def transact(self, call: Callable[[Transaction], T]) -> T:
+        """Run ``call`` in a transaction and return its result once that is durable.
+
+        Calls waiting while a commit is under way share the next one, each in a savepoint: one that raises
+        undoes only itself, and its error comes out here. A cancelled waiter may or may not have been
+        committed. DiskFailed when the disk gave way; then the state on disk is unknown and the process must
+        exit.
+        """
+        return cast(T, await self._submit(self._writes, call))
+
+    async def read(self, call: Callable[[Snapshot], T]) -> T:
+        """Run ``call`` on the committed state, between two commits. It holds up writers while it runs."""
+        return cast(T, await self._submit(self._reads, call))
+
+    async def close(self) -> None:
+        """Finish what is queued, checkpoint, close. Safe to call twice."""
+        if self._closing:
+            return
+        self._closing = True
+        if self._drain_task is not None:
+            await self._drain_task
+        try:
+            await self._worker.run(self._close_connection)
+        finally:
+            await self._worker.close()
+
+    async def _submit(self, queue: list[_Job], call: Callable[[Any], Any]) -> Any:
+        if self._dead is not None:
+            raise self._dead
+        if self._closing:
+            raise BrokenInvariant("database_closed", "the database was used after it was closed")
+        waiter = asyncio.get_running_loop().create_future()
+        queue.append(_Job(call, waiter))
+        if self._drain_task is None:
+            self._drain_task = self._env.spawn(self._drain(), name="database")
+        return await waiter
+
+    # The drain runs on the event loop and only while there is work: no timer stands between a call and its
+    # commit, and what arrives during a commit becomes the next batch.
+    async def _drain(self) -> None:
+        try:
+            while self._reads or self._writes:
+                if self._reads:
+                    await self._serve(self._reads, self._run_reads)
+                if self._writes:
+                    await self._serve(self._writes, self._run_writes)
+                idle = not self._reads and not self._writes
+                if self.stats.wal_pages >= (CHECKPOINT_PAGES if idle else CHECKPOINT_PAGES_MAX):
+                    await self._worker.run(self._checkpoint)
+        except SalweenError as error:
+            self._die(error, [])
+        finally:
+            self._drain_task = None
+
+    async def _serve(
+        self, queue: list[_Job], run: Callable[[Sequence[Callable[[Any], Any]]], list[_Outcome]]
+    ) -> None:
+        jobs = [job for job in queue[:BATCH_MAX] if not job.waiter.done()]
+        del queue[:BATCH_MAX]
+        calls = [job.call for job in jobs]
+        try:
+            outcomes = await self._worker.run(lambda: run(calls))
+        except SalweenError as error:
+            self._die(error, jobs)
+            return
+        except Exception as error:
+            self._die(BrokenInvariant("database_failed", f"{type(error).__name__} in the writer"), jobs)
+            raise
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            for callback in outcome.callbacks:
+                callback()
+            if job.waiter.done():
+                continue
+            if outcome.error is not None:
+                job.waiter.set_exception(outcome.error)
+            else:
+                job.waiter.set_result(outcome.value)
+
+    def _die(self, error: SalweenError, jobs: Sequence[_Job]) -> None:
+        self._dead = error
+        for job in [*jobs, *self._reads, *self._writes]:
+            if not job.waiter.done():
+                job.waiter.set_exception(error)
+        self._reads.clear()
+        self._writes.clear()
+
+    # --- from here on: in the writer's thread ---------------------------------------------------------------
+
+    def _run_writes(self, calls: Sequence[Callable[[Any], Any]]) -> list[_Outcome]:
+        connection = self._connection
+        outcomes = []
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for call in calls:
+                connection.execute("SAVEPOINT job")
+                transaction = Transaction(connection)
+                try:
+                    value = call(transaction)
+                except Exception as error:
+                    if isinstance(error, apsw.Error) and _is_fatal(error):
+                        raise
+                    if not connection.in_transaction:
+                        raise  # SQLite undid the whole batch: nothing in it may be reported as done
+                    connection.execute("ROLLBACK TO job")
+                    connection.execute("RELEASE job")
+                    outcomes.append(_Outcome(error=_as_ours(error)))
+                else:
+                    connection.execute("RELEASE job")
+                    outcomes.append(_Outcome(value=value, callbacks=transaction._callbacks))
+            connection.execute("COMMIT")
+        except apsw.Error as error:
+            raise _database_failure(error, connection, self._path) from error
+        self.stats.commits += 1
+        self.stats.transactions += len(calls)
+        self.stats.batch_largest = max(self.stats.batch_largest, len(calls))
+        return outcomes
+
+    def _run_reads(self, calls: Sequence[Callable[[Any], Any]]) -> list[_Outcome]:
+        connection = self._connection
+        outcomes = []
+        connection.execute("PRAGMA query_only=ON")
+        try:
+            for call in calls:
+                try:
+                    outcomes.append(_Outcome(value=call(Snapshot(connection))))
+                except apsw.Error as error:
+                    if _is_fatal(error):
+                        raise _database_failure(error, connection, self._path) from error
+                    outcomes.append(_Outcome(error=_as_ours(error)))
+                except Exception as error:
+                    outcomes.append(_Outcome(error=error))
+        finally:
+            connection.execute("PRAGMA query_only=OFF")
+        return outcomes
+
+    def _checkpoint(self) -> None:
+        try:
+            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        except apsw.Error as error:
+            raise _database_failure(error, self._connection, self._path) from error
+        self.stats.checkpoints += 1
+        self.stats.wal_pages = 0
+
+    def _close_connection(self) -> None:
+        if self._dead is None:
+            _checkpoint_all(self._connection, self._path)
+        self._connection.close()
+
+    def _note_wal_pages(self, _: apsw.Connection, __: str, pages: int) -> int:
+        self.stats.wal_pages = pages
+        return apsw.SQLITE_OK
+
+
+# --- opening ------------------------------------------------------------------------------------------------
+
+
+async def open_database(
+    env: Env, path: AnyPath, key: SecretBytes | None, migrations: Sequence[Migration], *, create: bool = True
+) -> Database:
+    """Open, check and migrate the database at ``path``; with ``create`` make it when it is missing.
+
+    ``key`` is 32 random bytes; None leaves the file in plain, for tests and for data that is public anyway.
+    Every page is read once, so damage is met here and not in the middle of a day.
+
+    Raises PolicyRefused ``sqlite_too_old``, ``database_missing``, ``database_newer``; VerificationFailed
+    ``database_wrong_key``, ``database_damaged``; Unavailable ``database_busy``; DiskFailed.
+    """
+    if apsw_version() < SQLITE_VERSION_MIN:
+        raise PolicyRefused(
+            "sqlite_too_old",
+            f"SQLite {apsw.sqlite_lib_version()} can corrupt a database; install apsw-sqlite3mc >= 3.54",
+        )
+    if key is not None and len(key) != KEY_BYTES:
+        raise BrokenInvariant("bad_database_key", f"a database key is {KEY_BYTES} bytes")
+    opener = _Opener(env, path, key, migrations)
+    worker = env.threads.worker("database")
+    try:
+        connection = await worker.run(lambda: opener.open(create=create))
+    except BaseException:
+        await worker.close()
+        raise
+    return Database(env, opener.subject, connection, worker)
+
+
+def apsw_version() -> tuple[int, ...]:
+    """Version of the SQLite library in use."""
+    return tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
+
+
+class _Opener:
+    """The steps of opening one file, in the writer's thread."""
+
+    def __init__(
+        self, env: Env, path: AnyPath, key: SecretBytes | None, migrations: Sequence[Migration]
+    ) -> None:
+        self._env = env
+        self._path = path
+        self._key = key
+        self._migrations = migrations
+        self.subject = str(path)
+
+    def open(self, *, create: bool) -> apsw.Connection:
+        files = self._env.files
+        if not files.exists(self._path):
+            if not create:
+                raise PolicyRefused(
+                    "database_missing",
+                    f"{self.subject} does not exist; restore a backup, or run init for a new one",
+                )
+            self._create()
+        elif files.size(self._path) == 0:
+            raise _damaged(self.subject, "the file is empty")
+        else:
+            self._check_key()
+        connection = self._connect(self._path)
+        try:
+            self._verify(connection)
+            _migrate(connection, self._migrations, self._env.clock.now_ms(), self.subject)
+            if self._key is not None:
+                self._refuse_plain()
+                self._keep_key_check()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    # A file under its final name is always complete: power may go at any step here and the next start begins
+    # anew.
+    def _create(self) -> None:
+        files = self._env.files
+        building = f"{self.subject}.new"
+        if files.exists(f"{self.subject}-wal"):
+            raise _damaged(self.subject, "its journal is here, the file itself is gone")
+        for leftover in (building, f"{building}-wal", f"{building}-journal"):
+            if files.exists(leftover):
+                files.remove(leftover)
+        files.write_atomic(building, b"")  # made here for its mode; SQLite accepts an empty file
+        connection = self._connect(building)
+        try:
+            _migrate(connection, self._migrations, self._env.clock.now_ms(), self.subject)
+            _checkpoint_all(connection, self.subject)
+        finally:
+            connection.close()
+        if self._key is not None:
+            files.write_atomic(self._key_check_path(), _key_check(self._key))
+        files.rename(building, self._path)
+
+    def _connect(self, path: AnyPath) -> apsw.Connection:
+        # Only below a multipleciphers VFS is the WAL encrypted too; above one, the key pragma says ok and the
+        # WAL holds plaintext.
+        vfs = f"multipleciphers-{self._env.sqlite_vfs or 'unix'}"
+        native = self._env.files.native_path(path)
+        try:
+            connection = apsw.Connection(
+                native, flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOFOLLOW, vfs=vfs
+            )
+        except apsw.Error as error:
+            raise _database_failure(error, None, self.subject) from error
+        try:
+            _prepare(connection, self._key)
+            _checkpoint_all(connection, self.subject)
+        except apsw.Error as error:
+            failure = _database_failure(error, connection, self.subject)
+            connection.close()
+            raise failure from error
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _verify(self, connection: apsw.Connection) -> None:
+        try:
+            faults = connection.execute("PRAGMA quick_check(1)").fetchall()
+        except apsw.Error as error:
+            raise _database_failure(error, connection, self.subject) from error
+        if faults != [("ok",)]:
+            raise _damaged(self.subject, "its pages do not fit together")
+
+    # The cipher answers "not a database" to a wrong key and to a damaged first page alike; a hash of the key
+    # beside the file tells them apart. The key is 256 random bits, so its truncated hash gives nothing away.
+    def _check_key(self) -> None:
+        if self._key is None or not self._env.files.exists(self._key_check_path()):
+            return
+        kept = self._env.files.read(self._key_check_path(), bytes_max=1024)
+        if len(kept) == KEY_CHECK_BYTES * 2 + 1 and not constant_time_equal(kept, _key_check(self._key)):
+            raise VerificationFailed(
+                "database_wrong_key",
+                f"{self.subject} was made with another key; use the keystore that belongs to it",
+            )
+
+    def _keep_key_check(self) -> None:
+        assert self._key is not None
+        path, wanted = self._key_check_path(), _key_check(self._key)
+        if not self._env.files.exists(path) or self._env.files.read(path, bytes_max=1024) != wanted:
+            self._env.files.write_atomic(path, wanted)
+
+    def _key_check_path(self) -> str:
+        return f"{self.subject}.keycheck"
+
+    def _refuse_plain(self) -> None:
+        if self._env.files.read_range(self._path, 0, len(_PLAIN_HEADER)) == _PLAIN_HEADER:
+            raise BrokenInvariant("database_not_encrypted", f"{self.subject} stands in plain despite its key")
+
+
+def _key_check(key: SecretBytes) -> bytes:
+    return labelled_hash(DATABASE_KEY_CHECK, key.reveal())[:KEY_CHECK_BYTES].hex().encode() + b"\n"
+
+
+# --- pragmas, migrations, errors ----------------------------------------------------------------------------
+
+_PRAGMAS: tuple[tuple[str, str, SqlValue], ...] = (
+    # name, what is set, what must be read back. The order is the safe one, see the head of this file.
+    ("locking_mode", "EXCLUSIVE", "exclusive"),
+    ("synchronous", "EXTRA", 3),
+    ("journal_mode", "WAL", "wal"),
+    ("foreign_keys", "ON", 1),
+    ("secure_delete", "ON", 1),  # deleted content is overwritten, also for whoever gets the key later
+    ("temp_store", "MEMORY", 2),  # temporary files would hold rows in plain
+    ("trusted_schema", "OFF", 0),
+    ("cell_size_check", "ON", 1),
+    ("mmap_size", "0", 0),
+    ("wal_autocheckpoint", "0", 0),  # ours run off the commit path
+)
+
+
+def _prepare(connection: apsw.Connection, key: SecretBytes | None) -> None:
+    connection.set_busy_timeout(0)
+    if key is not None:
+        _set_pragma(connection, "cipher", "'chacha20'", "chacha20")
+        _set_pragma(connection, "key", f"'raw:{key.reveal().hex()}'", "ok", read_back=False)
+    for name, setting, expected in _PRAGMAS:
+        _set_pragma(connection, name, setting, expected)
+    connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+
+
+def _set_pragma(
+    connection: apsw.Connection, name: str, setting: str, expected: SqlValue, *, read_back: bool = True
+) -> None:
+    """Set and read back: SQLite answers a misspelled or refused pragma with silence."""
+    answer = connection.execute(f"PRAGMA {name}={setting}").fetchall()
+    if read_back:
+        answer = connection.execute(f"PRAGMA {name}").fetchall()
+    # mmap_size of a file system layer without memory mapping has no answer at all, which is what is wanted.
+    if answer != [(expected,)] and not (name == "mmap_size" and not answer):
+        raise BrokenInvariant("pragma_refused", f"PRAGMA {name} did not take its value")
+
+
+def _checkpoint_all(connection: apsw.Connection, subject: str) -> None:
+    try:
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    except apsw.Error as error:
+        raise _database_failure(error, connection, subject) from error
+
+
+_SCHEMA_VERSION_SQL = """
+CREATE TABLE IF NOT EXISTS schema_version (
+    component   TEXT    NOT NULL,
+    number      INTEGER NOT NULL,
+    name        TEXT    NOT NULL,
+    sql_sha256  BLOB    NOT NULL,
+    applied_ms  INTEGER NOT NULL,  -- wall clock, for people only
+    PRIMARY KEY (component, number)
+) STRICT
+"""
+
+
+def _migrate(connection: apsw.Connection, migrations: Sequence[Migration], now_ms: int, subject: str) -> None:
+    """Apply what is missing, each step in its own transaction with its row in ``schema_version``."""
+    try:
+        connection.execute(_SCHEMA_VERSION_SQL)
+        applied = {
+            (component, number): digest
+            for component, number, digest in connection.execute(
+                "SELECT component, number, sql_sha256 FROM schema_version"
+            )
+        }
+        known = {(migration.component, migration.number): _digest(migration) for migration in migrations}
+        for component, number in applied:
+            if (component, number) not in known:
+                raise PolicyRefused(
+                    "database_newer",
+                    f"{subject} was written by a newer version ({component} step {number} is unknown here);"
+                    " its content is untouched, install that version again",
+                )
+        for migration in migrations:
+            step = (migration.component, migration.number)
+            if step in applied:
+                if applied[step] != known[step]:
+                    raise BrokenInvariant("migration_changed", f"{step} is not the step that made this file")
+                continue
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                connection.execute(migration.sql)
+                connection.execute(
+                    "INSERT INTO schema_version VALUES (?, ?, ?, ?, ?)",
+                    (migration.component, migration.number, migration.name, known[step], now_ms),
+                )
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+    except apsw.Error as error:
+        raise _database_failure(error, connection, subject) from error
+
+
+def _digest(migration: Migration) -> bytes:
+    return sha256(migration.sql.encode())
+
+
+_FATAL = (
+    apsw.IOError,
+    apsw.FullError,
+    apsw.CorruptError,
+    apsw.NotADBError,
+    apsw.CantOpenError,
+    apsw.ReadOnlyError,
+    apsw.NoMemError,
+    apsw.InternalError,
+    apsw.ProtocolError,
+)
+
+
+def _is_fatal(error: apsw.Error) -> bool:
+    return isinstance(error, _FATAL)
+
+
+def _as_ours(error: Exception) -> Exception:
+    """The error a caller may see: apsw's own stay inside this file."""
+    if isinstance(error, apsw.Error):
+        return BrokenInvariant("database_misused", f"{type(error).__name__}: {error}")
+    return error
+
+
+def _damaged(subject: str, what: str) -> VerificationFailed:
+    return VerificationFailed(
+        "database_damaged",
+        f"{subject} is damaged ({what}); keep the file as evidence and restore a backup,"
+        " peers and broker then send again what is missing",
+    )
+
+
+def _database_failure(error: apsw.Error, connection: apsw.Connection | None, subject: str) -> SalweenError:
+    """What an error of the database itself means for the daemon."""
+    if isinstance(error, (apsw.CorruptError, apsw.NotADBError)):
+        return _damaged(subject, str(error))
+    if isinstance(error, (apsw.BusyError, apsw.LockedError)):
+        return Unavailable("database_busy", f"{subject} is open in another process")
+    system_error = connection.system_errno if connection is not None else 0
+    if isinstance(error, apsw.FullError) or system_error in DISK_FULL_ERRNOS:
+        return DiskFailed("disk_full", f"no space left to write {subject}; free space, then start again")
+    if isinstance(error, (apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError, apsw.ProtocolError)):
+        return DiskFailed("disk_error", f"the disk failed on {subject} ({error}); check it, then start again")
+    return BrokenInvariant("database_failed", f"{type(error).__name__}: {error}")
