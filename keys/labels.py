@@ -31,6 +31,7 @@ KEYSTORE_HEADER: Final = b"salween/v1/keystore-header"
 KEYSTORE_CHECK: Final = b"salween/v1/keystore-check"
 KEYSTORE_BODY: Final = b"salween/v1/keystore-body"
 OFFICER_SEED: Final = b"salween/v1/officer-seed"
+DATABASE_KEY_CHECK: Final = b"salween/v1/database-key-check"
 
 # One item between two offices
 WRAP: Final = b"salween/v1/wrap"
