@@ -1,1 +1,1 @@
-"""Tests mirror the code: tests/<package>/test_<file>.py. Read in order, their docstrings are a second, shorter spec."""
+"""Tests mirror the code: tests/<package>/test_<file>.py. Their docstrings, read in order, are a second spec."""

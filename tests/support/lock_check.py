@@ -23,7 +23,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -86,9 +85,8 @@ def _needs(name: str, extras: frozenset[str]) -> Iterator[Requirement]:
     """What an installed package needs here, with the extras somebody asked of it."""
     for text in importlib.metadata.requires(name) or ():
         requirement = Requirement(text)
-        here = default_environment()
         if requirement.marker is None or any(
-            requirement.marker.evaluate({**here, "extra": extra}) for extra in ("", *sorted(extras))
+            requirement.marker.evaluate({"extra": extra}) for extra in ("", *sorted(extras))
         ):
             yield requirement
 
