@@ -69,7 +69,21 @@ AUDIENCE_DEPTH_MAX: Final = 8
 # --- clocks: they mark, they never stop the flow (docs/spec/envelope.md#opening) ---
 CLOCK_AHEAD_MS_MAX: Final = 10 * MINUTE_MS
 
+# --- items and receipts (docs/spec/items.md, docs/spec/receipts.md) ---
+ITEMS_BYTES_MAX: Final = BODY_BYTES_MAX
+ITEM_BYTES_MAX: Final = 32_768
+ITEMS_PER_MESSAGE_MAX: Final = 64
+ITEM_TAG_BYTES_MAX: Final = 16
+BROKER_ADDRESS_BYTES_MAX: Final = 320
+RECEIPTS_BYTES_MAX: Final = BODY_BYTES_MAX
+RECEIPTS_PER_MESSAGE_MAX: Final = 256
+CODE_BYTES_MAX: Final = 48
+ACTOR_BYTES_MAX: Final = 64
+
 # --- conversation (docs/spec/conversation.md) ---
+# Exact in every reader, also in those that keep numbers as binary64.
+PAIR_SEQ_MAX: Final = 2**53 - 1
+INSTANCES_REMEMBERED_MAX: Final = 8
 WINDOW_MESSAGES: Final = 4_096
 MAILBOX_TTL_MS: Final = 14 * DAY_MS
 OLD_RECEIVE_KEY_TTL_MS: Final = MAILBOX_TTL_MS + 2 * DAY_MS
