@@ -12,7 +12,6 @@ CERTIFICATE: Final = b"salween/v1/certificate"
 REVOCATION: Final = b"salween/v1/revocation"
 OFFICER_LIST: Final = b"salween/v1/officer-list"
 SAFETY_NUMBER: Final = b"salween/v1/safety-number"
-BROKER_CARD: Final = b"salween/v1/broker-card"
 
 # Pairing
 BUNDLE: Final = b"salween/v1/pairing-bundle"
@@ -60,3 +59,9 @@ CUSTODY_NOTE: Final = b"salween/v1/custody-note"
 
 # The start-up self-test
 SELF_TEST: Final = b"salween/v1/self-test"
+
+# At rest in a node
+VAULT_KEY: Final = b"salween/v1/vault-key"
+VAULT_CONTENT: Final = b"salween/v1/vault-content"
+LOG_ACTOR: Final = b"salween/v1/log-actor"
+LOG_COMMITMENT: Final = b"salween/v1/log-commitment"
