@@ -30,6 +30,7 @@ from aiohttp import web
 
 from keys.errors import MalformedInput, PolicyRefused, Unavailable
 from keys.secret import SecretBytes
+from runtime.connections import GuardedRunner
 from runtime.exits import disk_failure
 
 T = TypeVar("T")
@@ -262,6 +263,9 @@ class ServeOptions:
     cancel_on_disconnect: bool = False  # True: a handler is cancelled when its client goes away
     shutdown_timeout_s: float = 5.0  # how long running requests may finish at close
     keepalive_s: float = KEEPALIVE_S
+    header_timeout_s: float = 5.0  # from connecting, or from a request's first byte, to the end of its headers
+    connections_max: int = 64
+    connections_per_peer_max: int = 64
 
 
 class AlreadyLocked(Unavailable):
@@ -639,8 +643,11 @@ class HttpListener:
 def make_runner(app: web.Application, options: ServeOptions | None) -> web.AppRunner:
     """The aiohttp runner with this project's limits; no access log, which would be a fourth record."""
     options = options or ServeOptions()
-    return web.AppRunner(
+    return GuardedRunner(
         app,
+        header_timeout_s=options.header_timeout_s,
+        connections_max=options.connections_max,
+        connections_per_peer_max=options.connections_per_peer_max,
         access_log=None,
         handler_cancellation=options.cancel_on_disconnect,
         shutdown_timeout=options.shutdown_timeout_s,
