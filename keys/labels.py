@@ -47,6 +47,10 @@ DISCLOSURE: Final = b"salween/v1/disclosure"
 AUDIENCE: Final = b"salween/v1/audience"
 OFFICER_AUTHOR: Final = b"salween/v1/officer-author"
 OFFICER_RELEASER: Final = b"salween/v1/officer-releaser"
+OFFICER_EMERGENCY: Final = b"salween/v1/officer-emergency"
+PIGGYBACK: Final = b"salween/v1/piggyback"
+DRAFT: Final = b"salween/v1/draft"
+PSEUDONYM: Final = b"salween/v1/pseudonym"
 
 # Between a node and a broker
 BROKER_REQUEST: Final = b"salween/v1/broker-request"
