@@ -1,8 +1,8 @@
 """What one HTTP connection may cost before it has shown anything: time for headers, and a place.
 
-Spec: docs/operations.md#connections. One rule: a client that is slow or numerous costs itself, not others: a
-connection beyond the limits is dropped without an answer, one whose headers are not complete in time is closed,
-and what is not HTTP gets a bare 400 and no line in any log.
+Spec: docs/operations.md#connections. One rule: a client that is slow or numerous costs itself, not others. A
+connection beyond the limits is dropped without an answer, one whose headers are not complete in time is
+closed, and what is not HTTP gets a bare 400 and no line in any log.
 Bodies and handlers have their own limits elsewhere. It knows no URL and no header.
 """
 

@@ -263,7 +263,7 @@ class ServeOptions:
     cancel_on_disconnect: bool = False  # True: a handler is cancelled when its client goes away
     shutdown_timeout_s: float = 5.0  # how long running requests may finish at close
     keepalive_s: float = KEEPALIVE_S
-    header_timeout_s: float = 5.0  # from connecting, or from a request's first byte, to the end of its headers
+    header_timeout_s: float = 5.0  # from connecting, or from a request's first byte, to its last header
     connections_max: int = 64
     connections_per_peer_max: int = 64
 
