@@ -1,0 +1,26 @@
+"""The record that cannot be rewritten quietly: entries, tree, signed checkpoints, verification and replay.
+
+Purpose: what a daemon does is one entry in an append-only Merkle log, committed in the same transaction as
+the deed, published as C2SP tiles under a signed checkpoint, and verifiable years later from the files
+alone.
+
+Read in this order:
+
+1. ``entry``       canonical JSON entries and the table of entry types           pure
+2. ``tree``        RFC 6962 hashing, frontier, tiles, proofs                      pure
+3. ``note``        C2SP signed notes, key names and verifier keys                 pure
+4. ``checkpoint``  origin, size, root as a signed note; cosignatures              pure
+5. ``policy``      whose keys count: the C2SP tlog-policy file                    pure
+6. ``proof``       one entry's receipt: the C2SP tlog-proof file                  pure
+7. ``store``       the writer: appends in the caller's transaction, publishes     the only file with a
+   database
+8. ``reader``      read-only view of a published directory
+9. ``fsck``        is what was published what was signed?  (structure)
+10. ``replay``     what did the office know, and when?  (meaning)
+11. ``__main__``   ``salween-audit verify | replay``
+
+Spec: docs/spec/log.md. Formats are C2SP's (signed-note, tlog-checkpoint, tlog-tiles, tlog-cosignature,
+tlog-policy, tlog-proof) and RFC 6962's; only the entries are ours.
+
+Must never import: node, broker; and, in everything an auditor runs (all but ``store``), runtime and protocol.
+"""
