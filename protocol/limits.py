@@ -69,21 +69,7 @@ AUDIENCE_DEPTH_MAX: Final = 8
 # --- clocks: they mark, they never stop the flow (docs/spec/envelope.md#opening) ---
 CLOCK_AHEAD_MS_MAX: Final = 10 * MINUTE_MS
 
-# --- items and receipts (docs/spec/items.md, docs/spec/receipts.md) ---
-ITEMS_BYTES_MAX: Final = BODY_BYTES_MAX
-ITEM_BYTES_MAX: Final = 32_768
-ITEMS_PER_MESSAGE_MAX: Final = 64
-ITEM_TAG_BYTES_MAX: Final = 16
-BROKER_ADDRESS_BYTES_MAX: Final = 320
-RECEIPTS_BYTES_MAX: Final = BODY_BYTES_MAX
-RECEIPTS_PER_MESSAGE_MAX: Final = 256
-CODE_BYTES_MAX: Final = 48
-ACTOR_BYTES_MAX: Final = 64
-
 # --- conversation (docs/spec/conversation.md) ---
-# Exact in every reader, also in those that keep numbers as binary64.
-PAIR_SEQ_MAX: Final = 2**53 - 1
-INSTANCES_REMEMBERED_MAX: Final = 8
 WINDOW_MESSAGES: Final = 4_096
 MAILBOX_TTL_MS: Final = 14 * DAY_MS
 OLD_RECEIVE_KEY_TTL_MS: Final = MAILBOX_TTL_MS + 2 * DAY_MS
@@ -128,3 +114,53 @@ assert MAILBOX_RESERVED_ITEMS < MAILBOX_ITEMS_MAX
 assert MAILBOX_RESERVED_BYTES < MAILBOX_BYTES_MAX
 assert MAILBOX_RESERVED_BYTES >= MAILBOX_RESERVED_ITEMS * ENVELOPE_BYTES_MAX
 assert LONG_POLL_MS_MAX < MINUTE_MS, "common proxies cut an idle request after one minute"
+
+# --- items, receipts, conversation, requests, mailbox (docs/spec/conversation.md, docs/spec/broker.md) ---
+ED25519_PUBLIC_BYTES: Final = 32
+ITEMS_BYTES_MAX: Final = BODY_BYTES_MAX
+ITEM_BYTES_MAX: Final = 32_768
+RECEIPTS_BYTES_MAX: Final = BODY_BYTES_MAX
+# Wire integers end at 2**64 - 1; leaving half of it free keeps every sum below it.
+PAIR_SEQ_MAX: Final = 2**63 - 1
+ITEMS_PER_MESSAGE_MAX: Final = 64
+ITEM_TAG_BYTES_MAX: Final = 24
+BROKER_ADDRESS_BYTES_MAX: Final = 512
+# A receipt is 13 wire values and at most 200 bytes: a full message stays within WIRE_ITEMS_MAX and one body.
+RECEIPTS_PER_MESSAGE_MAX: Final = 256
+CODE_BYTES_MAX: Final = 48
+ACTOR_BYTES_MAX: Final = 64
+# A peer's earlier instances whose late items are still told from new ones: one per restore.
+INSTANCES_REMEMBERED_MAX: Final = 8
+# Service items alone ask for an acknowledgement once this many are unreported, or their window would fill up.
+SERVICE_UNREPORTED_MAX: Final = WINDOW_MESSAGES // 4
+# With this many old receive keys waiting for holes to close, no further key is made.
+OLD_RECEIVE_KEYS_MAX: Final = 256
+DELETED_KEYS_REMEMBERED_MAX: Final = 1_024
+# How long the sender waits before it asks again about a put or a question that got no answer.
+BROKER_ANSWER_WAIT_MS: Final = 2 * MINUTE_MS
+# One item is sealed anew at most this often because the peer's mark passed it.
+RESEAL_SPACING_MS: Final = 1 * MINUTE_MS
+ADDRESS_LOST_RETRY_MS: Final = 15 * MINUTE_MS
+OPS_PER_REQUEST_MAX: Final = 256
+# Sizes of a whole request: the first holds one long poll; above 2 KiB four steps to the octave.
+REQUEST_BYTES_MIN: Final = 1_280
+ANSWER_BYTES_MAX: Final = 1 * 2**20
+NOTICES_PER_ANSWER_MAX: Final = 64
+NOTICE_BYTES_MAX: Final = 8_192
+BROKER_ORIGIN_BYTES_MAX: Final = 256
+LISTED_PER_ANSWER_MAX: Final = 256
+TOMBSTONE_TTL_MS: Final = MAILBOX_TTL_MS
+# Successors announced and not yet used; more than one only when a recipient lost the secrets of the last.
+UNPROVEN_SUCCESSORS_MAX: Final = 4
+RENDEZVOUS_ITEMS_MAX: Final = 8
+RENDEZVOUS_BYTES_MAX: Final = RENDEZVOUS_ITEMS_MAX * ENVELOPE_BYTES_MAX
+
+assert WINDOW_MESSAGES % 8 == 0, "a bitmap of one window is whole bytes"
+assert SERVICE_UNREPORTED_MAX < WINDOW_MESSAGES // 2
+assert RECEIPTS_PER_MESSAGE_MAX * 15 + 1 <= WIRE_ITEMS_MAX
+assert RECEIPTS_PER_MESSAGE_MAX * (2 * HASH_BYTES + CODE_BYTES_MAX + ACTOR_BYTES_MAX + 48) <= BODY_BYTES_MAX
+assert BROKER_ANSWER_WAIT_MS > LONG_POLL_MS_MAX
+assert RESEAL_SPACING_MS <= HELD_BACKOFF_MS_MIN
+assert ENVELOPE_BUCKETS_BYTES[0] > REQUEST_BYTES_MIN
+assert EMPTY_ANSWER_BYTES < REQUEST_BYTES_MIN
+assert RENDEZVOUS_TTL_MS < MAILBOX_TTL_MS

@@ -6,18 +6,20 @@ extension types, no duplicate keys. One rule: ``decode_untrusted`` walks the typ
 building anything, so a lie about a length costs its sender nothing and us nothing.
 """
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeAlias
 
 import msgpack  # type: ignore[import-untyped]  # ships neither stubs nor a py.typed mark
 
 from keys.errors import BrokenInvariant, MalformedInput
 from protocol import limits
 
+Value: TypeAlias = bool | int | str | bytes | Sequence["Value"] | Mapping[str, "Value"] | None
+
 _INTEGER_MIN: Final = -(2**63)
 
 
-def encode(value: object) -> bytes:
+def encode(value: Value) -> bytes:
     """The one canonical encoding. A value outside the vocabulary is our own bug: BrokenInvariant."""
     try:
         packed: bytes = msgpack.packb(_ordered(value), use_bin_type=True, strict_types=True)
@@ -26,7 +28,7 @@ def encode(value: object) -> bytes:
     return packed
 
 
-def _ordered(value: object) -> object:
+def _ordered(value: Value) -> Value:
     """The same value with sorted maps and plain lists; refuses what the vocabulary lacks."""
     if value is None or isinstance(value, bool | str | bytes):
         return value
@@ -49,7 +51,7 @@ def decode_untrusted(
     bytes_max: int,
     depth_max: int = limits.WIRE_DEPTH_MAX,
     items_max: int = limits.WIRE_ITEMS_MAX,
-) -> object:
+) -> Value:
     """Read one canonical value that fills ``data``; lists come back as lists, maps as dicts.
 
     ``items_max`` counts every value, map keys included; ``depth_max`` counts nested lists and maps. Raises
@@ -60,7 +62,7 @@ def decode_untrusted(
         raise MalformedInput("wire_size", f"{len(data)} bytes, at most {bytes_max} are allowed")
     _scan(data, depth_max=depth_max, items_max=items_max)
     try:
-        value: object = msgpack.unpackb(data, raw=False, strict_map_key=True)
+        value: Value = msgpack.unpackb(data, raw=False, strict_map_key=True)
     except UnicodeDecodeError as error:
         raise MalformedInput("wire_text", "text is not UTF-8") from error
     except (ValueError, msgpack.exceptions.UnpackException) as error:
@@ -148,3 +150,82 @@ def _scan(data: bytes, *, depth_max: int, items_max: int) -> None:
             open_frames.append((children, children_are_map))
     if at != len(data):
         raise MalformedInput("wire_trailing", f"{len(data) - at} bytes follow the value")
+
+
+class Fields:
+    """Strict reader of one decoded map: each field is taken once with its type; ``done()`` refuses the rest.
+
+    ``True`` is no integer and ``1`` is no boolean. All refusals are MalformedInput: ``field_missing``,
+    ``field_type``, ``field_range``, ``field_unknown``; ``what`` names the object in their detail.
+    """
+
+    __slots__ = ("_left", "_what")
+
+    def __init__(self, value: Value, what: str) -> None:
+        if not isinstance(value, dict):
+            raise MalformedInput("field_type", f"{what} is not a map")
+        self._left: dict[str, Value] = dict(value)
+        self._what = what
+
+    def has(self, name: str) -> bool:
+        """Whether ``name`` is there and not yet taken."""
+        return name in self._left
+
+    def take(self, name: str) -> Value:
+        """The field as it is, for values checked elsewhere."""
+        if name not in self._left:
+            raise MalformedInput("field_missing", f"{self._what} lacks {name}")
+        return self._left.pop(name)
+
+    def integer(self, name: str, *, least: int = 0, most: int = limits.U64_MAX) -> int:
+        """An integer in ``least..most``."""
+        value = self.take(name)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise MalformedInput("field_type", f"{self._what}.{name} is not an integer")
+        if not least <= value <= most:
+            raise MalformedInput("field_range", f"{self._what}.{name} is outside {least}..{most}")
+        return value
+
+    def boolean(self, name: str) -> bool:
+        """True or false, never 0 or 1."""
+        value = self.take(name)
+        if not isinstance(value, bool):
+            raise MalformedInput("field_type", f"{self._what}.{name} is not a boolean")
+        return value
+
+    def raw(self, name: str, *, size: int | None = None, bytes_max: int | None = None) -> bytes:
+        """Bytes of exactly ``size``, or of at most ``bytes_max``."""
+        value = self.take(name)
+        if not isinstance(value, bytes):
+            raise MalformedInput("field_type", f"{self._what}.{name} is not bytes")
+        if (size is not None and len(value) != size) or (bytes_max is not None and len(value) > bytes_max):
+            raise MalformedInput("field_range", f"{self._what}.{name} has {len(value)} bytes")
+        return value
+
+    def text(self, name: str, *, bytes_max: int) -> str:
+        """Text of at most ``bytes_max`` UTF-8 bytes; its characters are not judged here."""
+        value = self.take(name)
+        if not isinstance(value, str):
+            raise MalformedInput("field_type", f"{self._what}.{name} is not text")
+        if len(value.encode("utf-8")) > bytes_max:
+            raise MalformedInput("field_range", f"{self._what}.{name} is longer than {bytes_max} bytes")
+        return value
+
+    def items(self, name: str, *, items_max: int) -> list[Value]:
+        """A list of at most ``items_max`` values."""
+        value = self.take(name)
+        if not isinstance(value, list):
+            raise MalformedInput("field_type", f"{self._what}.{name} is not a list")
+        if len(value) > items_max:
+            raise MalformedInput("field_range", f"{self._what}.{name} has more than {items_max} entries")
+        return value
+
+    def fields(self, name: str) -> "Fields":
+        """A nested map."""
+        return Fields(self.take(name), f"{self._what}.{name}")
+
+    def done(self) -> None:
+        """Refuse fields nobody asked for."""
+        if self._left:
+            # Names of unknown fields come from outside; they are counted, not repeated.
+            raise MalformedInput("field_unknown", f"{self._what} has {len(self._left)} unknown fields")
