@@ -11,6 +11,7 @@ no policy.
 
 import asyncio
 import contextlib
+import contextvars
 import errno
 import fcntl
 import hashlib
@@ -233,6 +234,10 @@ class Process(Protocol):
         """Tell systemd (sd_notify) ``state``, such as ``READY=1``; nothing without a supervisor."""
         ...
 
+    def exit_now(self, code: int) -> None:
+        """End the process at once, without tidying up; for a daemon that hangs at its end."""
+        ...
+
 
 # --- values -------------------------------------------------------------------------------------------------
 
@@ -323,6 +328,11 @@ class Env:
         return await self.threads.run_blocking(lambda: call(*args))
 
 
+def run_real(entry: Callable[[Env], Coroutine[Any, Any, T]]) -> T:
+    """Run ``entry`` on an event loop of its own in the real world; for command lines."""
+    return asyncio.run(entry(real_env()))
+
+
 def real_env() -> Env:
     """The world of a real process."""
     return Env(
@@ -363,7 +373,9 @@ class RealWorker:
 
     async def run(self, call: Callable[[], T]) -> T:
         """See Worker."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._executor, contextvars.copy_context().run, call
+        )
 
     async def close(self) -> None:
         """See Worker."""
@@ -414,6 +426,10 @@ class RealProcess:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
             supervisor.connect(address)
             supervisor.sendall(state.encode())
+
+    def exit_now(self, code: int) -> None:
+        """See Process."""
+        os._exit(code)
 
 
 def _write_line(descriptor: int, line: str) -> None:

@@ -179,11 +179,19 @@ class DatabaseStats:
 class Database:
     """One open database file. Made by ``open_database``; to be closed, or the process cannot end."""
 
-    def __init__(self, env: Env, path: str, connection: apsw.Connection, worker: Worker) -> None:
+    def __init__(
+        self,
+        env: Env,
+        path: str,
+        connection: apsw.Connection,
+        worker: Worker,
+        on_failure: Callable[[SalweenError], None] | None,
+    ) -> None:
         self._env = env
         self._path = path
         self._connection = connection
         self._worker = worker
+        self._on_failure = on_failure
         self._writes: list[_Job] = []
         self._reads: list[_Job] = []
         self._drain_task: asyncio.Task[None] | None = None
@@ -277,6 +285,8 @@ class Database:
 
     def _die(self, error: SalweenError, jobs: Sequence[_Job]) -> None:
         self._dead = error
+        if self._on_failure is not None:
+            self._on_failure(error)
         for job in [*jobs, *self._reads, *self._writes]:
             if not job.waiter.done():
                 job.waiter.set_exception(error)
@@ -354,12 +364,19 @@ class Database:
 
 
 async def open_database(
-    env: Env, path: AnyPath, key: SecretBytes | None, migrations: Sequence[Migration], *, create: bool = True
+    env: Env,
+    path: AnyPath,
+    key: SecretBytes | None,
+    migrations: Sequence[Migration],
+    *,
+    create: bool = True,
+    on_failure: Callable[[SalweenError], None] | None = None,
 ) -> Database:
     """Open, check and migrate the database at ``path``; with ``create`` make it when it is missing.
 
     ``key`` is 32 random bytes; None leaves the file in plain, for tests and for data that is public anyway.
-    Every page is read once, so damage is met here and not in the middle of a day.
+    Every page is read once, so damage is met here and not in the middle of a day. ``on_failure`` hears once,
+    on the event loop, that the database went dead; a daemon passes ``Daemon.fail``.
 
     Raises PolicyRefused ``sqlite_too_old``, ``database_missing``, ``database_newer``; VerificationFailed
     ``database_wrong_key``, ``database_damaged``; Unavailable ``database_busy``; DiskFailed.
@@ -378,7 +395,7 @@ async def open_database(
     except BaseException:
         await worker.close()
         raise
-    return Database(env, opener.subject, connection, worker)
+    return Database(env, opener.subject, connection, worker, on_failure)
 
 
 def apsw_version() -> tuple[int, ...]:
