@@ -1,1 +1,1 @@
-"""Tests mirror the code: tests/<package>/test_<file>.py. Their docstrings, read in order, are a second spec."""
+"""Tests mirror the code: tests/<package>/test_<file>.py. Their docstrings, in order, are a second spec."""
