@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from importlib import resources
 from typing import Any, Protocol, TypeVar
 
 import aiohttp
@@ -344,6 +345,12 @@ def real_env() -> Env:
         entropy=os.urandom,
         boot_id=os.urandom(8).hex(),
     )
+
+
+def packaged_files(package: str, folder: str) -> list[tuple[str, bytes]]:
+    """(name, content) of the files in a package's folder, sorted; program, the same in every world."""
+    files = resources.files(package).joinpath(folder).iterdir()
+    return sorted((file.name, file.read_bytes()) for file in files if file.is_file())
 
 
 # --- clock, threads, process --------------------------------------------------------------------------------

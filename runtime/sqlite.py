@@ -12,11 +12,9 @@ by a power cut.
 """
 
 import asyncio
-import pkgutil
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any, TypeVar, cast
 
 import apsw
@@ -25,7 +23,7 @@ from keys.errors import BrokenInvariant, PolicyRefused, SalweenError, Unavailabl
 from keys.labels import DATABASE_KEY_CHECK
 from keys.primitives import constant_time_equal, labelled_hash, sha256
 from keys.secret import SecretBytes
-from runtime.env import AnyPath, Env, Worker
+from runtime.env import AnyPath, Env, Worker, packaged_files
 from runtime.exits import DISK_FULL_ERRNOS, DiskFailed
 
 __all__ = [
@@ -76,16 +74,11 @@ class Migration:
 def load_migrations(package: str) -> tuple[Migration, ...]:
     """The files ``NNNN_name.sql`` of ``package``'s folder ``migrations``, numbered from 1 without a hole."""
     found = []
-    for entry in resources.files(package).joinpath("migrations").iterdir():
-        match = _MIGRATION_NAME.fullmatch(entry.name)
-        if match is None:
-            continue
-        # Part of the program, not of its world: read like code, through the import system.
-        content = pkgutil.get_data(package, f"migrations/{entry.name}")
-        assert content is not None, entry.name
-        found.append(
-            Migration(component=package, number=int(match[1]), name=match[2], sql=content.decode("ascii"))
-        )
+    for name, content in packaged_files(package, "migrations"):
+        match = _MIGRATION_NAME.fullmatch(name)
+        if match is not None:
+            sql = content.decode("ascii")
+            found.append(Migration(component=package, number=int(match[1]), name=match[2], sql=sql))
     found.sort(key=lambda migration: migration.number)
     assert [m.number for m in found] == list(range(1, len(found) + 1)), f"{package}: hole in the migrations"
     return tuple(found)
