@@ -224,6 +224,11 @@ class Fields:
         """A nested map."""
         return Fields(self.take(name), f"{self._what}.{name}")
 
+    def rest(self) -> dict[str, Value]:
+        """Every field not taken yet, for formats that keep what a later version added."""
+        left, self._left = self._left, {}
+        return left
+
     def done(self) -> None:
         """Refuse fields nobody asked for."""
         if self._left:
