@@ -37,6 +37,7 @@ OFFICE_ID_BYTES: Final = HASH_BYTES
 NAME_BYTES_MAX: Final = 64
 ORIGIN_BYTES_MAX: Final = 128
 OFFICERS_MAX: Final = 256
+OFFICER_LIST_BYTES_MAX: Final = 36 * 1024  # 256 officers with the longest aliases, and the signature
 NOTE_BYTES_MAX: Final = 8 * 1024
 REASON_BYTES_MAX: Final = 200
 RECEIVE_KEY_ID_BYTES: Final = 8
@@ -498,7 +499,7 @@ def check_host(host: str) -> None:
 
 
 def parse_broker_address_untrusted(text: str) -> BrokerAddress:
-    """Read ``salween://host:port#fingerprint``, nothing else; MalformedInput (``broker_address_malformed``)."""
+    """Read ``salween://host:port#fingerprint``, nothing else. MalformedInput ``broker_address_malformed``."""
     code = "broker_address_malformed"
     if len(text) > ADDRESS_CHARACTERS_MAX:
         raise MalformedInput(code, "the address is too long")
@@ -577,7 +578,6 @@ def verify_broker_card(card: BrokerCard, address: BrokerAddress) -> None:
 # --- the pairing bundle: all that a peer needs in order to deliver ---
 
 _BUNDLE_MAGIC: Final = b"SLWP"
-_OFFICER_LIST_BYTES_MAX: Final = 36 * 1024
 BUNDLE_BYTES_MAX: Final = 56 * 1024
 
 
@@ -707,7 +707,7 @@ def parse_signed_bundle_untrusted(data: bytes) -> SignedBundle:
     bundle = Bundle(
         root_public=reader.take(COMPOSITE_PUBLIC_BYTES),
         certificate=parse_certificate_untrusted(reader.take(CERTIFICATE_BYTES)),
-        officers=parse_officer_list_untrusted(reader.variable(_OFFICER_LIST_BYTES_MAX)),
+        officers=parse_officer_list_untrusted(reader.variable(OFFICER_LIST_BYTES_MAX)),
         receive_generation=reader.u32(),
         receive_key_id=reader.take(RECEIVE_KEY_ID_BYTES),
         receive_public=reader.take(XWING_PUBLIC_BYTES),

@@ -15,11 +15,13 @@ SAFETY_NUMBER: Final = b"salween/v1/safety-number"
 
 # Pairing
 BUNDLE: Final = b"salween/v1/pairing-bundle"
+PAIRING_MESSAGE: Final = b"salween/v1/pairing-message"
 PAIRING_COMMITMENT: Final = b"salween/v1/pairing-commitment"
 PAIRING_REPLY_INFO: Final = b"salween/v1/pairing-reply"
 PAIRING_REVEAL: Final = b"salween/v1/pairing-reveal"
 PAIRING_TRANSCRIPT: Final = b"salween/v1/pairing-transcript"
 PAIRING_CODE: Final = b"salween/v1/pairing-code"
+PAIRING_CONFIRMATION: Final = b"salween/v1/pairing-confirmation"
 PAIRING_OK: Final = b"salween/v1/pairing-ok"
 RENDEZVOUS_SALT: Final = b"salween/v1/rendezvous-salt"
 RENDEZVOUS_EXPAND: Final = b"salween/v1/rendezvous-expand"

@@ -1,0 +1,702 @@
+"""Pairing by voice: invitation, rendezvous, commit, reply, reveal, two codes, two confirmations.
+
+Spec: docs/spec/pairing.md. Nothing can be delivered between two offices before this ran once. One type per
+step; a step takes the other side's item and returns the next step and the item to send. ``Ceremony`` holds the
+present step, moves only forward and burns at the first fault: one attempt per invitation, whoever is at fault.
+
+Items go through two rendezvous mailboxes at a broker that may be hostile. It learns neither office: all but
+the commitment is encrypted. What it could swap is caught by the codes, which two people read to each other
+over a telephone: each reads its own and types the other's. No I/O here; time and randomness are arguments (the
+encapsulation inside the reply draws its own).
+"""
+
+import base64
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias, assert_never
+
+from keys import labels, layout
+from keys.card import (
+    BUNDLE_BYTES_MAX,
+    NO_NONCE,
+    NO_OFFICE,
+    OFFICE_ID_BYTES,
+    OFFICERS_MAX,
+    BrokerAddress,
+    Bundle,
+    Certificate,
+    SignedBundle,
+    check_host,
+    parse_signed_bundle_untrusted,
+    sign_bundle,
+    verify_signed_bundle,
+)
+from keys.errors import MalformedInput, PolicyRefused, SalweenError, VerificationFailed
+from keys.layout import Reader
+from keys.primitives import (
+    AEAD_NONCE_BYTES,
+    AEAD_OVERHEAD_BYTES,
+    COMPOSITE_SIGNATURE_BYTES,
+    HASH_BYTES,
+    SYMMETRIC_KEY_BYTES,
+    WRAP_OVERHEAD_BYTES,
+    XWING_PUBLIC_BYTES,
+    CompositePrivateKey,
+    XWingPrivateKey,
+    aead_open,
+    aead_seal,
+    argon2id,
+    composite_verify,
+    constant_time_equal,
+    hkdf_sha256,
+    labelled_hash,
+    wrap,
+)
+from keys.secret import SecretBytes
+
+INVITATION_LIFE_MS: Final = 10 * 60 * 1000
+SECRET_BYTES: Final = 16
+TOKEN_BYTES: Final = 32
+CODE_DIGITS: Final = 12
+
+# The same sizes as envelopes, so that a rendezvous mailbox needs no rule of its own at the broker.
+ITEM_BYTES_ALLOWED: Final = (8 * 1024, 16 * 1024, 32 * 1024, 64 * 1024)
+_ITEM_VERSION: Final = 0x01
+_ITEM_HEAD_BYTES: Final = 5
+_REPLY_BYTES_MAX: Final = 4 + BUNDLE_BYTES_MAX + SYMMETRIC_KEY_BYTES + WRAP_OVERHEAD_BYTES
+_SEALED_BYTES_MAX: Final = BUNDLE_BYTES_MAX + AEAD_OVERHEAD_BYTES
+_FORMAT: Final = 1
+
+assert ITEM_BYTES_ALLOWED[-1] >= _ITEM_HEAD_BYTES + 64 + _REPLY_BYTES_MAX
+
+
+# --- the invitation ---
+
+_INVITATION_PREFIX: Final = "salween-invite1-"
+_INVITATION_CHARACTERS_MAX: Final = 1024
+_CHECK_BYTES: Final = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invitation:
+    """A single-use line of text that lets another office meet us at a broker, once."""
+
+    broker_address: BrokerAddress
+    secret: SecretBytes  # 16 bytes: names and opens the rendezvous
+    token: SecretBytes  # 32 bytes: the operator's permission for the joiner's own mailbox
+    expires_ms: int
+
+    def encode(self) -> str:
+        """One line of about 200 characters, with a checksum against typing errors. It is a secret."""
+        address = self.broker_address
+        payload = b"".join(
+            (
+                layout.u64(self.expires_ms),
+                layout.fixed(self.secret.reveal(), SECRET_BYTES),
+                layout.fixed(self.token.reveal(), TOKEN_BYTES),
+                layout.fixed(address.card_sha256, HASH_BYTES),
+                layout.u16(address.port),
+                layout.ascii_text(address.host, 253),
+            )
+        )
+        body = payload + _invitation_check(payload)
+        return _INVITATION_PREFIX + base64.b32encode(body).decode("ascii").rstrip("=").lower()
+
+
+def _invitation_check(payload: bytes) -> bytes:
+    return labelled_hash(labels.INVITATION_CHECK, payload)[:_CHECK_BYTES]
+
+
+def parse_invitation_untrusted(text: str) -> Invitation:
+    """Read an invitation; spaces, line breaks and capitals are forgiven.
+
+    MalformedInput: ``invitation_malformed`` (not an invitation at all) or ``invitation_mistyped`` (one, but
+    with a wrong, missing or additional character). Whether it expired is ``check_invitation``'s to say.
+    """
+    if len(text) > _INVITATION_CHARACTERS_MAX:
+        raise MalformedInput("invitation_malformed", "the text is too long for an invitation")
+    line = "".join(text.split()).lower()
+    if not line.startswith(_INVITATION_PREFIX):
+        raise MalformedInput("invitation_malformed", f"an invitation begins with {_INVITATION_PREFIX}")
+    mistyped = MalformedInput(
+        "invitation_mistyped", "the invitation has a typing error; copy it again, the whole line"
+    )
+    letters = line.removeprefix(_INVITATION_PREFIX)
+    try:
+        body = base64.b32decode(letters.upper().encode("ascii") + b"=" * (-len(letters) % 8))
+    except ValueError as error:
+        raise mistyped from error
+    payload, check = body[:-_CHECK_BYTES], body[-_CHECK_BYTES:]
+    if not constant_time_equal(check, _invitation_check(payload)):
+        raise mistyped
+    reader = Reader(payload, "invitation_malformed")
+    expires_ms = reader.u64()
+    secret, token = reader.take(SECRET_BYTES), reader.take(TOKEN_BYTES)
+    card_sha256, port, host = reader.take(HASH_BYTES), reader.u16(), reader.ascii(253)
+    reader.end()
+    if port == 0:
+        reader.fail("names port 0")
+    try:
+        check_host(host)
+    except MalformedInput as error:
+        raise MalformedInput("invitation_malformed", error.detail) from error
+    invitation = Invitation(
+        broker_address=BrokerAddress(host=host, port=port, card_sha256=card_sha256),
+        secret=SecretBytes(secret),
+        token=SecretBytes(token),
+        expires_ms=expires_ms,
+    )
+    # Unused bits at the end of base32 could spell one invitation in several ways.
+    if invitation.encode() != line:
+        raise mistyped
+    return invitation
+
+
+def check_invitation(invitation: Invitation, now_ms: int) -> None:
+    """Raise PolicyRefused (``invitation_expired``) once its time is over."""
+    if now_ms >= invitation.expires_ms:
+        raise PolicyRefused(
+            "invitation_expired", "the invitation has expired; ask the other office for a new one"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RendezvousMailbox:
+    """Secrets of one direction; both sides derive the same."""
+
+    put_secret: SecretBytes  # 32 bytes
+    get_secret: SecretBytes  # 32 bytes
+    signing_seed: SecretBytes  # 32 bytes: Ed25519, signs deletions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendezvous:
+    """The two mailboxes a ceremony runs through. The inviter creates both, nobody uses them twice."""
+
+    to_joiner: RendezvousMailbox
+    to_inviter: RendezvousMailbox
+
+
+def derive_rendezvous(secret: SecretBytes, broker_card_sha256: bytes) -> Rendezvous:
+    """The rendezvous that an invitation's secret opens at the broker with this card. Takes 0.1 s.
+
+    Through Argon2id, so that a spoken code of 40 bits could take the place of the 16 bytes.
+    """
+    salt = labelled_hash(labels.RENDEZVOUS_SALT, broker_card_sha256)[:16]
+    root = argon2id(secret, salt, memory_kib=64 * 1024, iterations=3, lanes=1, length=SYMMETRIC_KEY_BYTES)
+    return Rendezvous(to_joiner=_mailbox(root, b"to-joiner"), to_inviter=_mailbox(root, b"to-inviter"))
+
+
+def _mailbox(root: SecretBytes, direction: bytes) -> RendezvousMailbox:
+    expanded = hkdf_sha256(root, b"", labels.RENDEZVOUS_EXPAND + b"|" + direction, 96).reveal()
+    return RendezvousMailbox(
+        put_secret=SecretBytes(expanded[:32]),
+        get_secret=SecretBytes(expanded[32:64]),
+        signing_seed=SecretBytes(expanded[64:]),
+    )
+
+
+# --- items ---
+
+
+def _to_item(message: bytes) -> bytes:
+    head = bytes([_ITEM_VERSION]) + layout.variable(message)
+    size = next(size for size in ITEM_BYTES_ALLOWED if size >= len(head))
+    return head.ljust(size, b"\0")
+
+
+def _from_item_untrusted(item: bytes) -> bytes:
+    code = "pairing_item_malformed"
+    if len(item) not in ITEM_BYTES_ALLOWED:
+        raise MalformedInput(code, f"an item has {len(item)} bytes")
+    reader = Reader(item, code)
+    if reader.u8() != _ITEM_VERSION:
+        reader.fail("has an unknown version")
+    message = reader.variable(len(item))
+    if _to_item(message) != item:
+        reader.fail("is not padded with zeros to the smallest size")
+    return message
+
+
+_OFFER: Final = b"SLP1"
+_REPLY: Final = b"SLP2"
+_REVEAL: Final = b"SLP3"
+_CONFIRMATION: Final = b"SLP4"
+
+
+def _seal(magic: bytes, key: SecretBytes, nonce: bytes, plaintext: bytes, associated: bytes) -> bytes:
+    sealed = aead_seal(key, nonce, plaintext, associated)
+    return _to_item(magic + layout.u8(_FORMAT) + nonce + layout.variable(sealed))
+
+
+def _open_untrusted(magic: bytes, key: SecretBytes, item: bytes, associated: bytes) -> bytes:
+    reader = Reader(_from_item_untrusted(item), "pairing_item_malformed")
+    reader.magic(magic, _FORMAT)
+    nonce, sealed = reader.take(AEAD_NONCE_BYTES), reader.variable(_SEALED_BYTES_MAX)
+    reader.end()
+    return aead_open(key, nonce, sealed, associated)
+
+
+def _peer_bundle_untrusted(data: bytes, own: SignedBundle) -> SignedBundle:
+    """Parse and verify the other side's bundle: made for a ceremony by voice, and by another office."""
+    signed = parse_signed_bundle_untrusted(data)
+    if signed.peer_id != NO_OFFICE or signed.peer_nonce != NO_NONCE:
+        raise VerificationFailed("pairing_bundle_foreign", "a bundle was made for another ceremony")
+    if signed.own_nonce == own.own_nonce or signed.bundle.office_id == own.bundle.office_id:
+        raise VerificationFailed("pairing_with_self", "the other side shows our own bundle")
+    verify_signed_bundle(signed)
+    return signed
+
+
+# --- the steps ---
+
+Role: TypeAlias = Literal["inviter", "joiner"]
+
+
+def _other(role: Role) -> Role:
+    return "joiner" if role == "inviter" else "inviter"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OwnSide:
+    """What one side brings to a ceremony: its bundle, fixed before the other side is known."""
+
+    signed: SignedBundle
+    encoded: bytes
+
+
+def own_side(operational: CompositePrivateKey, bundle: Bundle, nonce: bytes) -> OwnSide:
+    """Sign a bundle for one ceremony by voice. ``nonce``: 32 random bytes, never used before."""
+    encoded = sign_bundle(operational, bundle, own_nonce=nonce)
+    return OwnSide(signed=parse_signed_bundle_untrusted(encoded), encoded=encoded)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class InviterWaitsForReply:
+    """The inviter is committed to its bundle and waits for the joiner's."""
+
+    own: OwnSide
+    offer: bytes
+    ephemeral: XWingPrivateKey
+
+    def receive_reply(self, item: bytes, seal_nonce: bytes) -> tuple["ComparesCodes", bytes]:
+        """Open the joiner's bundle; reveal ours. ``seal_nonce``: 24 random bytes."""
+        message = _from_item_untrusted(item)
+        reader = Reader(message, "pairing_item_malformed")
+        reader.magic(_REPLY, _FORMAT)
+        wrapped = reader.variable(_REPLY_BYTES_MAX)
+        reader.end()
+        opened = Reader(self.ephemeral.unwrap(wrapped, _reply_info(self.offer)), "pairing_item_malformed")
+        encoded, channel_key = (
+            opened.variable(BUNDLE_BYTES_MAX),
+            SecretBytes(opened.take(SYMMETRIC_KEY_BYTES)),
+        )
+        opened.end()
+        peer = _peer_bundle_untrusted(encoded, self.own.signed)
+        reveal = _seal(
+            _REVEAL,
+            _reveal_key(channel_key, self.offer),
+            seal_nonce,
+            self.own.encoded,
+            _message_hash(message),
+        )
+        compares = ComparesCodes(
+            role="inviter",
+            own_id=self.own.signed.bundle.office_id,
+            peer=peer,
+            transcript=_transcript(self.offer, message, self.own.encoded, encoded, self.own.signed, peer),
+            channel_key=channel_key,
+        )
+        return compares, reveal
+
+
+def start_inviter(own: OwnSide, ephemeral_seed: SecretBytes) -> tuple[InviterWaitsForReply, bytes]:
+    """First step of the inviter, and the offer to send. ``ephemeral_seed``: 32 random bytes, used once."""
+    ephemeral = XWingPrivateKey.from_seed(ephemeral_seed)
+    offer = (
+        _OFFER + layout.u8(_FORMAT) + ephemeral.public_bytes + _commitment(own.encoded, own.signed.own_nonce)
+    )
+    return InviterWaitsForReply(own=own, offer=offer, ephemeral=ephemeral), _to_item(offer)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class JoinerWaitsForOffer:
+    """The joiner has nothing but the invitation."""
+
+    own: OwnSide
+    channel_key: SecretBytes  # 32 random bytes, k_B
+
+    def receive_offer(self, item: bytes) -> tuple["JoinerWaitsForReveal", bytes]:
+        """Answer the commitment with our bundle, readable by the offer's key alone."""
+        offer = _from_item_untrusted(item)
+        reader = Reader(offer, "pairing_item_malformed")
+        reader.magic(_OFFER, _FORMAT)
+        ephemeral_public, commitment = reader.take(XWING_PUBLIC_BYTES), reader.take(HASH_BYTES)
+        reader.end()
+        plaintext = layout.variable(self.own.encoded) + self.channel_key.reveal()
+        wrapped = wrap(ephemeral_public, plaintext, _reply_info(offer))
+        reply = _REPLY + layout.u8(_FORMAT) + layout.variable(wrapped)
+        waits = JoinerWaitsForReveal(
+            own=self.own, channel_key=self.channel_key, offer=offer, commitment=commitment, reply=reply
+        )
+        return waits, _to_item(reply)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class JoinerWaitsForReveal:
+    """The joiner has shown its bundle and holds the inviter to its commitment."""
+
+    own: OwnSide
+    channel_key: SecretBytes
+    offer: bytes
+    commitment: bytes
+    reply: bytes
+
+    def receive_reveal(self, item: bytes) -> "ComparesCodes":
+        """Open the inviter's bundle and hold it against the commitment."""
+        key = _reveal_key(self.channel_key, self.offer)
+        encoded = _open_untrusted(_REVEAL, key, item, _message_hash(self.reply))
+        peer = _peer_bundle_untrusted(encoded, self.own.signed)
+        if not constant_time_equal(_commitment(encoded, peer.own_nonce), self.commitment):
+            raise VerificationFailed(
+                "pairing_commitment_broken", "the inviter shows another bundle than promised"
+            )
+        return ComparesCodes(
+            role="joiner",
+            own_id=self.own.signed.bundle.office_id,
+            peer=peer,
+            transcript=_transcript(self.offer, self.reply, encoded, self.own.encoded, peer, self.own.signed),
+            channel_key=self.channel_key,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ComparesCodes:
+    """Both bundles are here; two people compare. The only step a man in the middle cannot take for them."""
+
+    role: Role
+    own_id: bytes
+    peer: SignedBundle
+    transcript: bytes
+    channel_key: SecretBytes
+
+    @property
+    def own_code(self) -> str:
+        """Twelve digits to read aloud, never to be typed here."""
+        return _code(self.transcript, self.role)
+
+    def compare(self, typed: str) -> "Confirms":
+        """Take the code that the other office read aloud, as ``read_code_untrusted`` gives it.
+
+        PolicyRefused: ``pairing_code_echoed`` (our own code came back) or ``pairing_code_wrong``.
+        """
+        if constant_time_equal(typed.encode(), self.own_code.encode()):
+            raise PolicyRefused(
+                "pairing_code_echoed",
+                "this is the code on this screen; type the one the other office reads aloud. Begin again",
+            )
+        if not constant_time_equal(typed.encode(), _code(self.transcript, _other(self.role)).encode()):
+            raise PolicyRefused(
+                "pairing_code_wrong",
+                "the codes differ: a typing error or someone in between. Begin again with a new invitation",
+            )
+        return Confirms(
+            role=self.role,
+            own_id=self.own_id,
+            peer=self.peer,
+            transcript=self.transcript,
+            channel_key=self.channel_key,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Confirms:
+    """Our officer has compared; we say so, signed, and wait until the other side has said the same."""
+
+    role: Role
+    own_id: bytes
+    peer: SignedBundle
+    transcript: bytes
+    channel_key: SecretBytes
+
+    def confirm(
+        self,
+        operational: CompositePrivateKey,
+        *,
+        key_version: int,
+        officers: tuple[int, ...],
+        now_ms: int,
+        seal_nonce: bytes,
+    ) -> tuple[bytes, bytes]:
+        """Our ``pair-ok``, evidence for the log, and the item that carries it; ``seal_nonce``: 24 bytes."""
+        body = _pair_ok_body(
+            self.transcript, self.own_id, self.peer.bundle.office_id, key_version, officers, now_ms
+        )
+        pair_ok = body + operational.sign(labels.PAIRING_OK, body)
+        key = _confirmation_key(self.channel_key, self.transcript, self.role)
+        return pair_ok, _seal(_CONFIRMATION, key, seal_nonce, pair_ok, self.transcript)
+
+    def receive_confirmation(self, item: bytes) -> "Paired":
+        """Verify the peer's ``pair-ok`` for this very ceremony."""
+        key = _confirmation_key(self.channel_key, self.transcript, _other(self.role))
+        encoded = _open_untrusted(_CONFIRMATION, key, item, self.transcript)
+        pair_ok = parse_pair_ok_untrusted(encoded)
+        if pair_ok.transcript != self.transcript or pair_ok.peer_id != self.own_id:
+            raise VerificationFailed("pair_ok_foreign", "a pair-ok belongs to another ceremony")
+        verify_pair_ok(pair_ok, self.peer.bundle.certificate)
+        return Paired(peer=self.peer, transcript=self.transcript, pair_ok=pair_ok, evidence=encoded)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Paired:
+    """Both officers compared and both offices signed: the pairing may become active."""
+
+    peer: SignedBundle
+    transcript: bytes
+    pair_ok: "PairOk"
+    evidence: bytes  # the peer's pair-ok as signed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Burned:
+    """The ceremony failed or expired; its invitation is worth nothing any more."""
+
+    code: str  # why, a stable error code
+
+
+# --- derivations ---
+
+
+def _message_hash(message: bytes) -> bytes:
+    """Hash of one ceremony message, to tie the next one to it."""
+    return labelled_hash(labels.PAIRING_MESSAGE, message)
+
+
+def _commitment(encoded_bundle: bytes, nonce: bytes) -> bytes:
+    return labelled_hash(labels.PAIRING_COMMITMENT, encoded_bundle, nonce)
+
+
+def _reply_info(offer: bytes) -> bytes:
+    return labels.PAIRING_REPLY_INFO + _message_hash(offer)
+
+
+def _reveal_key(channel_key: SecretBytes, offer: bytes) -> SecretBytes:
+    return hkdf_sha256(channel_key, _message_hash(offer), labels.PAIRING_REVEAL, SYMMETRIC_KEY_BYTES)
+
+
+def _confirmation_key(channel_key: SecretBytes, transcript: bytes, role: Role) -> SecretBytes:
+    info = labels.PAIRING_CONFIRMATION + b"|" + role.encode()
+    return hkdf_sha256(channel_key, transcript, info, SYMMETRIC_KEY_BYTES)
+
+
+def _transcript(
+    offer: bytes,
+    reply: bytes,
+    inviter: bytes,
+    joiner: bytes,
+    inviter_side: SignedBundle,
+    joiner_side: SignedBundle,
+) -> bytes:
+    # The reveal's ciphertext stays out: its nonce is chosen when both bundles are known and could be ground
+    # until the codes agree. Everything that is in was fixed before its maker knew the other side's nonce.
+    return labelled_hash(
+        labels.PAIRING_TRANSCRIPT,
+        offer,
+        reply,
+        inviter,
+        inviter_side.own_nonce,
+        joiner,
+        joiner_side.own_nonce,
+    )
+
+
+def _code(transcript: bytes, role: Role) -> str:
+    digest = labelled_hash(labels.PAIRING_CODE, transcript, role.encode())
+    return f"{int.from_bytes(digest, 'big') % 10**CODE_DIGITS:0{CODE_DIGITS}d}"
+
+
+def group_code(code: str) -> str:
+    """Twelve digits as people read them: ``1234 5678 9012``."""
+    return " ".join(code[at : at + 4] for at in range(0, len(code), 4))
+
+
+def read_code_untrusted(text: str) -> str:
+    """Twelve digits as typed, spaces and hyphens allowed; MalformedInput (``pairing_code_form``).
+
+    Form alone: a code with a digit missing says nothing about the transcript and does not burn the ceremony.
+    """
+    digits = "".join(character for character in text[:64] if character not in " -\t\r\n")
+    if len(text) > 64 or len(digits) != CODE_DIGITS or not (digits.isascii() and digits.isdigit()):
+        raise MalformedInput("pairing_code_form", f"a pairing code is {CODE_DIGITS} digits")
+    return digits
+
+
+# --- pair-ok ---
+
+_PAIR_OK: Final = b"SLWK"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairOk:
+    """One office's signed word that its officers compared the codes of one ceremony."""
+
+    transcript: bytes
+    own_id: bytes
+    peer_id: bytes
+    key_version: int
+    officers: tuple[int, ...]  # officer numbers present, rising
+    time_ms: int
+    signature: bytes
+
+
+def _pair_ok_body(
+    transcript: bytes,
+    own_id: bytes,
+    peer_id: bytes,
+    key_version: int,
+    officers: tuple[int, ...],
+    time_ms: int,
+) -> bytes:
+    return b"".join(
+        (
+            _PAIR_OK,
+            layout.u8(_FORMAT),
+            layout.fixed(transcript, HASH_BYTES),
+            layout.fixed(own_id, OFFICE_ID_BYTES),
+            layout.fixed(peer_id, OFFICE_ID_BYTES),
+            layout.u32(key_version),
+            layout.u64(time_ms),
+            layout.u16(len(officers)),
+            *(layout.u32(number) for number in sorted(set(officers))),
+        )
+    )
+
+
+def encode_pair_ok(pair_ok: PairOk) -> bytes:
+    """The one encoding."""
+    body = _pair_ok_body(
+        pair_ok.transcript,
+        pair_ok.own_id,
+        pair_ok.peer_id,
+        pair_ok.key_version,
+        pair_ok.officers,
+        pair_ok.time_ms,
+    )
+    return body + layout.fixed(pair_ok.signature, COMPOSITE_SIGNATURE_BYTES)
+
+
+def parse_pair_ok_untrusted(data: bytes) -> PairOk:
+    """Read a pair-ok; MalformedInput (``pair_ok_malformed``). Proves nothing."""
+    reader = Reader(data, "pair_ok_malformed")
+    reader.magic(_PAIR_OK, _FORMAT)
+    transcript = reader.take(HASH_BYTES)
+    own_id, peer_id = reader.take(OFFICE_ID_BYTES), reader.take(OFFICE_ID_BYTES)
+    key_version, time_ms, count = reader.u32(), reader.u64(), reader.u16()
+    if count > OFFICERS_MAX:
+        reader.fail(f"names {count} officers")
+    officers = tuple(reader.u32() for _ in range(count))
+    if list(officers) != sorted(set(officers)):
+        reader.fail("is not in the order of officer numbers")
+    signature = reader.take(COMPOSITE_SIGNATURE_BYTES)
+    reader.end()
+    return PairOk(
+        transcript=transcript,
+        own_id=own_id,
+        peer_id=peer_id,
+        key_version=key_version,
+        officers=officers,
+        time_ms=time_ms,
+        signature=signature,
+    )
+
+
+def verify_pair_ok(pair_ok: PairOk, certificate: Certificate) -> None:
+    """Raise VerificationFailed unless the certified O signed this; its certificate must be verified before."""
+    if pair_ok.own_id != certificate.office_id or pair_ok.key_version != certificate.key_version:
+        raise VerificationFailed("pair_ok_foreign", "a pair-ok names another office or key version")
+    body = encode_pair_ok(pair_ok)[:-COMPOSITE_SIGNATURE_BYTES]
+    composite_verify(certificate.public, labels.PAIRING_OK, body, pair_ok.signature)
+
+
+# --- one ceremony ---
+
+Step: TypeAlias = (
+    InviterWaitsForReply
+    | JoinerWaitsForOffer
+    | JoinerWaitsForReveal
+    | ComparesCodes
+    | Confirms
+    | Paired
+    | Burned
+)
+
+
+class Ceremony:
+    """The present step of one ceremony. Moves only forward; any fault, a second try included, burns it.
+
+    Kept in memory alone: a node that restarts in the middle begins again with a new invitation. Once the
+    codes are compared nothing can be guessed any more: from then on neither junk nor time burns it.
+    """
+
+    __slots__ = ("_expires_ms", "step")
+
+    def __init__(self, step: Step, expires_ms: int) -> None:
+        self.step = step
+        self._expires_ms = expires_ms
+
+    def receive(self, item: bytes, *, seal_nonce: bytes, now_ms: int) -> bytes | None:
+        """Take the other side's next item; return the item to send, if any. ``seal_nonce``: 24 random bytes.
+
+        A confirmation is for ``Confirms``: leave it in the mailbox while the codes are being compared.
+        """
+        with self._burning(now_ms):
+            self.step, to_send = _advance(self.step, item, seal_nonce)
+        return to_send
+
+    def type_code(self, text: str, *, now_ms: int) -> None:
+        """Take the code the other office read aloud. A slip in form may be typed again, a wrong code not."""
+        typed = read_code_untrusted(text)
+        with self._burning(now_ms):
+            if not isinstance(self.step, ComparesCodes):
+                raise PolicyRefused("pairing_out_of_turn", "there are no codes to compare now; begin again")
+            self.step = self.step.compare(typed)
+
+    def abort(self) -> None:
+        """Give up: the invitation is worth nothing any more."""
+        self.step = Burned(code="pairing_aborted")
+
+    @contextlib.contextmanager
+    def _burning(self, now_ms: int) -> Iterator[None]:
+        if isinstance(self.step, Burned):
+            raise PolicyRefused(
+                "pairing_burned", f"this pairing ended ({self.step.code}); begin again with a new invitation"
+            )
+        may_burn = not isinstance(self.step, Confirms | Paired)
+        if may_burn and now_ms >= self._expires_ms:
+            self.step = Burned(code="pairing_expired")
+            raise PolicyRefused("pairing_expired", "the time for this pairing is over; begin again")
+        try:
+            yield
+        except SalweenError as error:
+            if may_burn:
+                self.step = Burned(code=error.code)
+            raise
+
+
+def _advance(step: Step, item: bytes, seal_nonce: bytes) -> tuple[Step, bytes | None]:
+    match step:
+        case InviterWaitsForReply():
+            return step.receive_reply(item, seal_nonce)
+        case JoinerWaitsForOffer():
+            return step.receive_offer(item)
+        case JoinerWaitsForReveal():
+            return step.receive_reveal(item), None
+        case Confirms():
+            return step.receive_confirmation(item), None
+        case ComparesCodes() | Paired() | Burned():
+            raise PolicyRefused(
+                "pairing_out_of_turn", "nothing is expected from the other side now; begin again"
+            )
+        case _:
+            assert_never(step)
