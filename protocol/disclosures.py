@@ -3,8 +3,8 @@
 Spec: docs/spec/alert.md#core-and-disclosures. Every text and every field of an entity is a disclosure
 ``(path, salt, value)``; the core holds only H(salt, path, value) of each, sorted. Erasing a value, or passing
 on a part, is dropping disclosures: the core, its alert id and all signatures stay valid. One rule: every
-disclosure matches exactly one digest, and ``join_alert`` wants them all; what is left after erasure is another
-type.
+disclosure matches exactly one digest, and ``join_alert`` wants them all; what is left after erasure is
+another type.
 
 Paths: ``urgency_reason``, ``handling_text``, ``text/language``, ``text/text``, ``e0/plate`` .. ``e15/role``.
 """

@@ -6,8 +6,9 @@ persons, H2 and above, and TLP:RED. One rule: the recipient checks the same cond
 a sender whose own program was changed gains nothing. What this protects against is one officer, not a stolen
 node, which holds every key.
 
-An author may sign now and a releaser hours later: ``prepare``, then ``release_prepared``. When no second officer
-can be reached, the author signs again as ``emergency`` with a reason: marked, counted and to be reviewed.
+An author may sign now and a releaser hours later: ``prepare``, then ``release_prepared``. When no second
+officer can be reached, the author signs again as ``emergency`` with a reason: marked, counted and to be
+reviewed.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,8 +48,8 @@ _NEED_SECOND_HANDLING: Final = frozenset({"H2", "H3"})
 class ReleasePolicy:
     """What an office asks of alerts, its own and its peers', beyond what is mandatory.
 
-    ``supervisor_releases``: the second signature must be a supervisor's. ``emergency_allowed``: one officer may
-    release alone with a reason.
+    ``supervisor_releases``: the second signature must be a supervisor's. ``emergency_allowed``: one officer
+    may release alone with a reason.
     """
 
     supervisor_releases: bool = True
@@ -102,7 +103,7 @@ def _audience_node(left: bytes, right: bytes) -> bytes:
 def _audience_tree(audience: Sequence[bytes], random: Randomness) -> tuple[bytes, tuple[bytes, ...]]:
     """The root and one opening per recipient: salt 16 | index u16 | path of 32-byte hashes, lowest first.
 
-    Padded with random leaves to a power of two, so that an opening tells the number of recipients only roughly.
+    Padded with random leaves to a power of two: an opening tells the number of recipients only roughly.
     """
     salts = [random(limits.SALT_BYTES) for _ in audience]
     level = [_audience_leaf(salt, office_id) for salt, office_id in zip(salts, audience, strict=True)]
@@ -128,14 +129,11 @@ def check_audience_untrusted(root: bytes, office_id: bytes, opening: bytes) -> N
     MalformedInput (``audience_opening``) or PolicyRefused (``not_in_audience``).
     """
     path_at = limits.SALT_BYTES + 2
-    path_bytes = len(opening) - path_at
-    if (
-        path_bytes % limits.HASH_BYTES
-        or not 0 <= path_bytes // limits.HASH_BYTES <= limits.AUDIENCE_DEPTH_MAX
-    ):
+    depth, odd_bytes = divmod(len(opening) - path_at, limits.HASH_BYTES)
+    if odd_bytes or not 0 <= depth <= limits.AUDIENCE_DEPTH_MAX:
         raise MalformedInput("audience_opening", "an audience opening has an impossible length")
     index = int.from_bytes(opening[limits.SALT_BYTES : path_at], "big")
-    if index >> (path_bytes // limits.HASH_BYTES):
+    if index >> depth:
         raise MalformedInput("audience_opening", "an audience opening names a place outside its tree")
     node = _audience_leaf(opening[: limits.SALT_BYTES], office_id)
     for at in range(path_at, len(opening), limits.HASH_BYTES):
@@ -150,7 +148,7 @@ def check_audience_untrusted(root: bytes, office_id: bytes, opening: bytes) -> N
 
 
 def _officer_message(core: AlertCore, reason: str) -> bytes:
-    """What an officer's signature covers: the unsigned alert, its audience, and the reason if there is one."""
+    """What an officer's signature covers: the unsigned alert, its audience, and a reason if there is one."""
     return core.unsigned_id + core.audience_root + reason.encode()
 
 
@@ -401,9 +399,9 @@ def _checked_signature(
     core: AlertCore, signature: OfficerSignature, officer: Callable[[int, int], OfficerEntry]
 ) -> OfficerEntry:
     entry = officer(signature.list_version, signature.officer_number)
-    # The alert's own time, because the list says who was in office when it was written.
-    if core.created_ms < entry.from_ms or (entry.until_ms and core.created_ms >= entry.until_ms):
-        raise PolicyRefused("officer_not_valid", "an officer signed outside the time the list gives")
+    # Only the end counts, and only on this list: a sender whose clock stands at 1970 must still get through.
+    if entry.until_ms and core.created_ms >= entry.until_ms:
+        raise PolicyRefused("officer_not_valid", "an officer signed after the time the list gives")
     message = _officer_message(core, signature.reason)
     ed25519_verify(entry.public, _SIGNING_LABEL[signature.role], message, signature.signature)
     return entry
