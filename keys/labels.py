@@ -61,7 +61,10 @@ PUT_CAPABILITY: Final = b"salween/v1/put-capability"
 GET_CAPABILITY: Final = b"salween/v1/get-capability"
 CREATION_TOKEN: Final = b"salween/v1/creation-token"
 MAILBOX_DELETE: Final = b"salween/v1/mailbox-delete"
+MAILBOX_SUCCESSOR: Final = b"salween/v1/mailbox-successor"
 CUSTODY_NOTE: Final = b"salween/v1/custody-note"
+CUSTODY_LEAF: Final = b"salween/v1/custody-leaf"
+CUSTODY_TREE: Final = b"salween/v1/custody-tree"
 
 # The start-up self-test
 SELF_TEST: Final = b"salween/v1/self-test"

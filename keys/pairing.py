@@ -1,13 +1,13 @@
 """Pairing by voice: invitation, rendezvous, commit, reply, reveal, two codes, two confirmations.
 
 Spec: docs/spec/pairing.md. Nothing can be delivered between two offices before this ran once. One type per
-step; a step takes the other side's item and returns the next step and the item to send. ``Ceremony`` holds the
-present step, moves only forward and burns at the first fault: one attempt per invitation, whoever is at fault.
+step; a step takes the other side's item and returns the next step and the item to send. ``Ceremony`` holds
+the present step, moves only forward and burns at the first fault: one attempt per invitation.
 
 Items go through two rendezvous mailboxes at a broker that may be hostile. It learns neither office: all but
 the commitment is encrypted. What it could swap is caught by the codes, which two people read to each other
-over a telephone: each reads its own and types the other's. No I/O here; time and randomness are arguments (the
-encapsulation inside the reply draws its own).
+over a telephone: each reads its own and types the other's. No I/O here; time and randomness are arguments
+(the encapsulation inside the reply draws its own).
 """
 
 import base64
@@ -612,7 +612,7 @@ def parse_pair_ok_untrusted(data: bytes) -> PairOk:
 
 
 def verify_pair_ok(pair_ok: PairOk, certificate: Certificate) -> None:
-    """Raise VerificationFailed unless the certified O signed this; its certificate must be verified before."""
+    """Raise VerificationFailed unless the certified O signed this. Verify the certificate first."""
     if pair_ok.own_id != certificate.office_id or pair_ok.key_version != certificate.key_version:
         raise VerificationFailed("pair_ok_foreign", "a pair-ok names another office or key version")
     body = encode_pair_ok(pair_ok)[:-COMPOSITE_SIGNATURE_BYTES]
