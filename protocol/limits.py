@@ -145,6 +145,8 @@ OPS_PER_REQUEST_MAX: Final = 256
 # Sizes of a whole request: the first holds one long poll; above 2 KiB four steps to the octave.
 REQUEST_BYTES_MIN: Final = 1_280
 ANSWER_BYTES_MAX: Final = 1 * 2**20
+# Envelopes inlined into one answer; the rest of it is for hashes, notes and padding.
+INLINE_BYTES_MAX: Final = 960 * 2**10
 NOTICES_PER_ANSWER_MAX: Final = 64
 NOTICE_BYTES_MAX: Final = 8_192
 BROKER_ORIGIN_BYTES_MAX: Final = 256

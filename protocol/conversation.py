@@ -1,0 +1,335 @@
+"""One peer: numbers given out, numbers taken in, replay, gaps, acknowledgement, reset.
+
+Spec: docs/spec/conversation.md. A ``PairState`` is one database value; each function takes it with one fact and
+returns the next one. One rule: a number is given out once and taken in once, whatever the channel repeats,
+reorders or loses. Windows are integers used as bitmaps, so a step costs the same with 1 or 4096 in flight.
+Nothing here resends (``delivery``), rotates a key (``receivekeys``) or looks at a clock.
+"""
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Final
+
+from keys.errors import BrokenInvariant, MalformedInput, PolicyRefused, VerificationFailed
+from protocol import limits, wire
+from protocol.items import Acknowledgement, ReceivedRange, bitmap_to_bytes, ranges_from_wire, ranges_to_wire
+from protocol.wire import Fields
+
+WINDOW: Final = limits.WINDOW_MESSAGES
+NO_PREVIOUS: Final = bytes(limits.HASH_BYTES)
+_STATE_BYTES_MAX: Final = 16_384
+
+
+class Judgement(Enum):
+    """What the window says about a verified message, before its body is decoded."""
+
+    NEW = "new"
+    DUPLICATE = "duplicate"
+    BEYOND_WINDOW = "beyond_window"
+    OTHER_INSTANCE = "other_instance"
+    # Never returned by ``judge``: the caller compares the hh it stored for this number, and for pair_prev.
+    EQUIVOCATION = "equivocation"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outbound:
+    """What we number. Bit i of ``acknowledged_bitmap`` is number ``acknowledged_to + 1 + i``."""
+
+    instance: bytes  # 8, ours
+    next_seq: int
+    previous_hh: bytes  # 32, of what was signed last; zeros before the first, kept over instances
+    acknowledged_to: int
+    acknowledged_bitmap: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inbound:
+    """What arrived of one instance of the peer. Bit i of ``bitmap`` is number ``contiguous_to + 1 + i``."""
+
+    instance: bytes  # 8, the peer's
+    contiguous_to: int
+    bitmap: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairState:
+    """Both directions of one pair.
+
+    ``ack_due``: something arrived that deserves an acknowledgement of its own. ``unreported`` counts what
+    arrived since the last one, due or not: worth a place beside any other message.
+    """
+
+    outbound: Outbound
+    inbound: Inbound
+    earlier: tuple[Inbound, ...]  # instances the peer ended by a reset, newest first
+    ack_due: bool
+    unreported: int
+
+    def encode(self) -> bytes:
+        """For one database column; at most about 10 KB, usually 120 bytes."""
+        out = self.outbound
+        return wire.encode(
+            {
+                "v": 1,
+                "oi": out.instance,
+                "on": out.next_seq,
+                "op": out.previous_hh,
+                "oa": out.acknowledged_to,
+                "ob": bitmap_to_bytes(out.acknowledged_bitmap),
+                "in": ranges_to_wire(_as_ranges(self)),
+                "due": self.ack_due,
+                "new": self.unreported,
+            }
+        )
+
+    @staticmethod
+    def decode(data: bytes) -> "PairState":
+        """The inverse of ``encode``, for our own database: other bytes are BrokenInvariant (``pair_state``)."""
+        try:
+            fields = Fields(wire.decode_untrusted(data, bytes_max=_STATE_BYTES_MAX), "pair state")
+            fields.integer("v", least=1, most=1)
+            outbound = Outbound(
+                instance=fields.raw("oi", size=limits.INSTANCE_BYTES),
+                next_seq=fields.integer("on", least=1, most=limits.PAIR_SEQ_MAX),
+                previous_hh=fields.raw("op", size=limits.HASH_BYTES),
+                acknowledged_to=fields.integer("oa", most=limits.PAIR_SEQ_MAX),
+                acknowledged_bitmap=int.from_bytes(fields.raw("ob", bytes_max=WINDOW // 8), "little"),
+            )
+            ranges = ranges_from_wire(fields.take("in"))
+            ack_due = fields.boolean("due")
+            unreported = fields.integer("new")
+            fields.done()
+        except MalformedInput as error:
+            raise BrokenInvariant("pair_state", "a stored pair state cannot be read") from error
+        if not ranges:
+            raise BrokenInvariant("pair_state", "a stored pair state names no peer instance")
+        inbounds = tuple(
+            Inbound(instance=r.instance, contiguous_to=r.contiguous_to, bitmap=r.bitmap) for r in ranges
+        )
+        return PairState(
+            outbound=outbound,
+            inbound=inbounds[0],
+            earlier=inbounds[1:],
+            ack_due=ack_due,
+            unreported=unreported,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """The place of the next message in our order; both parts are signed."""
+
+    pair_seq: int
+    pair_prev: bytes  # 32
+
+
+# --- the pair begins, or begins again -------------------------------------------------------------------------
+
+
+def new_pair_state(my_instance: bytes, peer_instance: bytes) -> PairState:
+    """A pair right after pairing: both first numbers are 1."""
+    return PairState(
+        outbound=Outbound(
+            instance=my_instance,
+            next_seq=1,
+            previous_hh=NO_PREVIOUS,
+            acknowledged_to=0,
+            acknowledged_bitmap=0,
+        ),
+        inbound=Inbound(instance=peer_instance, contiguous_to=0, bitmap=0),
+        earlier=(),
+        ack_due=False,
+        unreported=0,
+    )
+
+
+def with_my_instance(state: PairState, my_instance: bytes) -> PairState:
+    """We lost state (restore, rollback ceremony): numbers start over, ``pair_prev`` continues if still known."""
+    if my_instance == state.outbound.instance:
+        raise BrokenInvariant("instance_reused", "a new instance must differ from the last")
+    return replace(
+        state,
+        outbound=replace(
+            state.outbound, instance=my_instance, next_seq=1, acknowledged_to=0, acknowledged_bitmap=0
+        ),
+    )
+
+
+def with_peer_instance(state: PairState, peer_instance: bytes) -> PairState:
+    """The peer reset under a newer key: its numbers start over, late ones of before are still told apart.
+
+    Idempotent, and an instance that ended does not come back.
+    """
+    known = {state.inbound.instance, *(inbound.instance for inbound in state.earlier)}
+    if peer_instance in known:
+        return state
+    return replace(
+        state,
+        inbound=Inbound(instance=peer_instance, contiguous_to=0, bitmap=0),
+        earlier=(state.inbound, *state.earlier)[: limits.INSTANCES_REMEMBERED_MAX - 1],
+    )
+
+
+# --- sending --------------------------------------------------------------------------------------------------
+
+
+def next_slot(state: PairState) -> Slot:
+    """The place of the next message. PolicyRefused ``window_full`` with 4096 numbers unacknowledged."""
+    out = state.outbound
+    if out.next_seq > out.acknowledged_to + WINDOW:
+        raise PolicyRefused(
+            "window_full",
+            f"the peer has not acknowledged message {out.acknowledged_to + 1} and {WINDOW} are already "
+            "waiting behind it; new messages wait until it answers",
+        )
+    return Slot(pair_seq=out.next_seq, pair_prev=out.previous_hh)
+
+
+def after_signing(state: PairState, slot: Slot, hh: bytes) -> PairState:
+    """``slot`` now belongs to the message with header hash ``hh``; store this in the transaction that keeps it."""
+    out = state.outbound
+    if slot.pair_seq != out.next_seq or slot.pair_prev != out.previous_hh:
+        raise BrokenInvariant("slot_stale", "a slot was used twice or out of order")
+    return replace(state, outbound=replace(out, next_seq=out.next_seq + 1, previous_hh=hh))
+
+
+def apply_acknowledgement(state: PairState, ack: Acknowledgement) -> tuple[PairState, tuple[int, ...]]:
+    """Merge what the peer says it holds; returns our numbers newly acknowledged, lowest first.
+
+    Marks only grow: an older acknowledgement changes nothing. One made by an instance of the peer that ended,
+    or about an earlier instance of ours, is ignored. VerificationFailed ``acknowledgement_ahead`` when it names
+    a number we never gave out: either the peer lies or this node was rolled back.
+    """
+    out = state.outbound
+    held = next((r for r in ack.ranges if r.instance == out.instance), None)
+    if ack.instance != state.inbound.instance or held is None:
+        return state, ()
+    if held.contiguous_to + held.bitmap.bit_length() >= out.next_seq:
+        raise VerificationFailed(
+            "acknowledgement_ahead", "the peer acknowledges a number this node never gave out"
+        )
+    ahead = held.contiguous_to - out.acknowledged_to
+    # Seen from our own mark; ahead is at most one window because next_seq is.
+    theirs = held.bitmap << ahead | (1 << ahead) - 1 if ahead > 0 else held.bitmap >> -ahead
+    fresh = theirs & ~out.acknowledged_bitmap
+    if not fresh:
+        return state, ()
+    to, bitmap = _settle(out.acknowledged_to, out.acknowledged_bitmap | theirs)
+    merged = replace(out, acknowledged_to=to, acknowledged_bitmap=bitmap)
+    return replace(state, outbound=merged), _numbers(fresh, out.acknowledged_to + 1)
+
+
+def passed(state: PairState) -> tuple[range, ...]:
+    """Our numbers the peer lacks although it acknowledged a later one: each gets a PeerMarkPassed."""
+    return _holes(state.outbound.acknowledged_to, state.outbound.acknowledged_bitmap)
+
+
+# --- receiving ------------------------------------------------------------------------------------------------
+
+
+def judge(state: PairState, *, instance: bytes, pair_seq: int, rk_first: int) -> Judgement:
+    """Where a verified message stands in the window of its instance. Changes nothing."""
+    inbound = _inbound_of(state, instance)
+    if inbound is None:
+        return Judgement.OTHER_INSTANCE
+    at = pair_seq - inbound.contiguous_to - 1
+    if not 1 <= rk_first <= pair_seq <= limits.PAIR_SEQ_MAX or at >= WINDOW:
+        return Judgement.BEYOND_WINDOW
+    return Judgement.DUPLICATE if at < 0 or inbound.bitmap >> at & 1 else Judgement.NEW
+
+
+def after_receiving(state: PairState, *, instance: bytes, pair_seq: int, service: bool) -> PairState:
+    """Mark one number, NEW or DUPLICATE; store this in the transaction that keeps what arrived.
+
+    ``service``: a control or cover message holding service items only. Such an item is no reason to acknowledge;
+    a hole it shows is, and so is a quarter of a window of them. A repeated message asks again, because
+    the acknowledgement of the first copy may be what was lost.
+    """
+    inbound = _inbound_of(state, instance)
+    if inbound is None or pair_seq > inbound.contiguous_to + WINDOW:
+        raise BrokenInvariant("not_judged", "a message outside the window was taken in")
+    at = pair_seq - inbound.contiguous_to - 1
+    repeated = at < 0 or bool(inbound.bitmap >> at & 1)
+    opens_hole = at > inbound.bitmap.bit_length()
+    if not repeated:
+        to, bitmap = _settle(inbound.contiguous_to, inbound.bitmap | 1 << at)
+        taken = Inbound(instance=instance, contiguous_to=to, bitmap=bitmap)
+        if instance != state.inbound.instance:
+            # The peer no longer waits for numbers of an instance that ended.
+            earlier = tuple(taken if i.instance == instance else i for i in state.earlier)
+            return replace(state, earlier=earlier)
+        inbound = taken
+    elif instance != state.inbound.instance:
+        return state
+    unreported = max(1, state.unreported if repeated else state.unreported + 1)
+    return replace(
+        state,
+        inbound=inbound,
+        unreported=unreported,
+        ack_due=state.ack_due or not service or opens_hole or unreported >= limits.SERVICE_UNREPORTED_MAX,
+    )
+
+
+def missing(state: PairState) -> tuple[range, ...]:
+    """Numbers of the peer that have not arrived although a later one has, as ranges, lowest first."""
+    return _holes(state.inbound.contiguous_to, state.inbound.bitmap)
+
+
+def acknowledgement(state: PairState, key_version: int) -> Acknowledgement:
+    """What we hold of the peer's present instance, signed under our ``key_version``."""
+    inbound = state.inbound
+    return Acknowledgement(
+        key_version=key_version,
+        instance=state.outbound.instance,
+        ranges=(
+            ReceivedRange(
+                instance=inbound.instance, contiguous_to=inbound.contiguous_to, bitmap=inbound.bitmap
+            ),
+        ),
+    )
+
+
+def after_acknowledgement_sent(state: PairState) -> PairState:
+    """An acknowledgement of this state is durable in the outbox."""
+    return replace(state, ack_due=False, unreported=0)
+
+
+# --- bitmaps --------------------------------------------------------------------------------------------------
+
+
+def _inbound_of(state: PairState, instance: bytes) -> Inbound | None:
+    if instance == state.inbound.instance:
+        return state.inbound
+    return next((inbound for inbound in state.earlier if inbound.instance == instance), None)
+
+
+def _as_ranges(state: PairState) -> tuple[ReceivedRange, ...]:
+    return tuple(
+        ReceivedRange(instance=i.instance, contiguous_to=i.contiguous_to, bitmap=i.bitmap)
+        for i in (state.inbound, *state.earlier)
+    )
+
+
+def _settle(to: int, bitmap: int) -> tuple[int, int]:
+    """Move the mark over the ones at the bottom of the bitmap."""
+    run = (bitmap ^ (bitmap + 1)).bit_length() - 1
+    return to + run, bitmap >> run
+
+
+def _numbers(bitmap: int, first: int) -> tuple[int, ...]:
+    """The numbers of all set bits, bit 0 being ``first``."""
+    return tuple(first + at for at, bit in enumerate(bin(bitmap)[:1:-1]) if bit == "1")
+
+
+def _holes(to: int, bitmap: int) -> tuple[range, ...]:
+    """The clear bits below the highest set one, as ranges of numbers."""
+    if not bitmap:
+        return ()
+    bits = bin(bitmap)[:1:-1]
+    holes: list[range] = []
+    start = bits.find("0")
+    while start >= 0:
+        stop = bits.find("1", start)
+        holes.append(range(to + 1 + start, to + 1 + stop))
+        start = bits.find("0", stop)
+    return tuple(holes)

@@ -1,0 +1,302 @@
+"""Items: the small signed things that ride beside an alert or fill a control message.
+
+Spec: docs/spec/items.md. A list of items is canonical msgpack, each a map with its tag under ``k``. One rule:
+an unknown tag is kept as it came, an unknown tag beginning ``!`` refuses the whole list.
+*Service* items are never a reason to acknowledge, otherwise acknowledgements of acknowledgements would run
+for ever. Nothing here decides what an item does; ``conversation`` and ``receivekeys`` do.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from keys.errors import MalformedInput
+from protocol import limits, wire
+from protocol.wire import Fields, Value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyAnnouncement:
+    """A receive key to seal to from now on. The highest (key_version, rk_gen) wins; no clock decides."""
+
+    key_version: int
+    rk_gen: int
+    key_id: bytes  # 8
+    public: bytes  # X-Wing, 1216
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivedRange:
+    """What arrived of one sender instance: every number up to ``contiguous_to``, then a bitmap.
+
+    Bit i of ``bitmap`` (least significant first) is number ``contiguous_to + 1 + i``; bit 0 is always clear.
+    """
+
+    instance: bytes  # 8, of the sender whose numbers these are
+    contiguous_to: int
+    bitmap: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acknowledgement:
+    """Which numbers the signer of this item holds durably. Service item."""
+
+    key_version: int  # of the office that acknowledges
+    instance: bytes  # 8, of the office that acknowledges
+    ranges: tuple[ReceivedRange, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfficerListItem:
+    """The signer's current officer list, itself signed (keys.card)."""
+
+    officer_list: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MailboxSuccessor:
+    """Put to this mailbox from now on; the one it follows is retired once an item arrived here."""
+
+    put_secret: bytes = field(repr=False)  # 32
+    mailbox_public: bytes  # Ed25519, 32: signs the deletes
+    broker_address: str  # salween://host:port#fingerprint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudienceOpening:
+    """Shows this recipient that the officers released the alert to it (protocol.release)."""
+
+    opening: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeartBeat:
+    """The highest number the signer has assigned, and when it said so. Service item."""
+
+    highest_seq: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardItem:
+    """A certificate of the signer's office, raw fixed-layout bytes (keys.card)."""
+
+    certificate: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevocationItem:
+    """A revocation that stands alone: signed by its own root, taken from anyone (keys.card)."""
+
+    revocation: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnknownKeyNotice:
+    """These envelopes named a receive key the signer never had (body of a nack, with its announcement)."""
+
+    envelope_hashes: tuple[bytes, ...]  # 32 each, at most 32 of them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnknownItem:
+    """An item of a later version, kept whole so that it re-encodes to the same bytes."""
+
+    k: str
+    encoded: bytes  # the item's own canonical map
+
+
+Item = (
+    KeyAnnouncement
+    | Acknowledgement
+    | OfficerListItem
+    | MailboxSuccessor
+    | AudienceOpening
+    | HeartBeat
+    | CardItem
+    | RevocationItem
+    | UnknownKeyNotice
+    | UnknownItem
+)
+
+# Tags of items that later versions may bring and that are service by their family.
+_SERVICE_PREFIX: Final = "wit/"
+
+
+def is_service(items: Sequence[Item]) -> bool:
+    """Whether a control or cover body holds only items that are never a reason to acknowledge.
+
+    An empty body counts as service. Alerts and receipts never are, whatever rides beside them: ask for
+    control and cover messages only.
+    """
+    return all(
+        isinstance(item, Acknowledgement | HeartBeat)
+        or (isinstance(item, UnknownItem) and item.k.startswith(_SERVICE_PREFIX))
+        for item in items
+    )
+
+
+def encode_items(items: Sequence[Item]) -> bytes:
+    """Canonical bytes of a list of items; the empty list is one byte."""
+    return wire.encode([_to_wire(item) for item in items])
+
+
+def decode_items_untrusted(data: bytes) -> tuple[Item, ...]:
+    """Items as the peer listed them. MalformedInput only; ``critical_item_unknown`` names a later version."""
+    listed = wire.decode_untrusted(data, bytes_max=limits.BODY_BYTES_MAX)
+    if not isinstance(listed, list) or len(listed) > limits.ITEMS_PER_MESSAGE_MAX:
+        raise MalformedInput(
+            "items_wrong", f"a list of at most {limits.ITEMS_PER_MESSAGE_MAX} items was expected"
+        )
+    return tuple(_from_wire(value) for value in listed)
+
+
+def ranges_to_wire(ranges: Sequence[ReceivedRange]) -> Value:
+    """Ranges as [instance, contiguous_to, bitmap bytes little-endian without trailing zeros]."""
+    return [[r.instance, r.contiguous_to, bitmap_to_bytes(r.bitmap)] for r in ranges]
+
+
+def ranges_from_wire(value: Value) -> tuple[ReceivedRange, ...]:
+    """The inverse of ``ranges_to_wire``: no instance twice, no bitmap beyond the window."""
+    if not isinstance(value, list) or len(value) > limits.INSTANCES_REMEMBERED_MAX:
+        raise MalformedInput("range_wrong", "too many sender instances")
+    ranges: list[ReceivedRange] = []
+    for entry in value:
+        if not isinstance(entry, list) or len(entry) != 3:
+            raise MalformedInput("range_wrong", "a range has an instance, a number and a bitmap")
+        instance, contiguous_to, bitmap = entry
+        if not isinstance(instance, bytes) or len(instance) != limits.INSTANCE_BYTES:
+            raise MalformedInput("range_wrong", f"an instance has {limits.INSTANCE_BYTES} bytes")
+        if type(contiguous_to) is not int or not 0 <= contiguous_to <= limits.PAIR_SEQ_MAX:
+            raise MalformedInput("range_wrong", "a range begins at a sequence number")
+        ranges.append(
+            ReceivedRange(instance=instance, contiguous_to=contiguous_to, bitmap=bitmap_from_bytes(bitmap))
+        )
+    if len({r.instance for r in ranges}) != len(ranges):
+        raise MalformedInput("range_wrong", "one instance is listed twice")
+    return tuple(ranges)
+
+
+def bitmap_to_bytes(bitmap: int) -> bytes:
+    """Least significant byte first, no trailing zero byte."""
+    return bitmap.to_bytes((bitmap.bit_length() + 7) // 8, "little")
+
+
+def bitmap_from_bytes(value: Value) -> int:
+    """The inverse of ``bitmap_to_bytes``; at most one window of bits, bit 0 clear, one encoding each."""
+    if not isinstance(value, bytes) or len(value) > limits.WINDOW_MESSAGES // 8:
+        raise MalformedInput("bitmap_wrong", "a bitmap covers at most one window")
+    if value and (value[-1] == 0 or value[0] & 1):
+        raise MalformedInput("bitmap_wrong", "a bitmap has no trailing zero byte and begins after a hole")
+    return int.from_bytes(value, "little")
+
+
+def announcement_to_wire(a: KeyAnnouncement) -> Value:
+    """The map of a key announcement, also used where one is stored."""
+    return {"k": "rk", "v": a.key_version, "g": a.rk_gen, "i": a.key_id, "p": a.public}
+
+
+def announcement_from_wire(value: Value) -> KeyAnnouncement:
+    """The inverse of ``announcement_to_wire``."""
+    fields = Fields(value, "item")
+    if fields.take("k") != "rk":
+        raise MalformedInput("item_wrong", "a key announcement was expected")
+    return _read_announcement(fields)
+
+
+def _to_wire(item: Item) -> Value:
+    match item:
+        case KeyAnnouncement():
+            return announcement_to_wire(item)
+        case Acknowledgement():
+            return {
+                "k": "ack",
+                "v": item.key_version,
+                "i": item.instance,
+                "r": ranges_to_wire(item.ranges),
+            }
+        case OfficerListItem():
+            return {"k": "ofl", "b": item.officer_list}
+        case MailboxSuccessor():
+            return {"k": "mbx", "p": item.put_secret, "m": item.mailbox_public, "a": item.broker_address}
+        case AudienceOpening():
+            return {"k": "aud", "b": item.opening}
+        case HeartBeat():
+            return {"k": "hb", "h": item.highest_seq, "t": item.at_ms}
+        case CardItem():
+            return {"k": "card", "b": item.certificate}
+        case RevocationItem():
+            return {"k": "rev", "b": item.revocation}
+        case UnknownKeyNotice():
+            return {"k": "nokey", "h": list(item.envelope_hashes)}
+        case UnknownItem():
+            return wire.decode_untrusted(item.encoded, bytes_max=limits.BODY_BYTES_MAX)
+
+
+def _from_wire(value: Value) -> Item:
+    fields = Fields(value, "item")
+    tag = fields.text("k", bytes_max=limits.ITEM_TAG_BYTES_MAX)
+    item = _read_known(tag, fields)
+    if item is not None:
+        fields.done()
+        return item
+    if not tag.strip("!"):
+        raise MalformedInput("item_wrong", "an item has no tag")
+    if tag.startswith("!"):
+        raise MalformedInput("critical_item_unknown", f"item {tag!r} needs a later version")
+    return UnknownItem(k=tag, encoded=wire.encode(value))
+
+
+def _read_known(tag: str, fields: Fields) -> Item | None:
+    match tag:
+        case "rk":
+            return _read_announcement(fields)
+        case "ack":
+            return Acknowledgement(
+                key_version=fields.integer("v", most=limits.U32_MAX),
+                instance=fields.raw("i", size=limits.INSTANCE_BYTES),
+                ranges=ranges_from_wire(fields.take("r")),
+            )
+        case "ofl":
+            return OfficerListItem(officer_list=fields.raw("b", bytes_max=limits.BODY_BYTES_MAX))
+        case "mbx":
+            return MailboxSuccessor(
+                put_secret=fields.raw("p", size=limits.SECRET_BYTES),
+                mailbox_public=fields.raw("m", size=limits.ED25519_PUBLIC_BYTES),
+                broker_address=fields.text("a", bytes_max=limits.BROKER_ADDRESS_BYTES_MAX),
+            )
+        case "aud":
+            return AudienceOpening(opening=fields.raw("b", bytes_max=limits.BODY_BYTES_MAX))
+        case "hb":
+            return HeartBeat(
+                highest_seq=fields.integer("h", most=limits.PAIR_SEQ_MAX),
+                at_ms=fields.integer("t", most=limits.TIME_MS_MAX),
+            )
+        case "card":
+            return CardItem(certificate=fields.raw("b", bytes_max=limits.BODY_BYTES_MAX))
+        case "rev":
+            return RevocationItem(revocation=fields.raw("b", bytes_max=limits.BODY_BYTES_MAX))
+        case "nokey":
+            return UnknownKeyNotice(envelope_hashes=_read_hashes(fields))
+        case _:
+            return None
+
+
+def _read_hashes(fields: Fields) -> tuple[bytes, ...]:
+    hashes: list[bytes] = []
+    for value in fields.items("h", items_max=limits.NACK_HASHES_MAX):
+        if not isinstance(value, bytes) or len(value) != limits.HASH_BYTES:
+            raise MalformedInput("item_wrong", "an envelope is named by a hash of 32 bytes")
+        hashes.append(value)
+    return tuple(hashes)
+
+
+def _read_announcement(fields: Fields) -> KeyAnnouncement:
+    item = KeyAnnouncement(
+        key_version=fields.integer("v", most=limits.U32_MAX),
+        rk_gen=fields.integer("g", most=limits.U32_MAX),
+        key_id=fields.raw("i", size=limits.KEY_ID_BYTES),
+        public=fields.raw("p", size=limits.XWING_PUBLIC_BYTES),
+    )
+    fields.done()
+    return item

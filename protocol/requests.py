@@ -1,0 +1,663 @@
+"""What a node asks of a broker: ops and results, encapsulated to the broker's pinned request key.
+
+Spec: docs/spec/broker.md#requests. A request is HPKE to the request key of {response key, date, ops}; the answer
+is sealed under HKDF(response key, encapsulation, salt). Both are padded. One rule: a retry is a new
+encapsulation, so every op may be carried out twice with the effect and the answer of once. Decides nothing
+about mailboxes (``mailbox``) and keeps no memory of encapsulations seen (the broker does).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final, Literal, TypeAlias, assert_never
+
+from keys import labels
+from keys.errors import BrokenInvariant, MalformedInput, PolicyRefused
+from keys.primitives import (
+    AEAD_NONCE_BYTES,
+    AEAD_OVERHEAD_BYTES,
+    SYMMETRIC_KEY_BYTES,
+    WRAP_OVERHEAD_BYTES,
+    Ed25519PrivateKey,
+    XWingPrivateKey,
+    aead_open,
+    aead_seal,
+    ed25519_verify,
+    hkdf_sha256,
+    labelled_hash,
+    wrap,
+)
+from keys.secret import SecretBytes
+from protocol import limits, wire
+from protocol.custody import Custody, read_custody, with_signature
+from protocol.envelope import envelope_hash
+from protocol.wire import Fields, Value
+
+Randomness: TypeAlias = Callable[[int], bytes]
+MailboxKind: TypeAlias = Literal["pair", "rendezvous"]
+
+VERSION: Final = 0x01
+ENC_BYTES: Final = WRAP_OVERHEAD_BYTES - AEAD_OVERHEAD_BYTES
+_ANSWER_SALT_BYTES: Final = 32
+_REQUEST_FRAME_BYTES: Final = 1 + WRAP_OVERHEAD_BYTES
+_ANSWER_FRAME_BYTES: Final = _ANSWER_SALT_BYTES + AEAD_OVERHEAD_BYTES
+_PAD: Final = b"\x80"
+_MALFORMED: Final = "malformed"
+
+
+class Refusal(StrEnum):
+    """Why one op was not carried out. A code of a later broker is passed on as it came."""
+
+    GONE = "gone"  # put to a mailbox nobody knows here
+    QUOTA = "quota"  # the mailbox is full; keep the item and come back
+    TOO_LARGE = "too_large"
+    TOKEN_UNKNOWN = "token_unknown"  # noqa: S105 - a code, not a password
+    NOT_FOUND = "not_found"
+    BAD_SIGNATURE = "bad_signature"
+    CONFLICT = "conflict"  # the same capability with other keys
+    MALFORMED = "malformed"
+    BUSY = "busy"  # the token bucket is empty
+
+
+# --- ops ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Create:
+    """Make a mailbox, by the operator's one-time token or in succession of one that is mine.
+
+    ``signature`` by the predecessor's mailbox key (``sign_successor``); empty with a token.
+    """
+
+    token: bytes = field(repr=False, default=b"")  # 32, or empty
+    predecessor_get_secret: bytes = field(repr=False, default=b"")  # 32, or empty
+    signature: bytes = b""  # 64, or empty
+    put_hash: bytes  # 32, put_capability_hash(put secret)
+    get_hash: bytes  # 32, get_capability_hash(get secret)
+    mailbox_public: bytes  # Ed25519, 32
+    kind: MailboxKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Put:
+    """Lay one envelope into a mailbox. ``priority`` (immediate, control) may use the reserved part."""
+
+    put_secret: bytes = field(repr=False)  # 32
+    envelope: bytes = field(repr=False)
+    priority: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """Is this envelope still waiting there?"""
+
+    put_secret: bytes = field(repr=False)  # 32
+    envelope_hash: bytes  # 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class List:
+    """What lies in my mailbox after ``cursor``; waits up to ``wait_ms`` for the first item.
+
+    Items are inlined in order while they fit ``inline_bytes_max`` altogether.
+    """
+
+    get_secret: bytes = field(repr=False)  # 32
+    cursor: int
+    wait_ms: int
+    inline_bytes_max: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Get:
+    """One envelope out of my mailbox."""
+
+    get_secret: bytes = field(repr=False)  # 32
+    envelope_hash: bytes  # 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delete:
+    """I hold this envelope durably. ``signature`` by the mailbox key (``sign_delete``)."""
+
+    get_secret: bytes = field(repr=False)  # 32
+    envelope_hash: bytes  # 32
+    signature: bytes  # 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """How full is my mailbox?"""
+
+    get_secret: bytes = field(repr=False)  # 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notices:
+    """Revocations this broker was asked to show to everybody."""
+
+
+Op = Create | Put | Held | List | Get | Delete | Stats | Notices
+
+# --- results --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Created:
+    """The mailbox exists, made now or by an earlier copy of the same op."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldAnswer:
+    """Whether the envelope waits there."""
+
+    held: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedItem:
+    """One waiting item; ``envelope`` is None when it did not fit and is fetched with Get."""
+
+    cursor: int
+    envelope_hash: bytes  # 32
+    size_bytes: int
+    envelope: bytes | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """Waiting items in order; ``more`` says that others follow the last one."""
+
+    items: tuple[ListedItem, ...]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Got:
+    """The envelope asked for."""
+
+    envelope: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deleted:
+    """The envelope is gone, now or before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatsAnswer:
+    """What the mailbox holds and may hold."""
+
+    items: int
+    items_max: int
+    size_bytes: int
+    size_bytes_max: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoticesAnswer:
+    """Revocations as their roots signed them (keys.card)."""
+
+    notices: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpRefused:
+    """This op was not carried out; ``code`` is a Refusal or a later broker's word."""
+
+    code: str
+
+
+Result = Created | Custody | HeldAnswer | Listed | Got | Deleted | StatsAnswer | NoticesAnswer | OpRefused
+
+# --- both ends of one exchange --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingRequest:
+    """What the node keeps until the answer: the key to it, and what was asked."""
+
+    response_key: SecretBytes  # 32
+    enc: bytes  # 1120
+    ops: tuple[Op, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """An opened request. ``enc`` names it: the broker remembers it ``REPLAY_MEMORY_MS``."""
+
+    enc: bytes  # 1120
+    response_key: SecretBytes  # 32
+    date_ms: int
+    ops: tuple[Op, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One result per op in the order asked, or none at all when the date was refused.
+
+    Then ``now_ms`` is all there is: the node asks again with the broker's offset.
+    """
+
+    now_ms: int
+    results: tuple[Result, ...]
+
+    @property
+    def date_refused(self) -> bool:
+        """Whether the broker answered nothing but its time (an empty request asks for just that)."""
+        return not self.results
+
+
+def put_capability_hash(put_secret: bytes) -> bytes:
+    """What the broker stores of a put secret, 32 bytes; custody notes name the mailbox by it."""
+    return labelled_hash(labels.PUT_CAPABILITY, put_secret)
+
+
+def get_capability_hash(get_secret: bytes) -> bytes:
+    """What the broker stores of a get secret, 32 bytes."""
+    return labelled_hash(labels.GET_CAPABILITY, get_secret)
+
+
+def creation_token_hash(token: bytes) -> bytes:
+    """What the operator loads for a one-time creation token, 32 bytes."""
+    return labelled_hash(labels.CREATION_TOKEN, token)
+
+
+def sign_delete(mailbox_key: Ed25519PrivateKey, envelope_hash: bytes) -> bytes:
+    """The recipient's own word that it took this envelope, 64 bytes: without it a deletion proves nothing."""
+    return mailbox_key.sign(labels.MAILBOX_DELETE, envelope_hash)
+
+
+def verify_delete(mailbox_public: bytes, op: Delete) -> None:
+    """Raise VerificationFailed unless the mailbox key signed this delete."""
+    ed25519_verify(mailbox_public, labels.MAILBOX_DELETE, op.envelope_hash, op.signature)
+
+
+def sign_successor(
+    mailbox_key: Ed25519PrivateKey, *, put_hash: bytes, get_hash: bytes, public: bytes
+) -> bytes:
+    """The old mailbox's key authorises the new one, 64 bytes."""
+    return mailbox_key.sign(labels.MAILBOX_SUCCESSOR, put_hash + get_hash + public)
+
+
+def verify_successor(predecessor_public: bytes, op: Create) -> None:
+    """Raise VerificationFailed unless the predecessor's mailbox key signed this creation."""
+    message = op.put_hash + op.get_hash + op.mailbox_public
+    ed25519_verify(predecessor_public, labels.MAILBOX_SUCCESSOR, message, op.signature)
+
+
+def check_date(date_ms: int, *, now_ms: int, boot_ms: int) -> None:
+    """PolicyRefused ``date`` when the request is more than 4 min off, or older than the broker's boot.
+
+    The second closes the gap that a restart leaves in the memory of encapsulations.
+    """
+    if abs(date_ms - now_ms) > limits.DATE_SKEW_MS_MAX or date_ms < boot_ms:
+        raise PolicyRefused("date", "the date of the request is too far from the broker's clock")
+
+
+def seal_request(
+    broker_request_public: bytes, *, ops: Sequence[Op], date_ms: int, random: Randomness
+) -> tuple[bytes, PendingRequest]:
+    """A request for these ops and what is needed to read its answer. Never send the same bytes twice.
+
+    PolicyRefused ``request_too_large`` above 1 MiB or 256 ops: ``request_bytes`` helps to choose.
+    """
+    response_key = SecretBytes(random(SYMMETRIC_KEY_BYTES))
+    if len(ops) > limits.OPS_PER_REQUEST_MAX:
+        raise PolicyRefused("request_too_large", f"at most {limits.OPS_PER_REQUEST_MAX} ops fit one request")
+    plain = wire.encode({"r": response_key.reveal(), "d": date_ms, "o": [_op_to_wire(op) for op in ops]})
+    size = _padded_bytes(_REQUEST_FRAME_BYTES + len(plain) + len(_PAD), _REQUEST_SIZES)
+    if size is None:
+        raise PolicyRefused("request_too_large", f"{len(plain)} bytes of ops do not fit one request")
+    padded = _pad(plain, size - _REQUEST_FRAME_BYTES)
+    wrapped = wrap(broker_request_public, padded, labels.BROKER_REQUEST)
+    pending = PendingRequest(response_key=response_key, enc=wrapped[:ENC_BYTES], ops=tuple(ops))
+    return bytes([VERSION]) + wrapped, pending
+
+
+def open_request_untrusted(private: XWingPrivateKey, data: bytes) -> Request:
+    """A request as its sender made it. MalformedInput, or VerificationFailed when it is not for this key."""
+    if len(data) not in _REQUEST_SIZES:
+        raise MalformedInput("request_size", f"{len(data)} bytes is no size of a request")
+    if data[0] != VERSION:
+        raise MalformedInput("request_version", f"version {data[0]} is not known here")
+    plain = _unpad(private.unwrap(data[1:], labels.BROKER_REQUEST))
+    fields = Fields(wire.decode_untrusted(plain, bytes_max=limits.REQUEST_BYTES_MAX), "request")
+    request = Request(
+        enc=data[1 : 1 + ENC_BYTES],
+        response_key=SecretBytes(fields.raw("r", size=SYMMETRIC_KEY_BYTES)),
+        date_ms=fields.integer("d"),
+        ops=tuple(_op_from_wire(value) for value in fields.items("o", items_max=limits.OPS_PER_REQUEST_MAX)),
+    )
+    fields.done()
+    return request
+
+
+def seal_answer(request: Request, results: Sequence[Result], now_ms: int, random: Randomness) -> bytes:
+    """The answer to ``request``: 256 bytes when nearly empty, padded otherwise.
+
+    All custody notes in ``results`` are one signed batch, in order. BrokenInvariant ``answer_too_large`` above
+    1 MiB: the broker inlines no more than ``inline_budget_bytes``.
+    """
+    notes = [result for result in results if isinstance(result, Custody)]
+    body: dict[str, Value] = {"n": now_ms, "r": [_result_to_wire(result) for result in results]}
+    if notes:
+        if len({(note.origin, note.signature) for note in notes}) != 1:
+            raise BrokenInvariant("custody_batch", "the notes of one answer are one signed batch")
+        body["o"], body["s"] = notes[0].origin, notes[0].signature
+    plain = wire.encode(body)
+    size = _padded_bytes(_ANSWER_FRAME_BYTES + len(plain) + len(_PAD), _ANSWER_SIZES)
+    if size is None:
+        raise BrokenInvariant("answer_too_large", f"an answer of {len(plain)} bytes was made")
+    salt = random(_ANSWER_SALT_BYTES)
+    key = _answer_key(request.response_key, request.enc, salt)
+    return salt + aead_seal(key, _ANSWER_NONCE, _pad(plain, size - _ANSWER_FRAME_BYTES), b"")
+
+
+def open_answer_untrusted(pending: PendingRequest, data: bytes) -> Answer:
+    """The broker's answer: one result of the right kind per op, or none. MalformedInput or VerificationFailed.
+
+    Custody notes come with their proof rebuilt but **not verified**: ``custody.verify_custody`` does that
+    with the broker's pinned custody key.
+    """
+    if len(data) not in _ANSWER_SIZES:
+        raise MalformedInput("answer_size", f"{len(data)} bytes is no size of an answer")
+    salt, sealed = data[:_ANSWER_SALT_BYTES], data[_ANSWER_SALT_BYTES:]
+    key = _answer_key(pending.response_key, pending.enc, salt)
+    plain = _unpad(aead_open(key, _ANSWER_NONCE, sealed, b""))
+    fields = Fields(wire.decode_untrusted(plain, bytes_max=limits.ANSWER_BYTES_MAX), "answer")
+    now_ms = fields.integer("n", most=limits.TIME_MS_MAX)
+    origin, signature = "", b""
+    if fields.has("o"):
+        origin = fields.text("o", bytes_max=limits.BROKER_ORIGIN_BYTES_MAX)
+        signature = fields.raw("s", size=limits.ED25519_SIGNATURE_BYTES)
+    listed = fields.items("r", items_max=limits.OPS_PER_REQUEST_MAX)
+    fields.done()
+    if listed and len(listed) != len(pending.ops):
+        raise MalformedInput("answer_count", f"{len(listed)} results for {len(pending.ops)} ops")
+    results = [_result_from_wire(value, op, origin) for op, value in zip(pending.ops, listed, strict=False)]
+    notes = [result for result in results if isinstance(result, Custody)]
+    if bool(notes) is not bool(signature):
+        raise MalformedInput("answer_custody", "custody notes and their signature come together")
+    if notes:
+        signed = iter(with_signature(notes, signature))
+        results = [next(signed) if isinstance(result, Custody) else result for result in results]
+    return Answer(now_ms=now_ms, results=tuple(results))
+
+
+def request_bytes(ops: Sequence[Op]) -> int:
+    """About how many bytes these ops add to a request, never less than they do; at most
+    ``limits.REQUEST_BYTES_MAX - 2048`` altogether fit one.
+    """
+    return sum(len(op.envelope) + 96 if isinstance(op, Put) else 320 for op in ops)
+
+
+def inline_budget_bytes(asked_bytes: int) -> int:
+    """How many bytes of envelopes a broker inlines into one answer at most."""
+    return min(asked_bytes, limits.INLINE_BYTES_MAX)
+
+
+# --- padding --------------------------------------------------------------------------------------
+
+
+def _sizes(first: int, smallest_step: int, largest: int) -> tuple[int, ...]:
+    """``first``, then quarter octaves {1, 1.25, 1.5, 1.75} x 2^k from ``smallest_step`` up to ``largest``."""
+    sizes, octave = [first], smallest_step
+    while octave <= largest:
+        sizes += [octave * quarters // 4 for quarters in (4, 5, 6, 7)]
+        octave *= 2
+    return tuple(size for size in sizes if size <= largest)
+
+
+_REQUEST_SIZES: Final = _sizes(limits.REQUEST_BYTES_MIN, 2_048, limits.REQUEST_BYTES_MAX)
+_ANSWER_SIZES: Final = _sizes(limits.EMPTY_ANSWER_BYTES, 1_024, limits.ANSWER_BYTES_MAX)
+# Fixed nonce: the key is derived fresh for each answer from a random salt.
+_ANSWER_NONCE: Final = bytes(AEAD_NONCE_BYTES)
+
+
+def _padded_bytes(needed: int, sizes: tuple[int, ...]) -> int | None:
+    return next((size for size in sizes if size >= needed), None)
+
+
+def _pad(plain: bytes, size: int) -> bytes:
+    return plain + _PAD + bytes(size - len(plain) - len(_PAD))
+
+
+def _unpad(padded: bytes) -> bytes:
+    end = padded.rstrip(b"\x00")
+    if not end.endswith(_PAD):
+        raise MalformedInput("padding", "the padding does not end in its marker")
+    return end[: -len(_PAD)]
+
+
+def _answer_key(response_key: SecretBytes, enc: bytes, salt: bytes) -> SecretBytes:
+    return hkdf_sha256(response_key, salt, labels.BROKER_RESPONSE + enc, SYMMETRIC_KEY_BYTES)
+
+
+# --- wire forms -----------------------------------------------------------------------------------
+
+
+def _op_to_wire(op: Op) -> Value:
+    match op:
+        case Create():
+            return {
+                "k": "new",
+                "t": op.token,
+                "f": op.predecessor_get_secret,
+                "s": op.signature,
+                "p": op.put_hash,
+                "g": op.get_hash,
+                "m": op.mailbox_public,
+                "y": op.kind,
+            }
+        case Put():
+            return {"k": "put", "p": op.put_secret, "e": op.envelope, "u": op.priority}
+        case Held():
+            return {"k": "held", "p": op.put_secret, "h": op.envelope_hash}
+        case List():
+            return {
+                "k": "list",
+                "g": op.get_secret,
+                "c": op.cursor,
+                "w": op.wait_ms,
+                "m": op.inline_bytes_max,
+            }
+        case Get():
+            return {"k": "get", "g": op.get_secret, "h": op.envelope_hash}
+        case Delete():
+            return {"k": "del", "g": op.get_secret, "h": op.envelope_hash, "s": op.signature}
+        case Stats():
+            return {"k": "stat", "g": op.get_secret}
+        case Notices():
+            return {"k": "note"}
+        case _:
+            assert_never(op)
+
+
+def _op_from_wire(value: Value) -> Op:
+    fields = Fields(value, "op")
+    op = _read_op(fields.text("k", bytes_max=limits.CODE_BYTES_MAX), fields)
+    fields.done()
+    return op
+
+
+def _read_op(tag: str, fields: Fields) -> Op:
+    match tag:
+        case "new":
+            return _read_create(fields)
+        case "put":
+            return Put(
+                put_secret=fields.raw("p", size=limits.SECRET_BYTES),
+                envelope=fields.raw("e", bytes_max=limits.ENVELOPE_BYTES_MAX),
+                priority=fields.boolean("u"),
+            )
+        case "held":
+            return Held(
+                put_secret=fields.raw("p", size=limits.SECRET_BYTES),
+                envelope_hash=fields.raw("h", size=limits.HASH_BYTES),
+            )
+        case "list":
+            return List(
+                get_secret=fields.raw("g", size=limits.SECRET_BYTES),
+                cursor=fields.integer("c"),
+                wait_ms=fields.integer("w", most=limits.LONG_POLL_MS_MAX),
+                inline_bytes_max=fields.integer("m", most=limits.U32_MAX),
+            )
+        case "get":
+            return Get(
+                get_secret=fields.raw("g", size=limits.SECRET_BYTES),
+                envelope_hash=fields.raw("h", size=limits.HASH_BYTES),
+            )
+        case "del":
+            return Delete(
+                get_secret=fields.raw("g", size=limits.SECRET_BYTES),
+                envelope_hash=fields.raw("h", size=limits.HASH_BYTES),
+                signature=fields.raw("s", size=limits.ED25519_SIGNATURE_BYTES),
+            )
+        case "stat":
+            return Stats(get_secret=fields.raw("g", size=limits.SECRET_BYTES))
+        case "note":
+            return Notices()
+        case _:
+            raise MalformedInput("op_unknown", "the request holds an unknown op")
+
+
+def _read_create(fields: Fields) -> Create:
+    kind = fields.text("y", bytes_max=limits.CODE_BYTES_MAX)
+    if kind not in ("pair", "rendezvous"):
+        raise MalformedInput("op_wrong", "a mailbox is for a pair or a rendezvous")
+    op = Create(
+        token=fields.raw("t", bytes_max=limits.SECRET_BYTES),
+        predecessor_get_secret=fields.raw("f", bytes_max=limits.SECRET_BYTES),
+        signature=fields.raw("s", bytes_max=limits.ED25519_SIGNATURE_BYTES),
+        put_hash=fields.raw("p", size=limits.HASH_BYTES),
+        get_hash=fields.raw("g", size=limits.HASH_BYTES),
+        mailbox_public=fields.raw("m", size=limits.ED25519_PUBLIC_BYTES),
+        kind="pair" if kind == "pair" else "rendezvous",
+    )
+    by_token = (len(op.token), len(op.predecessor_get_secret), len(op.signature))
+    if by_token not in (
+        (limits.SECRET_BYTES, 0, 0),
+        (0, limits.SECRET_BYTES, limits.ED25519_SIGNATURE_BYTES),
+    ):
+        raise MalformedInput("op_wrong", "a mailbox is made by a token or by its predecessor, not both")
+    return op
+
+
+def _result_to_wire(result: Result) -> Value:
+    match result:
+        case Created():
+            return {"k": "made"}
+        case Custody():
+            return {
+                "k": "cus",
+                "p": result.put_capability_hash,
+                "h": result.envelope_hash,
+                "z": result.size_bytes,
+                "i": result.log_index,
+                "t": result.time_ms,
+            }
+        case HeldAnswer():
+            return {"k": "held", "y": result.held}
+        case Listed():
+            return {
+                "k": "list",
+                "m": result.more,
+                "i": [[i.cursor, i.envelope_hash, i.size_bytes, i.envelope] for i in result.items],
+            }
+        case Got():
+            return {"k": "got", "e": result.envelope}
+        case Deleted():
+            return {"k": "gone"}
+        case StatsAnswer():
+            return {
+                "k": "stat",
+                "i": result.items,
+                "im": result.items_max,
+                "z": result.size_bytes,
+                "zm": result.size_bytes_max,
+            }
+        case NoticesAnswer():
+            return {"k": "note", "n": list(result.notices)}
+        case OpRefused():
+            return {"k": "no", "c": result.code}
+        case _:
+            assert_never(result)
+
+
+def _result_from_wire(value: Value, op: Op, origin: str) -> Result:
+    fields = Fields(value, "result")
+    tag = fields.text("k", bytes_max=limits.CODE_BYTES_MAX)
+    result = _read_refused(fields) if tag == "no" else _read_result(tag, fields, op, origin)
+    fields.done()
+    return result
+
+
+def _read_refused(fields: Fields) -> OpRefused:
+    code = fields.text("c", bytes_max=limits.CODE_BYTES_MAX)
+    if not code or not all("a" <= c <= "z" or "0" <= c <= "9" or c == "_" for c in code):
+        raise MalformedInput("result_wrong", "a refusal has a code")
+    return OpRefused(code=code)
+
+
+def _read_result(tag: str, fields: Fields, op: Op, origin: str) -> Result:
+    """The result that answers ``op``; one of another kind is MalformedInput."""
+    match tag, op:
+        case "made", Create():
+            return Created()
+        case "cus", Put():
+            note = read_custody(fields, origin)
+            asked = (put_capability_hash(op.put_secret), envelope_hash(op.envelope), len(op.envelope))
+            if (note.put_capability_hash, note.envelope_hash, note.size_bytes) != asked:
+                raise MalformedInput("result_wrong", "a custody note names another put")
+            return note
+        case "held", Held():
+            return HeldAnswer(held=fields.boolean("y"))
+        case "list", List():
+            return _read_listed(fields)
+        case "got", Get():
+            envelope = fields.raw("e", bytes_max=limits.ENVELOPE_BYTES_MAX)
+            if envelope_hash(envelope) != op.envelope_hash:
+                raise MalformedInput("result_wrong", "another envelope than the one asked for")
+            return Got(envelope=envelope)
+        case "gone", Delete():
+            return Deleted()
+        case "stat", Stats():
+            return StatsAnswer(
+                items=fields.integer("i"),
+                items_max=fields.integer("im"),
+                size_bytes=fields.integer("z"),
+                size_bytes_max=fields.integer("zm"),
+            )
+        case "note", Notices():
+            return NoticesAnswer(notices=_read_notices(fields))
+        case _:
+            raise MalformedInput("result_wrong", "a result does not answer its op")
+
+
+def _read_listed(fields: Fields) -> Listed:
+    items: list[ListedItem] = []
+    for value in fields.items("i", items_max=limits.LISTED_PER_ANSWER_MAX):
+        match value:
+            case [int(cursor), bytes(name), int(size), None | bytes() as envelope] if (
+                len(name) == limits.HASH_BYTES
+                and type(cursor) is type(size) is int
+                and 0 <= size <= limits.ENVELOPE_BYTES_MAX
+                and (envelope is None or (len(envelope) == size and envelope_hash(envelope) == name))
+                and cursor > (items[-1].cursor if items else -1)
+            ):
+                items.append(
+                    ListedItem(cursor=cursor, envelope_hash=name, size_bytes=size, envelope=envelope)
+                )
+            case _:
+                raise MalformedInput("result_wrong", "a listed item is cursor, hash, size and envelope")
+    return Listed(items=tuple(items), more=fields.boolean("m"))
+
+
+def _read_notices(fields: Fields) -> tuple[bytes, ...]:
+    notices: list[bytes] = []
+    for value in fields.items("n", items_max=limits.NOTICES_PER_ANSWER_MAX):
+        if not isinstance(value, bytes) or len(value) > limits.NOTICE_BYTES_MAX:
+            raise MalformedInput("result_wrong", "a notice is signed bytes")
+        notices.append(value)
+    return tuple(notices)
