@@ -1,0 +1,138 @@
+"""What the pages ask of the office's desk: the one list of calls that the web package may make.
+
+Spec: node/desk.py carries it out; tests of pages bring a small desk in memory. One rule: pages hold no state of
+their own that matters, so everything an officer is told went through one of these calls.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Literal, Protocol
+
+from node.views import (
+    AlertRow,
+    AlertView,
+    EntryView,
+    OfficerView,
+    OutboxRow,
+    PeerView,
+    PendingView,
+    Session,
+    StatusView,
+    Submitted,
+    VerifyView,
+)
+from protocol.alert import Alert
+
+EventKind = Literal["inbox", "outbox", "link", "pending", "lock"]
+
+
+class DeskEvent(Protocol):
+    """Something changed; what it was is asked for afterwards. Carries no content on purpose."""
+
+    @property
+    def kind(self) -> EventKind:
+        """Which list changed; ``lock`` says that some session may have ended."""
+        ...
+
+    @property
+    def at_ms(self) -> int:
+        """When, UTC milliseconds."""
+        ...
+
+
+class DeskApi(Protocol):
+    """The desk of one office. Every call may raise the five families of keys/errors.py."""
+
+    @property
+    def office_name(self) -> str:
+        """Display name of this office."""
+        ...
+
+    @property
+    def office_id_hex(self) -> str:
+        """64 hex digits."""
+        ...
+
+    async def login(self, officer: int, pin: str) -> Session:
+        """Open a session with a token nobody has seen before.
+
+        PolicyRefused: ``pin_wrong``, ``officer_unknown``, ``officer_locked``.
+        """
+        ...
+
+    async def session(self, token: str, *, touch: bool = True) -> Session:
+        """The live session of ``token`` or PolicyRefused ``session_ended``.
+
+        ``touch=False`` asks without counting as use: a page that refreshes itself must not keep an
+        unattended screen unlocked.
+        """
+        ...
+
+    async def logout(self, session: Session) -> None:
+        """End the session for good."""
+        ...
+
+    async def officers(self, session: Session | None) -> Sequence[OfficerView]:
+        """Officers by number; without a session only what the login page needs."""
+        ...
+
+    async def inbox(
+        self,
+        session: Session,
+        *,
+        only_unopened: bool = False,
+        peer: str | None = None,
+        urgency: str | None = None,
+    ) -> Sequence[AlertRow]:
+        """Received alerts, newest first, names of victims never among them."""
+        ...
+
+    async def open_alert(self, session: Session, alert_id: str, *, purpose: str) -> AlertView:
+        """Open one alert; the access entry is committed first. PolicyRefused ``reason_needed`` for a victim."""
+        ...
+
+    async def outbox(self, session: Session) -> Sequence[OutboxRow]:
+        """Our own alerts and where each delivery stands."""
+        ...
+
+    async def peers(self, session: Session) -> Sequence[PeerView]:
+        """Offices we are paired with."""
+        ...
+
+    async def submit(self, session: Session, alert: Alert, recipients: Sequence[str]) -> Submitted:
+        """Release at once or put aside for a second officer. ``recipients`` are office ids in hex."""
+        ...
+
+    async def pending(self, session: Session) -> Sequence[PendingView]:
+        """Alerts waiting for a second officer."""
+        ...
+
+    async def release(self, session: Session, draft_id: str) -> Submitted:
+        """Sign as second officer and send. PolicyRefused ``same_officer``."""
+        ...
+
+    async def release_emergency(self, session: Session, draft_id: str, reason: str) -> Submitted:
+        """Send with one key; marked, counted and to be reviewed."""
+        ...
+
+    async def discard(self, session: Session, draft_id: str) -> None:
+        """Throw away an alert that waits."""
+        ...
+
+    async def status(self) -> StatusView:
+        """The node at a glance; shown without a session only as far as the banner goes."""
+        ...
+
+    async def log_entries(
+        self, session: Session, *, before: int | None, count: int = 100
+    ) -> Sequence[EntryView]:
+        """Entries of our own log, newest first, with an index below ``before``."""
+        ...
+
+    async def verify_log(self, session: Session) -> VerifyView:
+        """Verify our own published log now."""
+        ...
+
+    def subscribe(self) -> AbstractAsyncContextManager[AsyncIterator[DeskEvent]]:
+        """Events from now on; a slow reader may get several as one."""
+        ...

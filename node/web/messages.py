@@ -1,0 +1,195 @@
+"""Codes to sentences: the only place where an error speaks to an officer.
+
+Spec: docs/spec/errors.md lists the codes. Each sentence says what failed, why as far as it is known, and what to
+do next. One rule: a code without a sentence still gets its family's sentence and shows the code, so that nothing
+fails in silence. The same table holds the causes shown in the outbox, the banner and the fields of forms.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from markupsafe import Markup
+
+from keys.errors import SalweenError
+from node.web.languages import N_, Words
+
+_FAMILIES: Final[Mapping[str, str]] = {
+    "malformed": N_("What was sent could not be read, so nothing was done. Reload the page and try again."),
+    "verification": N_(
+        "A signature or key did not hold, so this was not used. Nothing is lost; tell your supervisor the code."
+    ),
+    "policy": N_("A rule does not allow this, so nothing was done. The code below says which rule."),
+    "unavailable": N_("This is not possible right now. Nothing is lost; try again in a minute."),
+    "invariant": N_(
+        "The program found a fault of its own and stopped this step. Your data is kept; tell the administrator"
+        " the code."
+    ),
+}
+
+MESSAGES: Final[Mapping[str, str]] = {
+    # --- logging in ---
+    "pin_wrong": N_("Officer or PIN is wrong. Check both and try again; after three tries you have to wait."),
+    "officer_unknown": N_(
+        "Officer or PIN is wrong. Check both and try again; after three tries you have to wait."
+    ),
+    "officer_locked": N_(
+        "Too many wrong PINs, so this officer has to wait. Try again later or ask your supervisor for a new PIN."
+    ),
+    "session_ended": N_("You were logged out, or the screen was locked after a quiet time. Log in to go on."),
+    "login_busy": N_("Too many people are logging in at this moment. Wait a few seconds and try again."),
+    "role_refused": N_("Your role does not allow this. Ask a supervisor."),
+    # --- pages and requests ---
+    "csrf_wrong": N_("This page was too old to be sent. Nothing was done; reload it and try again."),
+    "host_unknown": N_(
+        "This address is not known here. Open the address that the program printed at its start."
+    ),
+    "cross_origin": N_(
+        "Another page asked for this, so it was refused. If it was you, open the address in a new tab."
+    ),
+    "origin_missing": N_("The request does not say which page it comes from, so it was refused."),
+    "method_refused": N_("This kind of request is not used here."),
+    "address_malformed": N_("This address is written in a way that is not used here."),
+    "upgrade_refused": N_("This kind of connection is not used here."),
+    "content_type_refused": N_("This kind of form is not used here."),
+    "body_too_large": N_("Too much was sent at once, so nothing was done. Shorten the text."),
+    "body_too_slow": N_("The form arrived too slowly, so nothing was done. Try again."),
+    "body_malformed": N_(
+        "What was sent could not be read, so nothing was done. Reload the page and try again."
+    ),
+    "body_unexpected": N_("This kind of request is not used here."),
+    "form_in_progress": N_("This alert is already being sent. Look into the outbox."),
+    "page_unknown": N_("There is no such page. Use the menu to go on."),
+    "too_many_pages": N_("Too many pages of this office are open. Close some tabs and reload."),
+    # --- alerts ---
+    "alert_unknown": N_("There is no such alert here. It may have been erased, or the address is wrong."),
+    "alert_erased": N_("The content of this alert was erased as agreed. Its log entries remain."),
+    "reason_needed": N_("This alert concerns a victim. Say why you need to open it; the reason is logged."),
+    "draft_unknown": N_("This alert no longer waits. Another officer may have released or discarded it."),
+    "same_officer": N_(
+        "The author cannot be the second officer. Ask another officer to log in and release it."
+    ),
+    "second_officer_needed": N_("This alert needs a second officer before it leaves."),
+    "emergency_reason_needed": N_("Sending without a second officer needs a reason. Write one."),
+    "recipient_unknown": N_("One of the chosen offices is not a partner of yours. Choose again."),
+    "recipient_half": N_("Pairing with one of the chosen offices is not finished. Finish it first."),
+    "recipient_suspended": N_("One of the chosen offices is suspended. Leave it out or ask your supervisor."),
+    "recipients_none": N_("No office is chosen. Choose who receives the alert."),
+    "too_large": N_("The alert is too long to be sent in one piece. Shorten the text."),
+    "window_full": N_(
+        "Too many alerts wait for this office to confirm. New ones are kept here and leave when it answers."
+    ),
+    # --- the link and deliveries ---
+    "link_dns": N_("The name of the broker could not be found. Check the network cable and the address."),
+    "link_refused": N_("The broker's computer answers, but no broker listens there. Ask its operator."),
+    "link_timeout": N_("The broker does not answer in time. The line may be cut or slow."),
+    "link_unreachable": N_("There is no way to the broker. Check the network of this office."),
+    "link_tls": N_("A secure connection to the broker could not be made. Ask its operator."),
+    "link_fingerprint": N_(
+        "Something answers in the broker's place with the wrong key. Do not go on; ask the operator."
+    ),
+    "link_clock": N_("The clock of this computer and that of the broker differ too much. Correct the clock."),
+    "link_broker_error": N_("The broker answered with an error. It will be asked again."),
+    "link_lost": N_("The connection to the broker broke. It is being made again."),
+    "link_starting": N_("The connection to the broker is being made."),
+    "address_lost": N_(
+        "The broker no longer knows this office's mailbox. The other office has to announce a new one."
+    ),
+    "quota": N_("The other office's mailbox is full. The alert is kept here and tried again."),
+    "waiting_link": N_("Waits for the connection to the broker."),
+    "waiting_pickup": N_("The broker holds it; the other office has not fetched it yet."),
+    "waiting_retry": N_("The last try failed. It is tried again by itself."),
+    "waiting_release": N_("Waits for a second officer."),
+    "peer_suspended": N_("The other office is suspended, so nothing is sent to it."),
+    # --- the machine ---
+    "disk_full": N_(
+        "The disk is full, so nothing new can be kept. Free some space, then start the node again."
+    ),
+    "disk_error": N_("The disk failed. The node stops so that nothing is lost; tell the administrator."),
+    "clock_doubt": N_("The clock of this computer may be wrong. Alerts still cross, but times are marked."),
+    "clock_stepped": N_("The clock of this computer was changed by a large step. Check that it is right."),
+    "log_rolled_back": N_(
+        "The log of this office is older than what others have seen. Sending is stopped; tell your supervisor."
+    ),
+    "log_broken": N_("The log of this office does not verify. Sending is stopped; tell your supervisor."),
+    "starting": N_("The node is still starting. Try again in a few seconds."),
+    # --- fields of forms ---
+    "form_invalid": N_("Some fields need your attention. Nothing you typed is lost."),
+    "field_required": N_("Fill this in."),
+    "field_choice": N_("Choose one of the list."),
+    "field_unknown": N_("This field is not known."),
+    "text_blank": N_("This holds nothing that can be seen."),
+    "text_long": N_("This is too long. Shorten it."),
+    "text_character": N_("This holds a character that is invisible or turns text around. Remove it."),
+    "text_marks": N_("Too many marks are stacked on one letter."),
+    "text_not_nfc": N_("This text is not in the usual form. Type it again."),
+    "alert_urgency_reason": N_("Immediate needs a reason. Say it in one sentence."),
+    "alert_handling_text": N_("H3 needs its condition in words."),
+    "alert_vehicle_empty": N_("Say at least one thing about the vehicle."),
+    "alert_empty": N_("Write the text of the alert."),
+    "alert_expires": N_("The alert must expire after now."),
+    "alert_erase": N_("Erasing cannot come before the alert expires."),
+    "alert_erase_late": N_("An alert about a victim is erased after 30 days at the latest."),
+    "officer_missing": N_("Choose who you are."),
+    "pin_missing": N_("Type your PIN."),
+    "pin_wrong_here": N_("The PIN is wrong. Try again."),
+    # --- faults of our own ---
+    "internal_error": N_(
+        "The program found a fault of its own and stopped this step. Your data is kept; tell the administrator"
+        " the code."
+    ),
+}
+
+_STATUS_OF_CODE: Final[Mapping[str, int]] = {
+    "session_ended": 401,
+    "pin_wrong": 401,
+    "officer_unknown": 401,
+    "officer_locked": 429,
+    "login_busy": 503,
+    "too_many_pages": 503,
+    "alert_unknown": 404,
+    "draft_unknown": 404,
+    "form_in_progress": 409,
+    "page_unknown": 404,
+    "alert_erased": 410,
+    "body_too_large": 413,
+    "body_too_slow": 408,
+    "form_invalid": 422,
+}
+_STATUS_OF_FAMILY: Final[Mapping[str, int]] = {
+    "malformed": 400,
+    "verification": 422,
+    "policy": 403,
+    "unavailable": 503,
+}
+
+# One sentence for both, whatever else the detail says: it must not tell which of the two was wrong.
+_DETAIL_HIDDEN: Final = frozenset({"pin_wrong", "officer_unknown", "session_ended"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What a screen shows of an error: a sentence, the stable code, and a technical detail in English or ''."""
+
+    sentence: Markup
+    code: str
+    detail: str
+
+
+def sentence(code: str, words: Words, family: str = "policy") -> Markup:
+    """The sentence of a code in the reader's language, or its family's."""
+    return words.gettext(MESSAGES.get(code, _FAMILIES.get(family, _FAMILIES["invariant"])))
+
+
+def say(error: SalweenError, words: Words) -> Said:
+    """What to tell the officer about ``error``."""
+    return Said(
+        sentence=sentence(error.code, words, error.family),
+        code=error.code,
+        detail="" if error.code in _DETAIL_HIDDEN else error.detail,
+    )
+
+
+def status_of(error: SalweenError) -> int:
+    """HTTP status of an error: by its code where one says more, else by its family."""
+    return _STATUS_OF_CODE.get(error.code, _STATUS_OF_FAMILY.get(error.family, 500))
