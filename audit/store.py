@@ -312,8 +312,8 @@ class AuditLog:
         except BrokenInvariant as error:
             self._refusal = PolicyRefused(
                 "log_frozen",
-                f"{self.origin} failed its own check before signing ({error.detail}); nothing more is recorded"
-                " or signed. Keep a copy of the data directory and run salween-audit verify on the log",
+                f"{self.origin} failed its own check before signing ({error.detail}); nothing more is"
+                " recorded or signed. Keep a copy of the data directory and run salween-audit verify",
             )
             raise
 

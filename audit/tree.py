@@ -182,9 +182,9 @@ class Frontier:
         *left, (_, right) = self._subtrees
         return _fold((root for _, root in left), right)
 
-    def root_with(self, hashes: bytes) -> bytes:
-        """Root if these leaf hashes (1 to 255, end to end) were appended; the size must be whole tiles."""
-        return _fold((root for _, root in self._subtrees), subtree_root(hashes))
+    def root_with(self, subtree: bytes) -> bytes:
+        """Root if 1 to 255 more leaves with this subtree_root followed; the size must be whole tiles."""
+        return _fold((root for _, root in self._subtrees), subtree)
 
 
 # Entry bundles
