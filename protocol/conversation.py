@@ -1,9 +1,9 @@
 """One peer: numbers given out, numbers taken in, replay, gaps, acknowledgement, reset.
 
-Spec: docs/spec/conversation.md. A ``PairState`` is one database value; each function takes it with one fact and
-returns the next one. One rule: a number is given out once and taken in once, whatever the channel repeats,
-reorders or loses. Windows are integers used as bitmaps, so a step costs the same with 1 or 4096 in flight.
-Nothing here resends (``delivery``), rotates a key (``receivekeys``) or looks at a clock.
+Spec: docs/spec/conversation.md. A ``PairState`` is one database value; each function takes it with one fact
+and returns the next one. One rule: a number is given out once and taken in once, whatever the channel does.
+Windows are integers used as bitmaps, so a step costs the same with 1 or 4096 in flight. Nothing here resends
+(``delivery``), rotates a key (``receivekeys``) or looks at a clock.
 """
 
 from dataclasses import dataclass, replace
@@ -84,7 +84,7 @@ class PairState:
 
     @staticmethod
     def decode(data: bytes) -> "PairState":
-        """The inverse of ``encode``, for our own database: other bytes are BrokenInvariant (``pair_state``)."""
+        """The inverse of ``encode``, for our own database: other bytes are BrokenInvariant."""
         try:
             fields = Fields(wire.decode_untrusted(data, bytes_max=_STATE_BYTES_MAX), "pair state")
             fields.integer("v", least=1, most=1)
@@ -123,7 +123,7 @@ class Slot:
     pair_prev: bytes  # 32
 
 
-# --- the pair begins, or begins again -------------------------------------------------------------------------
+# --- the pair begins, or begins again -------------------------------------------------------------
 
 
 def new_pair_state(my_instance: bytes, peer_instance: bytes) -> PairState:
@@ -144,7 +144,7 @@ def new_pair_state(my_instance: bytes, peer_instance: bytes) -> PairState:
 
 
 def with_my_instance(state: PairState, my_instance: bytes) -> PairState:
-    """We lost state (restore, rollback ceremony): numbers start over, ``pair_prev`` continues if still known."""
+    """We lost state (restore, rollback ceremony): numbers start over, ``pair_prev`` continues if known."""
     if my_instance == state.outbound.instance:
         raise BrokenInvariant("instance_reused", "a new instance must differ from the last")
     return replace(
@@ -170,7 +170,7 @@ def with_peer_instance(state: PairState, peer_instance: bytes) -> PairState:
     )
 
 
-# --- sending --------------------------------------------------------------------------------------------------
+# --- sending --------------------------------------------------------------------------------------
 
 
 def next_slot(state: PairState) -> Slot:
@@ -186,7 +186,7 @@ def next_slot(state: PairState) -> Slot:
 
 
 def after_signing(state: PairState, slot: Slot, hh: bytes) -> PairState:
-    """``slot`` now belongs to the message with header hash ``hh``; store this in the transaction that keeps it."""
+    """``slot`` belongs to the message with header hash ``hh``; store both in one transaction."""
     out = state.outbound
     if slot.pair_seq != out.next_seq or slot.pair_prev != out.previous_hh:
         raise BrokenInvariant("slot_stale", "a slot was used twice or out of order")
@@ -197,8 +197,8 @@ def apply_acknowledgement(state: PairState, ack: Acknowledgement) -> tuple[PairS
     """Merge what the peer says it holds; returns our numbers newly acknowledged, lowest first.
 
     Marks only grow: an older acknowledgement changes nothing. One made by an instance of the peer that ended,
-    or about an earlier instance of ours, is ignored. VerificationFailed ``acknowledgement_ahead`` when it names
-    a number we never gave out: either the peer lies or this node was rolled back.
+    or about an earlier instance of ours, is ignored. VerificationFailed ``acknowledgement_ahead`` when it
+    names a number we never gave out: either the peer lies or this node was rolled back.
     """
     out = state.outbound
     held = next((r for r in ack.ranges if r.instance == out.instance), None)
@@ -224,7 +224,7 @@ def passed(state: PairState) -> tuple[range, ...]:
     return _holes(state.outbound.acknowledged_to, state.outbound.acknowledged_bitmap)
 
 
-# --- receiving ------------------------------------------------------------------------------------------------
+# --- receiving ------------------------------------------------------------------------------------
 
 
 def judge(state: PairState, *, instance: bytes, pair_seq: int, rk_first: int) -> Judgement:
@@ -241,9 +241,9 @@ def judge(state: PairState, *, instance: bytes, pair_seq: int, rk_first: int) ->
 def after_receiving(state: PairState, *, instance: bytes, pair_seq: int, service: bool) -> PairState:
     """Mark one number, NEW or DUPLICATE; store this in the transaction that keeps what arrived.
 
-    ``service``: a control or cover message holding service items only. Such an item is no reason to acknowledge;
-    a hole it shows is, and so is a quarter of a window of them. A repeated message asks again, because
-    the acknowledgement of the first copy may be what was lost.
+    ``service``: a control or cover message holding service items only. Such a message is no reason to
+    acknowledge; a hole it shows is, and so is a quarter of a window of them. Another message that comes again
+    asks again, because the acknowledgement of its first copy may be what was lost.
     """
     inbound = _inbound_of(state, instance)
     if inbound is None or pair_seq > inbound.contiguous_to + WINDOW:
@@ -294,7 +294,7 @@ def after_acknowledgement_sent(state: PairState) -> PairState:
     return replace(state, ack_due=False, unreported=0)
 
 
-# --- bitmaps --------------------------------------------------------------------------------------------------
+# --- bitmaps --------------------------------------------------------------------------------------
 
 
 def _inbound_of(state: PairState, instance: bytes) -> Inbound | None:

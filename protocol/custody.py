@@ -1,7 +1,7 @@
 """Custody notes: the broker's signed word that it holds an envelope, each standing alone as evidence.
 
-Spec: docs/spec/broker.md#custody. One signature covers a batch: the root of a Merkle tree over its notes. Each
-note carries its own path, so it can be shown without the others. One rule: a broker signs after its commit.
+Spec: docs/spec/broker.md#custody. One signature covers a batch: the root of a Merkle tree over its notes.
+Each note carries its own path and can be shown without the others. One rule: a broker signs after its commit.
 What a broker says about time orders its own acts and is trusted for nothing else.
 """
 

@@ -1,7 +1,7 @@
 """Life of one outbox item: kept, held by a broker, acknowledged, or ended without its body.
 
-Spec: docs/spec/conversation.md#delivery. Every change of phase is a row of TRANSITIONS; nothing else changes a
-phase, and a pair without a row changes nothing. One rule: an item leaves only when the peer acknowledged it;
+Spec: docs/spec/conversation.md#delivery. Every change of phase is a row of TRANSITIONS, and a pair without a row
+changes nothing. One rule: an item leaves only when the peer acknowledged it;
 a broker's word moves timers, never the end. No I/O: the caller brings events and time, carries out commands.
 """
 
@@ -29,8 +29,8 @@ class Delivery(StrEnum):
 class DeliveryState:
     """One outbox item.
 
-    ``next_at_ms``: when a TimerFired is due, None for never. ``attempt`` counts what failed or was asked since
-    the last progress, for the back-off. ``bodyless``: whatever is sent from now on has no body (rule 6 of the
+    ``next_at_ms``: when a TimerFired is due, None for never. ``attempt`` counts what failed or was asked
+    since the last progress, for the back-off. ``bodyless``: whatever is sent from now on has no body (rule 6 of the
     receive keys); it stays true after the acknowledgement, when the receipts tell what the peer saw.
     ``service``: the peer may never acknowledge it by itself, so it is not asked after on a timer.
     """
@@ -185,7 +185,10 @@ Event = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PutNow:
-    """Put the envelope at hand, byte for byte; seal one first if none with (or without) its body is at hand."""
+    """Put the envelope at hand, byte for byte; seal one first if none is at hand.
+
+    ``bodyless`` as in Reseal: an envelope at hand that has a body is no longer the right one.
+    """
 
     bodyless: bool
 
@@ -376,7 +379,7 @@ def link_retry_ms(attempt: int, jitter: float) -> int:
 
 
 def held_retry_ms(attempt: int, jitter: float) -> int:
-    """How long until the next ``held?`` after ``attempt`` of them: 1 min doubling to 24 h, up to a half less."""
+    """How long until the next ``held?`` after ``attempt`` of them: 1 min to 24 h, up to a half less."""
     doubled = limits.HELD_BACKOFF_MS_MIN << min(attempt, 20)
     return _spread(min(doubled, limits.HELD_BACKOFF_MS_MAX), jitter)
 

@@ -1,7 +1,7 @@
 """Receipts: what the receiving office signs about an alert, and the ladder the sender sees.
 
 Spec: docs/spec/receipts.md. One rule: the ladder only climbs, and every rung but ``held`` rests on the peer's
-signature. A receipt is signed as the body of a receipt message, many to a message. Knows no key and no screen.
+signature. A receipt is signed as the body of a receipt message, many to a message. Knows no key, no screen.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """The rotating receive keys of one pair: what we open with, what we seal to.
 
-Spec: docs/spec/conversation.md#receive-keys, whose eight rules are named here. One rule over all: no clock and no
+Spec: docs/spec/conversation.md#receive-keys, whose eight rules are named here. Above all: no clock and no
 guess deletes a key that a message on its way may need. Holds ids and public halves only; seeds live in the
 keystore, written before the transaction that announces a key and removed after the one that deletes it.
 """
@@ -52,7 +52,7 @@ class OldReceiveKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceiveKeys:
-    """Every receive key of one pair: ``cur``, at most one unproven ``next``, the old ones, the deleted ids."""
+    """Every receive key of one pair: ``cur``, at most one unproven ``next``, old ones, deleted ids."""
 
     cur: ReceiveKey
     next: ReceiveKey | None
@@ -120,7 +120,7 @@ class PeerKey:
         return PeerKey(announcement=announcement, rk_first=rk_first)
 
 
-# --- what we open with ----------------------------------------------------------------------------------------
+# --- what we open with ----------------------------------------------------------------------------
 
 
 def first_receive_keys(
@@ -142,8 +142,8 @@ def first_receive_keys(
 def wants_next(keys: ReceiveKeys, now_ms: int) -> bool:
     """Rule 1: asked when anything is about to be sent to this peer.
 
-    No key is made while ``OLD_RECEIVE_KEYS_MAX`` wait for holes to close: a peer that leaves a hole on purpose
-    costs itself forward secrecy, not us memory.
+    No key is made while ``OLD_RECEIVE_KEYS_MAX`` wait for holes to close: a peer that leaves a hole on
+    purpose costs itself forward secrecy, not us memory.
     """
     if keys.next is not None or len(keys.old) >= limits.OLD_RECEIVE_KEYS_MAX:
         return False
@@ -155,7 +155,7 @@ def with_next(
 ) -> ReceiveKeys:
     """Take a fresh key as ``next``; its seed must already be durable in the keystore.
 
-    BrokenInvariant ``receive_key_pending`` or ``receive_key_reused``: there is one next, and ids never repeat.
+    BrokenInvariant ``receive_key_pending`` or ``receive_key_reused``: one next, and ids never repeat.
     """
     if keys.next is not None:
         raise BrokenInvariant("receive_key_pending", "the last announced key is not proven yet")
@@ -216,12 +216,13 @@ def after_verified(
     """Rules 3, 4 and 7 after a message verified; returns the ids whose seeds go once this is committed.
 
     ``opened_with`` is the key id in the envelope, ``rk_known`` and ``rk_first`` come from its signed leaf,
-    ``instance`` from its header; ``inbound`` is the peer's present instance **after** this message was marked.
+    ``instance`` from its header; ``inbound`` is the peer's present instance **after** this message was
+    marked.
     Call it for duplicates too: a copy may be the first to prove a key.
     """
     keys = _marked_used(keys, opened_with)
     pending = keys.next
-    # Rule 3. rk_first counts in the header's instance: a late message of an instance that ended proves nothing.
+    # Rule 3. rk_first counts in the header's instance: a late message of one that ended proves nothing.
     if pending is not None and rk_known == pending.key_id and instance == inbound.instance:
         retired = OldReceiveKey(
             key_id=keys.cur.key_id, hi=rk_first, retired_ms=now_ms, peer_instance=keys.cur.peer_instance
@@ -267,7 +268,7 @@ def live_key_ids(keys: ReceiveKeys) -> tuple[bytes, ...]:
     return (keys.cur.key_id, *pending, *(key.key_id for key in keys.old))
 
 
-# --- what we seal to ------------------------------------------------------------------------------------------
+# --- what we seal to ------------------------------------------------------------------------------
 
 
 def adopt(known: PeerKey, announced: KeyAnnouncement, next_seq: int) -> PeerKey:
@@ -286,7 +287,7 @@ def with_my_new_instance(known: PeerKey) -> PeerKey:
     return replace(known, rk_first=1)
 
 
-# --- inside ---------------------------------------------------------------------------------------------------
+# --- inside ---------------------------------------------------------------------------------------
 
 
 def _marked_used(keys: ReceiveKeys, opened_with: bytes) -> ReceiveKeys:

@@ -1,6 +1,6 @@
 """What a node asks of a broker: ops and results, encapsulated to the broker's pinned request key.
 
-Spec: docs/spec/broker.md#requests. A request is HPKE to the request key of {response key, date, ops}; the answer
+Spec: docs/spec/broker.md#requests. A request is HPKE of {response key, date, ops} to the request key; its answer
 is sealed under HKDF(response key, encapsulation, salt). Both are padded. One rule: a retry is a new
 encapsulation, so every op may be carried out twice with the effect and the answer of once. Decides nothing
 about mailboxes (``mailbox``) and keeps no memory of encapsulations seen (the broker does).
@@ -336,8 +336,8 @@ def open_request_untrusted(private: XWingPrivateKey, data: bytes) -> Request:
 def seal_answer(request: Request, results: Sequence[Result], now_ms: int, random: Randomness) -> bytes:
     """The answer to ``request``: 256 bytes when nearly empty, padded otherwise.
 
-    All custody notes in ``results`` are one signed batch, in order. BrokenInvariant ``answer_too_large`` above
-    1 MiB: the broker inlines no more than ``inline_budget_bytes``.
+    All custody notes in ``results`` are one signed batch, in order. BrokenInvariant ``answer_too_large``
+    above 1 MiB: the broker inlines no more than ``inline_budget_bytes``.
     """
     notes = [result for result in results if isinstance(result, Custody)]
     body: dict[str, Value] = {"n": now_ms, "r": [_result_to_wire(result) for result in results]}
@@ -355,7 +355,7 @@ def seal_answer(request: Request, results: Sequence[Result], now_ms: int, random
 
 
 def open_answer_untrusted(pending: PendingRequest, data: bytes) -> Answer:
-    """The broker's answer: one result of the right kind per op, or none. MalformedInput or VerificationFailed.
+    """The broker's answer: one fitting result per op, or none. MalformedInput or VerificationFailed.
 
     Custody notes come with their proof rebuilt but **not verified**: ``custody.verify_custody`` does that
     with the broker's pinned custody key.
