@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import pytest
 
+from protocol import limits
 from runtime import exits
 from tests.support import error_codes, lock_check, tools
 
@@ -288,6 +289,17 @@ def test_the_exit_codes_of_the_documents_are_those_of_the_source() -> None:
     page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     section = page.split("\n## Exit codes\n")[1].split("\n## ")[0]
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", section, flags=re.MULTILINE)} == source
+
+
+def test_the_limits_of_the_documents_are_those_of_the_source() -> None:
+    """docs/spec/limits.md lists every limit of protocol/limits.py with its value."""
+    source = {
+        name: f"{value:,}" if isinstance(value, int) else " ".join(f"{part:,}" for part in value)
+        for name, value in vars(limits).items()
+        if name.isupper() and isinstance(value, int | tuple)
+    }
+    page = (ROOT / "docs" / "spec" / "limits.md").read_text(encoding="utf-8")
+    assert dict(re.findall(r"^\| `([A-Z0-9_]+)` \| (.+?) \|$", page, flags=re.MULTILINE)) == source
 
 
 def test_the_change_log_knows_this_version() -> None:
