@@ -1,0 +1,925 @@
+"""A released alert becomes an envelope; an envelope becomes an opened alert, or a reason why not.
+
+Spec: docs/spec/envelope.md. What is signed is one header of fixed layout; it holds the hash of the body's
+core and one *leaf* per recipient, so that recipient, order and key acknowledgement stand under the signature
+while recipients of one alert cannot see each other. What is sealed is header, signature and body, padded to
+one of four sizes, under a content key used once and kept by nobody.
+
+One rule: ``open_envelope_untrusted`` is the only way in, and its order is the order of the spec. Two failures
+are told apart there. *Junk* does not hold up to the leaf, the anchor only sender and recipient can make: it
+is raised as MalformedInput or VerificationFailed and leaves no mark, because anyone who learnt a receive key
+could have made it. *Refused* is the sender's own fault, signed by it: a value with a code, never a partial
+alert. Storing, marking, answering and deleting at the broker belong to the caller.
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Final, Literal, Protocol, TypeAlias, TypedDict
+
+from keys import labels, trust
+from keys.card import (
+    CERTIFICATE_BYTES,
+    SUITE,
+    Certificate,
+    OfficerEntry,
+    encode_certificate,
+    parse_certificate_untrusted,
+)
+from keys.errors import (
+    BrokenInvariant,
+    MalformedInput,
+    PolicyRefused,
+    Unavailable,
+    VerificationFailed,
+)
+from keys.primitives import (
+    CompositePrivateKey,
+    XWingPrivateKey,
+    blob_ciphertext_bytes,
+    blob_decrypt,
+    blob_encrypt,
+    composite_verify,
+    constant_time_equal,
+    labelled_hash,
+    wrap,
+)
+from keys.secret import SecretBytes
+from keys.trust import PairState, TrustedPeer
+from protocol import limits
+from protocol.alert import Alert
+from protocol.conversation import Judgement
+from protocol.disclosures import (
+    AlertCore,
+    Disclosure,
+    Randomness,
+    alert_id,
+    decode_core_untrusted,
+    decode_disclosures_untrusted,
+    join_alert,
+)
+from protocol.envelope import VERSION, Envelope, envelope_hash, parse_envelope_untrusted
+from protocol.items import AudienceOpening, Item, decode_items_untrusted, encode_items
+from protocol.receipts import Receipt, decode_receipts_untrusted
+from protocol.release import ReleasedAlert, ReleasePolicy, check_release
+
+CONTENT_KEY_BYTES: Final = 32
+_MAGIC: Final = b"SLW1"
+_HEADER: Final = struct.Struct(">4sBBH16s32sI8sQQ32sI32sH")
+_OPENING: Final = struct.Struct(">16sHHQQ8s32s")
+_FLAG_BODYLESS: Final = 1
+# Length fields of an item: u16 of the header, u32 of each of the three body parts, the padding mark.
+_FRAMING_BYTES: Final = 2 + 3 * 4 + 1
+
+assert _HEADER.size == limits.HEADER_FIXED_BYTES
+assert CONTENT_KEY_BYTES + _OPENING.size + 4 == limits.LEAF_PLAINTEXT_BYTES
+
+
+class MessageType(IntEnum):
+    """What a message is; 4 is not used."""
+
+    ALERT = 1
+    CONTROL = 2
+    RECEIPT = 3
+    RESET = 5
+    COVER = 6
+    NACK = 7
+    CARD = 8
+
+
+# These bring the certificate they are signed under: they announce a key version nobody knows yet.
+_WITH_CERTIFICATE: Final = frozenset({MessageType.RESET, MessageType.CARD})
+
+
+# --- header and leaf ---
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What the operational key signs, 154 bytes and 32 for each leaf."""
+
+    type: MessageType
+    suite: int
+    msg_id: bytes  # 16
+    sender: bytes  # office id, 32
+    key_version: int
+    instance: bytes  # 8
+    created_ms: int
+    expires_ms: int
+    core_hash: bytes  # 32; of an alert this is the alert id
+    core_bytes: int
+    piggyback_hash: bytes  # 32
+    leaves: tuple[bytes, ...]  # 32 each
+
+    def encode(self) -> bytes:
+        """The signed bytes."""
+        fixed = _HEADER.pack(
+            _MAGIC,
+            self.type,
+            self.suite,
+            0,
+            self.msg_id,
+            self.sender,
+            self.key_version,
+            self.instance,
+            self.created_ms,
+            self.expires_ms,
+            self.core_hash,
+            self.core_bytes,
+            self.piggyback_hash,
+            len(self.leaves),
+        )
+        return fixed + b"".join(self.leaves)
+
+
+def parse_header_untrusted(data: bytes) -> Header:
+    """Read a header that fills ``data``. MalformedInput (``header_malformed``)."""
+    if len(data) < limits.HEADER_FIXED_BYTES:
+        raise MalformedInput("header_malformed", "a header is cut short")
+    (
+        magic,
+        kind,
+        suite,
+        flags,
+        msg_id,
+        sender,
+        key_version,
+        instance,
+        created_ms,
+        expires_ms,
+        core_hash,
+        core_bytes,
+        piggyback_hash,
+        leaf_count,
+    ) = _HEADER.unpack_from(data)
+    leaves_bytes = len(data) - limits.HEADER_FIXED_BYTES
+    faults = {
+        "magic": magic != _MAGIC,
+        "type": kind not in MessageType.__members__.values(),
+        # Another suite has another signature: without this program knowing it, nothing can be verified.
+        "suite": suite != SUITE,
+        "flags": flags != 0,
+        "times": max(created_ms, expires_ms) > limits.TIME_MS_MAX,
+        "core length": core_bytes > limits.BODY_BYTES_MAX,
+        "leaf count": not _is_leaf_count(leaf_count) or leaves_bytes != leaf_count * limits.HASH_BYTES,
+    }
+    for what, is_wrong in faults.items():
+        if is_wrong:
+            raise MalformedInput("header_malformed", f"a header has a wrong {what}")
+    return Header(
+        type=MessageType(kind),
+        suite=suite,
+        msg_id=msg_id,
+        sender=sender,
+        key_version=key_version,
+        instance=instance,
+        created_ms=created_ms,
+        expires_ms=expires_ms,
+        core_hash=core_hash,
+        core_bytes=core_bytes,
+        piggyback_hash=piggyback_hash,
+        leaves=tuple(
+            data[at : at + limits.HASH_BYTES]
+            for at in range(limits.HEADER_FIXED_BYTES, len(data), limits.HASH_BYTES)
+        ),
+    )
+
+
+def _is_leaf_count(count: int) -> bool:
+    return 1 <= count <= limits.RECIPIENTS_MAX and count & (count - 1) == 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeafOpening:
+    """What opens one leaf of a header: kept by sender and recipient, and shown to an auditor.
+
+    ``flags`` is not under the leaf: bit 0 says that this copy travels without its body.
+    """
+
+    blind: bytes  # 16
+    leaf_index: int
+    flags: int = 0
+    pair_seq: int
+    rk_first: int
+    rk_known: bytes  # 8
+    pair_prev: bytes  # 32
+
+    @property
+    def is_bodyless(self) -> bool:
+        """Whether this copy has no body."""
+        return bool(self.flags & _FLAG_BODYLESS)
+
+    def encode(self) -> bytes:
+        """76 bytes: bytes 32 to 107 of what is wrapped."""
+        return _OPENING.pack(
+            self.blind,
+            self.leaf_index,
+            self.flags,
+            self.pair_seq,
+            self.rk_first,
+            self.rk_known,
+            self.pair_prev,
+        )
+
+    def leaf(self, recipient: bytes) -> bytes:
+        """The leaf it opens for ``recipient`` (office id), 32 bytes."""
+        return labelled_hash(
+            labels.LEAF,
+            self.blind,
+            recipient,
+            struct.pack(">QQ", self.pair_seq, self.rk_first),
+            self.rk_known,
+            self.pair_prev,
+        )
+
+
+def decode_opening_untrusted(data: bytes) -> LeafOpening:
+    """The inverse of ``LeafOpening.encode``; MalformedInput (``leaf_opening``)."""
+    if len(data) != _OPENING.size:
+        raise MalformedInput("leaf_opening", "a leaf opening has the wrong length")
+    blind, leaf_index, flags, pair_seq, rk_first, rk_known, pair_prev = _OPENING.unpack(data)
+    if flags & ~_FLAG_BODYLESS:
+        raise MalformedInput("leaf_opening", "a leaf opening has a flag nobody knows")
+    return LeafOpening(
+        blind=blind,
+        leaf_index=leaf_index,
+        flags=flags,
+        pair_seq=pair_seq,
+        rk_first=rk_first,
+        rk_known=rk_known,
+        pair_prev=pair_prev,
+    )
+
+
+# --- the signed message ---
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedMessage:
+    """Header, signature and body: what the outbox keeps until the peer's receipt, and the inbox after it.
+
+    Without a body (erased, expired, cancelled) the three parts are empty; it still verifies.
+    """
+
+    header: bytes
+    signature: bytes = field(repr=False)  # 3373
+    core: bytes = field(repr=False)
+    disclosures: bytes = field(repr=False)
+    piggyback: bytes = field(repr=False)
+
+    @property
+    def hh(self) -> bytes:
+        """Names this delivery, 32 bytes: replay and ``pair_prev`` use it."""
+        return header_hash(self.header)
+
+    @property
+    def alert_id(self) -> bytes:
+        """Names the alert, 32 bytes, for a message of type ALERT."""
+        return parse_header_untrusted(self.header).core_hash
+
+    @property
+    def has_body(self) -> bool:
+        """Whether the body is still here; no body has an empty core."""
+        return bool(self.core)
+
+    def without_body(self) -> "SignedMessage":
+        """The same message, its body forgotten."""
+        return SignedMessage(
+            header=self.header, signature=self.signature, core=b"", disclosures=b"", piggyback=b""
+        )
+
+    def to_bytes(self) -> bytes:
+        """u16 length | header | signature | body; body = three times u32 length | part."""
+        outside = struct.pack(">H", len(self.header)) + self.header + self.signature
+        if not self.has_body:
+            return outside
+        parts = (self.core, self.disclosures, self.piggyback)
+        return outside + b"".join(struct.pack(">I", len(part)) + part for part in parts)
+
+    @staticmethod
+    def from_bytes(data: bytes) -> "SignedMessage":
+        """The inverse of ``to_bytes``; MalformedInput (``message_malformed``). Verifies nothing."""
+        header, at = _take(data, 0, 2)
+        signature_end = at + limits.MESSAGE_SIGNATURE_BYTES
+        if signature_end > len(data):
+            raise MalformedInput("message_malformed", "a message ends inside its signature")
+        signature, at = data[at:signature_end], signature_end
+        core = disclosures = piggyback = b""
+        if at < len(data):
+            core, at = _take(data, at, 4)
+            disclosures, at = _take(data, at, 4)
+            piggyback, at = _take(data, at, 4)
+            if at != len(data) or not core:
+                raise MalformedInput("message_malformed", "a body does not fill its message")
+        return SignedMessage(
+            header=header, signature=signature, core=core, disclosures=disclosures, piggyback=piggyback
+        )
+
+
+def _take(data: bytes, at: int, length_bytes: int) -> tuple[bytes, int]:
+    """One length-prefixed part and where it ends."""
+    start = at + length_bytes
+    if start > len(data):
+        raise MalformedInput("message_malformed", "a message ends inside a length")
+    end = start + int.from_bytes(data[at:start], "big")
+    if end > len(data):
+        raise MalformedInput("message_malformed", "a message ends inside a part")
+    return data[start:end], end
+
+
+def header_hash(header: bytes) -> bytes:
+    """hh of a header, 32 bytes."""
+    return labelled_hash(labels.HEADER, header)
+
+
+def certificate_core(certificate: Certificate, items: Sequence[Item]) -> bytes:
+    """The core of a RESET or CARD message: the certificate it is signed under, then items."""
+    return encode_certificate(certificate) + encode_items(items)
+
+
+def _split_certificate_core(core: bytes) -> tuple[Certificate, bytes]:
+    return parse_certificate_untrusted(core[:CERTIFICATE_BYTES]), core[CERTIFICATE_BYTES:]
+
+
+def sign_alert(
+    released: ReleasedAlert,
+    *,
+    msg_id: bytes,
+    sender: bytes,
+    key_version: int,
+    signer: CompositePrivateKey,
+    instance: bytes,
+    created_ms: int,
+    recipient: bytes,
+    opening: LeafOpening,
+    items: Sequence[Item] = (),
+) -> SignedMessage:
+    """Sign a released alert to one of its recipients; ``items`` ride beside it.
+
+    Adds the audience opening. PolicyRefused (``not_in_audience``) for an office outside the audience.
+    """
+    beside = (AudienceOpening(opening=released.opening_for(recipient)), *items)
+    return _sign(
+        kind=MessageType.ALERT,
+        msg_id=msg_id,
+        sender=sender,
+        key_version=key_version,
+        signer=signer,
+        instance=instance,
+        created_ms=created_ms,
+        expires_ms=released.expires_ms,
+        core=released.core,
+        disclosures=released.disclosures,
+        piggyback=encode_items(beside),
+        leaves=(opening.leaf(recipient),),
+    )
+
+
+def sign_message(
+    *,
+    type: MessageType,
+    msg_id: bytes,
+    sender: bytes,
+    key_version: int,
+    signer: CompositePrivateKey,
+    instance: bytes,
+    created_ms: int,
+    expires_ms: int,
+    core: bytes,
+    recipient: bytes,
+    opening: LeafOpening,
+    items: Sequence[Item] = (),
+) -> SignedMessage:
+    """Sign anything but an alert to one peer; ``items`` ride beside ``core``, the encoded body.
+
+    ``core`` comes from ``encode_items``, ``encode_receipts`` or ``certificate_core``.
+    An alert is signed by ``sign_alert``, from what was released: BrokenInvariant (``not_released``) here.
+    """
+    if type is MessageType.ALERT:
+        raise BrokenInvariant("not_released", "an alert is signed from its ReleasedAlert only")
+    return _sign(
+        kind=type,
+        msg_id=msg_id,
+        sender=sender,
+        key_version=key_version,
+        signer=signer,
+        instance=instance,
+        created_ms=created_ms,
+        expires_ms=expires_ms,
+        core=core,
+        disclosures=b"",
+        piggyback=encode_items(items),
+        leaves=(opening.leaf(recipient),),
+    )
+
+
+def _sign(
+    *,
+    kind: MessageType,
+    msg_id: bytes,
+    sender: bytes,
+    key_version: int,
+    signer: CompositePrivateKey,
+    instance: bytes,
+    created_ms: int,
+    expires_ms: int,
+    core: bytes,
+    disclosures: bytes,
+    piggyback: bytes,
+    leaves: tuple[bytes, ...],
+) -> SignedMessage:
+    header = Header(
+        type=kind,
+        suite=SUITE,
+        msg_id=msg_id,
+        sender=sender,
+        key_version=key_version,
+        instance=instance,
+        created_ms=created_ms,
+        expires_ms=expires_ms,
+        core_hash=alert_id(core),
+        core_bytes=len(core),
+        piggyback_hash=labelled_hash(labels.PIGGYBACK, piggyback),
+        leaves=leaves,
+    ).encode()
+    return SignedMessage(
+        header=header,
+        signature=signer.sign(labels.MESSAGE, header),
+        core=core,
+        disclosures=disclosures,
+        piggyback=piggyback,
+    )
+
+
+# --- sealing ---
+
+
+def _largest_plaintext(bucket_bytes: int) -> int:
+    """How many bytes, padding mark included, exactly fill an item of this size."""
+    blob_bytes = bucket_bytes - limits.BLOB_OFFSET_BYTES
+    plaintext_bytes = blob_bytes
+    while blob_ciphertext_bytes(plaintext_bytes) > blob_bytes:
+        plaintext_bytes -= 1
+    if blob_ciphertext_bytes(plaintext_bytes) != blob_bytes:
+        raise BrokenInvariant("envelope_size", "no plaintext fills this size exactly")
+    return plaintext_bytes
+
+
+_PLAINTEXT_BYTES: Final = {bucket: _largest_plaintext(bucket) for bucket in limits.ENVELOPE_BUCKETS_BYTES}
+# Body room of the smallest and the largest item for one recipient, as the spec states them.
+BODY_BYTES_IN_SMALLEST: Final = (
+    _PLAINTEXT_BYTES[limits.ENVELOPE_BUCKETS_BYTES[0]]
+    - limits.HEADER_FIXED_BYTES
+    - limits.HASH_BYTES
+    - limits.MESSAGE_SIGNATURE_BYTES
+    - _FRAMING_BYTES
+)
+assert (
+    _PLAINTEXT_BYTES[limits.ENVELOPE_BYTES_MAX]
+    - limits.HEADER_FIXED_BYTES
+    - limits.HASH_BYTES
+    - limits.MESSAGE_SIGNATURE_BYTES
+    - _FRAMING_BYTES
+    >= limits.BODY_BYTES_MAX + limits.XWING_PUBLIC_BYTES
+), "the largest body leaves room for an announcement"
+
+
+def sealed_bytes(message: SignedMessage) -> int:
+    """Size of the item ``seal`` would make: a bucket. PolicyRefused (``too_large``) beyond the last."""
+    needed_bytes = len(message.to_bytes()) + 1
+    for bucket_bytes, plaintext_bytes in _PLAINTEXT_BYTES.items():
+        if needed_bytes <= plaintext_bytes:
+            return bucket_bytes
+    over_bytes = needed_bytes - _PLAINTEXT_BYTES[limits.ENVELOPE_BYTES_MAX]
+    raise PolicyRefused("too_large", f"this message is {over_bytes} bytes too large; shorten its text")
+
+
+def _wrap_info(sender: bytes, recipient: bytes, key_id: bytes, blob: bytes) -> bytes:
+    """Everything the wrapped key is bound to; HPKE has no public associated data in this library."""
+    return (
+        labels.WRAP + bytes([VERSION]) + sender + recipient + key_id + labelled_hash(labels.BLOB_HASH, blob)
+    )
+
+
+def seal(
+    message: SignedMessage,
+    *,
+    opening: LeafOpening,
+    sender: bytes,
+    recipient: bytes,
+    receive_key_id: bytes,
+    receive_key_public: bytes,
+    random: Randomness,
+    bodyless: bool = False,
+) -> bytes:
+    """One item for one recipient, under a fresh content key that exists only inside this call.
+
+    The same message may be sealed again at any time, to the same or another receive key; ``bodyless`` leaves
+    the body out. PolicyRefused ``too_large``; VerificationFailed ``public_key_invalid`` for an unusable key.
+    """
+    if bodyless:
+        message = message.without_body()
+    plaintext_bytes = _PLAINTEXT_BYTES[sealed_bytes(message)]
+    padded = message.to_bytes() + b"\x80"
+    padded += bytes(plaintext_bytes - len(padded))
+    content_key = SecretBytes(random(CONTENT_KEY_BYTES))
+    blob = blob_encrypt(content_key, labels.BLOB, padded)
+    marked = LeafOpening(
+        blind=opening.blind,
+        leaf_index=opening.leaf_index,
+        flags=0 if message.has_body else _FLAG_BODYLESS,
+        pair_seq=opening.pair_seq,
+        rk_first=opening.rk_first,
+        rk_known=opening.rk_known,
+        pair_prev=opening.pair_prev,
+    )
+    wrapped = wrap(
+        receive_key_public,
+        content_key.reveal() + marked.encode() + bytes(4),
+        _wrap_info(sender, recipient, receive_key_id, blob),
+    )
+    # Kept by nobody: with it, a recorded item could be opened after both offices erased its content.
+    content_key.wipe()
+    return Envelope(key_id=receive_key_id, wrap=wrapped, blob=blob).to_bytes()
+
+
+# --- opening ---
+
+
+class Mark(StrEnum):
+    """What the screen says beside a message that was nevertheless delivered."""
+
+    CLOCK_SUSPECT = "clock_suspect"  # created far ahead of us, or outside its certificate's life
+    CERTIFICATE_EXPIRED = "certificate_expired"  # the sender should have renewed; only revocation stops
+    STALE = "stale"  # after expires_ms
+    ERASE_DUE = "erase_due"  # after erase_at_ms: recorded and erased unshown
+    EMERGENCY = "emergency"  # released by one officer alone
+
+
+class OpeningContext(Protocol):
+    """What opening asks of the node. Reads only; every answer is of committed state."""
+
+    @property
+    def my_office_id(self) -> bytes:
+        """32 bytes."""
+
+    @property
+    def now_ms(self) -> int:
+        """The later of the system clock and the newest time in the node's own log."""
+
+    @property
+    def policy(self) -> ReleasePolicy:
+        """What this office asks of alerts it takes."""
+
+    def receive_key(self, key_id: bytes) -> tuple[XWingPrivateKey, bytes] | None:
+        """The private key of that id and the office id of the one peer it was announced to."""
+
+    def key_id_status(self, key_id: bytes) -> Literal["unknown", "deleted"]:
+        """Why there is no such key."""
+
+    def peer(self, office_id: bytes) -> TrustedPeer:
+        """What is known of a peer that has a receive key."""
+
+    def judge(self, office_id: bytes, header: Header, opening: LeafOpening, hh: bytes) -> Judgement:
+        """The window's word, after comparing ``hh`` with the one stored for this number and predecessor."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LateDuplicate:
+    """For a key deleted once everything below it had arrived: delete at the broker, answer nothing."""
+
+    key_id: bytes
+    envelope_hash: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnknownKey:
+    """For a receive key this node never had: the sender needs a NACK with the current announcement."""
+
+    key_id: bytes
+    envelope_hash: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingCard:
+    """Signed under a key version without a certificate here: keep it, take it again when that arrives."""
+
+    sender: bytes
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """Signature and leaf hold: the sender really sent this to us, in this place."""
+
+    sender: bytes
+    key_id: bytes  # the receive key it came under
+    header: Header
+    hh: bytes
+    opening: LeafOpening
+    message: SignedMessage
+
+
+class _Verified(TypedDict):
+    """The fields of Verified, on their way into one of its kinds."""
+
+    sender: bytes
+    key_id: bytes
+    header: Header
+    hh: bytes
+    opening: LeafOpening
+    message: SignedMessage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingPair(Verified):
+    """Keep it until the pairing is confirmed or resumed, or the reset it follows has arrived.
+
+    ``code``: ``pair_half``, ``pair_suspended`` or ``other_instance``.
+    """
+
+    code: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingOfficerList(Verified):
+    """Names an officer list that has not arrived. It may be among ``piggyback_items``: take that first."""
+
+    piggyback_items: tuple[Item, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Duplicate(Verified):
+    """Taken in before: delete at the broker, acknowledge again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Equivocation(Verified):
+    """A second message in a place that is taken: keep both as evidence and freeze the conversation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused(Verified):
+    """Authentic but not acceptable: mark its number, keep its bytes, answer ``refused`` with ``code``."""
+
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedBodyless(Verified):
+    """Expired, cancelled or erased at the sender: mark its number, show that it expired before delivery."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedAlert(Verified):
+    """An alert, whole and released to this office."""
+
+    alert_id: bytes
+    alert: Alert = field(repr=False)
+    core: AlertCore = field(repr=False)
+    disclosures: tuple[Disclosure, ...] = field(repr=False)
+    piggyback_items: tuple[Item, ...]
+    marks: frozenset[Mark]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedMessage(Verified):
+    """Anything but an alert. ``items`` and ``receipts`` are the body, ``piggyback_items`` rode beside it.
+
+    ``certificate`` is what a RESET or CARD was signed under, already verified under the peer's root.
+    """
+
+    items: tuple[Item, ...]
+    receipts: tuple[Receipt, ...]
+    certificate: Certificate | None
+    piggyback_items: tuple[Item, ...]
+    marks: frozenset[Mark]
+
+
+Opened: TypeAlias = (
+    OpenedAlert
+    | OpenedMessage
+    | OpenedBodyless
+    | Duplicate
+    | LateDuplicate
+    | UnknownKey
+    | PendingCard
+    | PendingPair
+    | PendingOfficerList
+    | Refused
+    | Equivocation
+)
+
+
+def open_envelope_untrusted(data: bytes, context: OpeningContext) -> Opened:
+    """Open one item; the steps and their order are those of docs/spec/envelope.md#opening.
+
+    Junk, which leaves no mark, is MalformedInput or VerificationFailed: whatever fails up to the leaf, and a
+    number outside the window. Everything after that is a value; no other exception leaves this function.
+    """
+    # 1. Size is one of four, version is known.
+    envelope = parse_envelope_untrusted(data)
+
+    # 2. The key id names one receive key, and with it the only office this can come from.
+    found = context.receive_key(envelope.key_id)
+    if found is None:
+        named = envelope_hash(data)
+        if context.key_id_status(envelope.key_id) == "deleted":
+            return LateDuplicate(key_id=envelope.key_id, envelope_hash=named)
+        return UnknownKey(key_id=envelope.key_id, envelope_hash=named)
+    private_key, sender = found
+
+    # 3. Unwrap content key and leaf opening, bound to both offices, the key id and the blob.
+    info = _wrap_info(sender, context.my_office_id, envelope.key_id, envelope.blob)
+    unwrapped = private_key.unwrap(envelope.wrap, info)
+    if len(unwrapped) != limits.LEAF_PLAINTEXT_BYTES or any(unwrapped[-4:]):
+        raise MalformedInput("leaf_opening", "what was wrapped has the wrong form")
+    content_key = SecretBytes(unwrapped[:CONTENT_KEY_BYTES])
+    opening = decode_opening_untrusted(unwrapped[CONTENT_KEY_BYTES:-4])
+
+    # 4. Decrypt to the end: nothing is looked at before the last tag held.
+    padded = blob_decrypt(content_key, labels.BLOB, envelope.blob)
+    content_key.wipe()
+
+    # 5. Padding is one 0x80 and zeros, nothing else; flags and body agree.
+    unpadded = padded.rstrip(b"\x00")
+    if not unpadded.endswith(b"\x80"):
+        raise MalformedInput("padding", "the padding has no mark")
+    message = SignedMessage.from_bytes(unpadded[:-1])
+    if message.has_body is opening.is_bodyless:
+        raise MalformedInput("message_malformed", "body and flag disagree")
+
+    # 6. The header is within its bounds.
+    header = parse_header_untrusted(message.header)
+
+    # 7. It names the office this receive key was announced to, or someone passes on what was not for us.
+    if header.sender != sender:
+        raise VerificationFailed("sender_mismatch", "the sender is not the office this key was given to")
+
+    # 8. Its key version has a certificate here, or brings one, and is not revoked.
+    peer = context.peer(sender)
+    certificate: Certificate | None = None
+    if header.type in _WITH_CERTIFICATE and message.has_body:
+        certificate, _ = _split_certificate_core(message.core)
+        if certificate.key_version != header.key_version:
+            raise VerificationFailed("certificate_mismatch", "the certificate is not the one signed under")
+        peer = trust.accept_certificate(peer, certificate, context.now_ms)
+    try:
+        signed_under = trust.certificate_for_version(peer, header.key_version)
+    except Unavailable:
+        return PendingCard(sender=sender, version=header.key_version)
+
+    # 9. Both halves of the signature hold.
+    composite_verify(signed_under.public, labels.MESSAGE, message.header, message.signature)
+
+    # 10. Core and piggyback are the ones under the header.
+    if message.has_body:
+        _check_hash("core_mismatch", alert_id(message.core), header.core_hash)
+        _check_hash(
+            "piggyback_mismatch",
+            labelled_hash(labels.PIGGYBACK, message.piggyback),
+            header.piggyback_hash,
+        )
+        if len(message.core) != header.core_bytes:
+            raise VerificationFailed("core_mismatch", "the core is not as long as the header says")
+
+    # 11. The leaf opens for my id: the sender meant us, with this number, order and key acknowledgement.
+    if opening.leaf_index >= len(header.leaves):
+        raise VerificationFailed("not_for_me", "the header has no such leaf")
+    _check_hash("not_for_me", opening.leaf(context.my_office_id), header.leaves[opening.leaf_index])
+    hh = header_hash(message.header)
+    verified: _Verified = {
+        "sender": sender,
+        "key_id": envelope.key_id,
+        "header": header,
+        "hh": hh,
+        "opening": opening,
+        "message": message,
+    }
+
+    # 12. The suite has not gone back below what the peer asked for.
+    try:
+        trust.check_suite(peer, header.suite)
+    except VerificationFailed as error:
+        return Refused(**verified, code=error.code, detail=error.detail)
+
+    # 13. Pairing, window and replay table. Only a reset may come from an instance nobody announced; a
+    #     suspended pair takes new keys only.
+    judgement = context.judge(sender, header, opening, hh)
+    is_reset = header.type is MessageType.RESET
+    if peer.state is PairState.HALF:
+        return PendingPair(**verified, code="pair_half")
+    if peer.state is PairState.SUSPENDED and header.type not in _WITH_CERTIFICATE:
+        return PendingPair(**verified, code="pair_suspended")
+    match judgement:
+        case Judgement.DUPLICATE:
+            return Duplicate(**verified)
+        case Judgement.EQUIVOCATION:
+            return Equivocation(**verified)
+        case Judgement.BEYOND_WINDOW:
+            raise VerificationFailed("beyond_window", "the number is outside the window")
+        case Judgement.OTHER_INSTANCE if not is_reset:
+            return PendingPair(**verified, code="other_instance")
+
+    if not message.has_body:
+        return OpenedBodyless(**verified)
+
+    # 14. and 15. The body is decoded under its limits and disclosures match; release and policy hold.
+    piggyback_items: tuple[Item, ...] = ()
+    try:
+        piggyback_items = _decode_piggyback(message, header)
+        marks = _marks(header, signed_under, context.now_ms)
+        if header.type is not MessageType.ALERT:
+            items, receipts = _decode_body(message, header)
+            return OpenedMessage(
+                **verified,
+                items=items,
+                receipts=receipts,
+                certificate=certificate,
+                piggyback_items=piggyback_items,
+                marks=marks,
+            )
+        core = decode_core_untrusted(message.core)
+        disclosures = decode_disclosures_untrusted(message.disclosures)
+        alert = join_alert(core, disclosures)
+        if core.expires_ms != header.expires_ms:
+            raise PolicyRefused("expiry_differs", "header and alert expire at different times")
+        is_emergency = _check_released(alert, core, peer, piggyback_items, context)
+    except Unavailable:
+        return PendingOfficerList(**verified, piggyback_items=piggyback_items)
+    except (MalformedInput, VerificationFailed, PolicyRefused) as error:
+        return Refused(**verified, code=error.code, detail=error.detail)
+    if is_emergency:
+        marks |= {Mark.EMERGENCY}
+    if context.now_ms >= core.erase_at_ms:
+        marks |= {Mark.ERASE_DUE}
+    return OpenedAlert(
+        **verified,
+        alert_id=header.core_hash,
+        alert=alert,
+        core=core,
+        disclosures=disclosures,
+        piggyback_items=piggyback_items,
+        marks=marks,
+    )
+
+
+def _check_hash(code: str, computed: bytes, stated: bytes) -> None:
+    if not constant_time_equal(computed, stated):
+        raise VerificationFailed(code, "a hash under the signature does not hold")
+
+
+def _decode_piggyback(message: SignedMessage, header: Header) -> tuple[Item, ...]:
+    items = decode_items_untrusted(message.piggyback)
+    if items and len(header.leaves) > 1:
+        # It would be read by every recipient although it speaks of one pair.
+        raise PolicyRefused("piggyback_shared", "items for one peer ride on a message to several")
+    return items
+
+
+def _decode_body(message: SignedMessage, header: Header) -> tuple[tuple[Item, ...], tuple[Receipt, ...]]:
+    """Items and receipts of a message that is no alert."""
+    if message.disclosures:
+        # Nothing signed commits to them here.
+        raise PolicyRefused("disclosures_unsigned", "only an alert has disclosures")
+    if header.type is MessageType.RECEIPT:
+        return (), decode_receipts_untrusted(message.core)
+    if header.type in _WITH_CERTIFICATE:
+        return decode_items_untrusted(_split_certificate_core(message.core)[1]), ()
+    return decode_items_untrusted(message.core), ()
+
+
+def _check_released(
+    alert: Alert,
+    core: AlertCore,
+    peer: TrustedPeer,
+    piggyback_items: tuple[Item, ...],
+    context: OpeningContext,
+) -> bool:
+    def officer(list_version: int, number: int) -> OfficerEntry:
+        return trust.officer_key(peer, list_version, number)
+
+    openings = [item.opening for item in piggyback_items if isinstance(item, AudienceOpening)]
+    return check_release(
+        alert,
+        core,
+        officer=officer,
+        office_id=context.my_office_id,
+        opening=openings[0] if len(openings) == 1 else None,
+        policy=context.policy,
+    )
+
+
+def _marks(header: Header, certificate: Certificate, now_ms: int) -> frozenset[Mark]:
+    """Clocks mark and never stop: an office with a flat battery on its main board must get through."""
+    found: set[Mark] = set()
+    is_outside = not certificate.not_before_ms <= header.created_ms < certificate.not_after_ms
+    if header.created_ms > now_ms + limits.CLOCK_AHEAD_MS_MAX or is_outside:
+        found.add(Mark.CLOCK_SUSPECT)
+    if now_ms >= certificate.not_after_ms:
+        found.add(Mark.CERTIFICATE_EXPIRED)
+    if now_ms >= header.expires_ms:
+        found.add(Mark.STALE)
+    return frozenset(found)
