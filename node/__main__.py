@@ -1,0 +1,540 @@
+"""``salween-node``: every command of an office's node.
+
+Spec: docs/operations.md#commands. Each verb talks to the running daemon over ``control.sock`` and opens the
+node itself only when none runs. Secrets come from a prompt, a 0600 file or a systemd credential, never from
+arguments or the environment. Exit codes: runtime/exits.py.
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import PurePath
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from keys.errors import PolicyRefused, SalweenError
+from keys.secret import SecretBytes
+from node import __version__
+from node.control import SOCKET_NAME, Params, call_daemon
+from node.daemon import Node, run_daemon_node
+from node.setup import initialise
+from node.verbs import run_verb
+from runtime.env import Env, real_env
+from runtime.exits import EXIT_INTERNAL, exit_code
+from runtime.secrets import read_secret_file, systemd_credential
+
+PASSPHRASE_CREDENTIAL = "salween-passphrase"
+
+directory_option = click.option(
+    "--dir", "directory", type=click.Path(file_okay=False), required=True, help="Directory of this node."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+passphrase_option = click.option(
+    "--passphrase-file", type=click.Path(dir_okay=False), help="File (mode 0600) holding the passphrase."
+)
+officer_option = click.option("--officer", type=int, required=True, help="Your officer number.")
+pin_option = click.option("--pin-file", type=click.Path(dir_okay=False), help="File (mode 0600) holding your PIN.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="salween-node")
+def cli() -> None:
+    """The node of one border liaison office."""
+
+
+# --- init and run -------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@directory_option
+@passphrase_option
+@click.option("--name", required=True, help="Name of the office, as peers will see it (at most 64 bytes).")
+@click.option("--country", required=True, help="Two-letter country code, such as MM or CN.")
+@click.option("--alias", required=True, help="How the first officer is called on the log-in page.")
+@click.option("--role", type=click.Choice(["officer", "supervisor"]), default="supervisor", show_default=True)
+@pin_option
+@click.option("--recovery-sheet", type=click.Path(dir_okay=False), help="Where to write the recovery sheet.")
+@click.option("--web-port", type=click.IntRange(0, 65535), default=7441, show_default=True)
+@click.option("--health-port", type=click.IntRange(0, 65535), default=7442, show_default=True)
+@json_option
+def init(
+    directory: str,
+    passphrase_file: str | None,
+    name: str,
+    country: str,
+    alias: str,
+    role: str,
+    pin_file: str | None,
+    recovery_sheet: str | None,
+    web_port: int,
+    health_port: int,
+    as_json: bool,
+) -> None:
+    """Make a new node: keys, encrypted database, first officer and the recovery sheet."""
+
+    async def work(env: Env) -> dict[str, Any]:
+        passphrase = _passphrase(env, passphrase_file, confirm=True)
+        pin = _pin(env, pin_file, confirm=True)
+        made = await initialise(
+            env,
+            directory,
+            passphrase=passphrase,
+            name=name,
+            country=country,
+            alias=alias,
+            role=role,
+            pin=pin,
+            recovery_sheet=recovery_sheet or str(PurePath(directory) / "recovery-sheet.txt"),
+            web_port=web_port,
+            health_port=health_port,
+        )
+        return {
+            "office_id": made.office_id.hex(),
+            "directory": directory,
+            "officer": made.officer,
+            "recovery_sheet": made.recovery_sheet,
+        }
+
+    def show(result: dict[str, Any]) -> None:
+        console = Console()
+        console.print(f"Made the node of [bold]{name}[/bold] in {directory}. You are officer {result['officer']}.")
+        console.print(
+            f"Recovery sheet: {result['recovery_sheet']}\n"
+            "Print it, lock the paper away, then delete the file: whoever holds it can be this office."
+        )
+        console.print(f"Next: salween-node run --dir {directory}")
+
+    _finish(_run(work), as_json, show)
+
+
+@cli.command()
+@directory_option
+@passphrase_option
+@json_option
+def run(directory: str, passphrase_file: str | None, as_json: bool) -> None:
+    """Run the daemon until SIGTERM or Ctrl-C."""
+    env = real_env()
+    try:
+        passphrase = _passphrase(env, passphrase_file)
+    except SalweenError as error:
+        _fail(error, as_json)
+    sys.exit(run_daemon_node(env, directory, passphrase, as_json=as_json))
+
+
+# --- pairing ------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@directory_option
+@passphrase_option
+@click.option("--invite", is_flag=True, help="Print a single-use invitation for the other office.")
+@click.option("--join", "invitation", metavar="INVITATION", help="Take the invitation the other office printed.")
+@click.option("--broker", metavar="ADDRESS", help="With --invite: salween://host:port#fingerprint of the broker.")
+@click.option("--token-file", type=click.Path(dir_okay=False), help="With --invite: file with the operator's token.")
+@json_option
+def pair(
+    directory: str,
+    passphrase_file: str | None,
+    invite: bool,
+    invitation: str | None,
+    broker: str | None,
+    token_file: str | None,
+    as_json: bool,
+) -> None:
+    """Pair with another office by voice: one side invites, the other joins, both type the other's code."""
+    if invite == (invitation is not None):
+        raise click.UsageError("Give either --invite or --join INVITATION.")
+    if invite and broker is None:
+        raise click.UsageError("--invite needs --broker ADDRESS.")
+
+    def on_event(event: dict[str, Any]) -> None:
+        if as_json:
+            click.echo(json.dumps(event))
+        elif event["event"] == "invitation":
+            click.echo(f"Read or send this to the other office (once, within 10 minutes):\n\n  {event['invitation']}\n")
+        elif event["event"] == "code":
+            click.echo(f"Read this code aloud to the other office:   {event['mine']}")
+        elif event["event"] == "waiting":
+            click.echo("Waiting for the other office ...")
+
+    async def answer(event: dict[str, Any]) -> str:
+        if as_json:
+            line = await asyncio.to_thread(sys.stdin.readline)
+            try:
+                return str(json.loads(line)["peer_code"])
+            except (ValueError, KeyError, TypeError):
+                return ""
+        return str(await asyncio.to_thread(click.prompt, "Type the code the other office reads to you", type=str))
+
+    async def work(env: Env) -> dict[str, Any]:
+        if invite:
+            token = (
+                read_secret_file(env.files, token_file).reveal().decode()
+                if token_file
+                else click.prompt("Operator's token", hide_input=True, err=True)
+            )
+            params = {"broker": broker, "token": token}
+        else:
+            params = {"invitation": invitation}
+        verb = "pair.invite" if invite else "pair.join"
+        return await _call(env, directory, passphrase_file, verb, params, on_event=on_event, answer=answer, links=True)
+
+    def show(result: dict[str, Any]) -> None:
+        peer = result["peer"]
+        click.echo(f"Paired with {peer['name']} ({peer['country']}). Safety number:\n  {peer['safety_number']}")
+
+    _finish(_run(work), as_json, show)
+
+
+# --- alerts -------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@directory_option
+@passphrase_option
+@officer_option
+@pin_option
+@click.option("--to", multiple=True, required=True, help="Name or id of a paired office; may be repeated.")
+@click.option("--file", "file", type=click.File("r", encoding="utf-8"), required=True, help="Alert as JSON; - reads standard input.")
+@json_option
+def send(
+    directory: str,
+    passphrase_file: str | None,
+    officer: int,
+    pin_file: str | None,
+    to: tuple[str, ...],
+    file: Any,
+    as_json: bool,
+) -> None:
+    """Send an alert. What needs a second officer waits for: salween-node pending --release."""
+    try:
+        alert = json.loads(file.read())
+    except ValueError as fault:
+        raise click.UsageError(f"--file is not JSON: {fault}") from fault
+
+    async def work(env: Env) -> dict[str, Any]:
+        params = {"officer": officer, "pin": _pin(env, pin_file), "to": list(to), "alert": alert}
+        return await _call(env, directory, passphrase_file, "send", params)
+
+    def show(result: dict[str, Any]) -> None:
+        if result["state"] == "released":
+            click.echo(f"Kept; it leaves as soon as the link allows. Alert {result['alert_id']}")
+        else:
+            click.echo(f"Signed by you; a second officer must release it. Draft {result['draft_id']}")
+
+    _finish(_run(work), as_json, show)
+
+
+@cli.command()
+@directory_option
+@passphrase_option
+@officer_option
+@pin_option
+@click.option("--release", metavar="DRAFT", help="Release this draft as the second officer.")
+@json_option
+def pending(
+    directory: str, passphrase_file: str | None, officer: int, pin_file: str | None, release: str | None, as_json: bool
+) -> None:
+    """List what waits for a second officer, or release one."""
+
+    async def work(env: Env) -> dict[str, Any]:
+        params: Params = {"officer": officer, "pin": _pin(env, pin_file)}
+        if release is not None:
+            params["release"] = release
+        return await _call(env, directory, passphrase_file, "pending", params)
+
+    def show(result: dict[str, Any]) -> None:
+        if release is not None:
+            click.echo(f"Released and kept. Alert {result['alert_id']}")
+            return
+        _table(("Draft", "Author", "Headline"), [(r["draft_id"], r["author_alias"], r["headline"]) for r in result["pending"]])
+
+    _finish(_run(work), as_json, show)
+
+
+def _listing(name: str, help_text: str, columns: tuple[tuple[str, str], ...]) -> None:
+    @cli.command(name, help=help_text)
+    @directory_option
+    @passphrase_option
+    @officer_option
+    @pin_option
+    @json_option
+    def command(directory: str, passphrase_file: str | None, officer: int, pin_file: str | None, as_json: bool) -> None:
+        async def work(env: Env) -> dict[str, Any]:
+            return await _call(env, directory, passphrase_file, name, {"officer": officer, "pin": _pin(env, pin_file)})
+
+        def show(result: dict[str, Any]) -> None:
+            _table(tuple(t for t, _ in columns), [tuple(str(row[k]) for _, k in columns) for row in result[name]])
+
+        _finish(_run(work), as_json, show)
+
+
+_listing(
+    "inbox", "List alerts that came in.", (("Alert", "alert_id"), ("From", "peer_name"), ("Urgency", "urgency"), ("What", "headline"))
+)
+_listing("outbox", "List alerts of this office and where each stands.", (("Alert", "alert_id"), ("State", "state"), ("What", "headline")))
+
+
+@cli.command()
+@directory_option
+@passphrase_option
+@officer_option
+@pin_option
+@click.option("--reason", default="duty", show_default=True, help="Why you open it; goes into the access log as a code.")
+@click.argument("alert_id")
+@json_option
+def show(
+    directory: str, passphrase_file: str | None, officer: int, pin_file: str | None, reason: str, alert_id: str, as_json: bool
+) -> None:
+    """Open one alert; the access is logged before the content is."""
+
+    async def work(env: Env) -> dict[str, Any]:
+        params = {"officer": officer, "pin": _pin(env, pin_file), "alert_id": alert_id, "purpose": reason}
+        return await _call(env, directory, passphrase_file, "show", params)
+
+    _finish(_run(work), as_json, lambda result: click.echo(json.dumps(result, indent=2, ensure_ascii=False)))
+
+
+# --- officers -----------------------------------------------------------------------------------------------
+
+
+@cli.group()
+def officers() -> None:
+    """Add, list and retire officers."""
+
+
+@officers.command("list")
+@directory_option
+@passphrase_option
+@json_option
+def officers_list(directory: str, passphrase_file: str | None, as_json: bool) -> None:
+    """List officers."""
+
+    def show_table(result: dict[str, Any]) -> None:
+        rows = [(str(o["number"]), o["alias"], o["role"], o["state"]) for o in result["officers"]]
+        _table(("Number", "Alias", "Role", "State"), rows)
+
+    _finish(_run(lambda env: _call(env, directory, passphrase_file, "officers.list", {})), as_json, show_table)
+
+
+@officers.command("add")
+@directory_option
+@passphrase_option
+@click.option("--alias", required=True, help="How the officer is called on the log-in page.")
+@click.option("--role", type=click.Choice(["officer", "supervisor", "auditor", "operator"]), default="officer", show_default=True)
+@pin_option
+@json_option
+def officers_add(
+    directory: str, passphrase_file: str | None, alias: str, role: str, pin_file: str | None, as_json: bool
+) -> None:
+    """Add an officer; the new signed list reaches peers with the next message."""
+
+    async def work(env: Env) -> dict[str, Any]:
+        params = {"alias": alias, "role": role, "pin": _pin(env, pin_file, confirm=True)}
+        return await _call(env, directory, passphrase_file, "officers.add", params)
+
+    _finish(_run(work), as_json, lambda result: click.echo(f"Added officer {result['officer']}."))
+
+
+@officers.command("retire")
+@directory_option
+@passphrase_option
+@click.argument("number", type=int)
+@json_option
+def officers_retire(directory: str, passphrase_file: str | None, number: int, as_json: bool) -> None:
+    """End an officer's rights now; what they signed stays valid."""
+    result = _run(lambda env: _call(env, directory, passphrase_file, "officers.retire", {"officer": number}))
+    _finish(result, as_json, lambda _: click.echo(f"Retired officer {number}."))
+
+
+@officers.command("reset-pin")
+@directory_option
+@passphrase_option
+@click.argument("number", type=int)
+@pin_option
+@json_option
+def officers_reset_pin(
+    directory: str, passphrase_file: str | None, number: int, pin_file: str | None, as_json: bool
+) -> None:
+    """Give an officer a new PIN (and with it a new signing key)."""
+
+    async def work(env: Env) -> dict[str, Any]:
+        params = {"officer": number, "pin": _pin(env, pin_file, confirm=True)}
+        return await _call(env, directory, passphrase_file, "officers.reset-pin", params)
+
+    _finish(_run(work), as_json, lambda _: click.echo(f"Officer {number} has a new PIN."))
+
+
+# --- health -------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@directory_option
+@passphrase_option
+@json_option
+def status(directory: str, passphrase_file: str | None, as_json: bool) -> None:
+    """The whole node at a glance."""
+
+    def show_status(result: dict[str, Any]) -> None:
+        click.echo(f"{result['office_name']} ({result['country']}), {'running' if result['running'] else 'not running'}")
+        link = result["link"]
+        click.echo(f"Link to the broker: {link['state']}" + (f" ({link['detail']})" if link["detail"] else ""))
+        click.echo(f"Waiting to leave: {result['outbox_waiting']}; unopened: {result['inbox_unopened']}")
+        click.echo(f"Log: {result['log']['size']} entries, {result['log']['published_size']} published, {result['log']['state']}")
+        _table(
+            ("Office", "State", "Waiting", "Missing"),
+            [(p["name"], p["state"], str(p["waiting_out"]), str(p["missing_in"])) for p in result["peers"]],
+        )
+
+    _finish(_run(lambda env: _call(env, directory, passphrase_file, "status", {})), as_json, show_status)
+
+
+@cli.command()
+@directory_option
+@passphrase_option
+@json_option
+def publish(directory: str, passphrase_file: str | None, as_json: bool) -> None:
+    """Publish and sign the audit log up to now."""
+    result = _run(lambda env: _call(env, directory, passphrase_file, "publish", {}))
+    _finish(result, as_json, lambda r: click.echo(f"Published {r['size']} entries of {r['origin']}, root {r['root']}."))
+
+
+@cli.command()
+@directory_option
+@passphrase_option
+@json_option
+def doctor(directory: str, passphrase_file: str | None, as_json: bool) -> None:
+    """Check clock, disk, permissions, database, broker and fonts; print the exact fix for each fault."""
+    result = _run(lambda env: _call(env, directory, passphrase_file, "doctor", {}))
+
+    def show_checks(value: dict[str, Any]) -> None:
+        for check in value["checks"]:
+            click.echo(f"{'ok ' if check['ok'] else 'BAD'}  {check['what']}: {check['detail']}")
+            if not check["ok"]:
+                click.echo(f"      fix: {check['fix']}")
+
+    _finish(result, as_json, show_checks)
+    if not all(check["ok"] for check in result["checks"]):
+        sys.exit(1)
+
+
+# --- helpers ------------------------------------------------------------------------------------------------
+
+
+class _TerminalChannel:
+    """A verb that runs in this process speaks to this terminal."""
+
+    def __init__(self, on_event: Callable[[dict[str, Any]], None], answer: Callable[[dict[str, Any]], Any]) -> None:
+        self._on_event = on_event
+        self._answer = answer
+
+    async def emit(self, event: dict[str, Any]) -> None:
+        self._on_event(event)
+
+    async def ask(self, event: dict[str, Any]) -> str:
+        self._on_event(event)
+        return str(await self._answer(event))
+
+
+async def _no_answer(event: dict[str, Any]) -> str:
+    raise PolicyRefused("no_answer", f"This command cannot answer '{event.get('event')}'.")
+
+
+async def _call(
+    env: Env,
+    directory: str,
+    passphrase_file: str | None,
+    verb: str,
+    params: Params,
+    *,
+    on_event: Callable[[dict[str, Any]], None] = lambda event: None,
+    answer: Callable[[dict[str, Any]], Coroutine[Any, Any, str]] = _no_answer,
+    links: bool = False,
+) -> dict[str, Any]:
+    """Run a verb in the running daemon, or in this process when none runs."""
+    socket = str(PurePath(directory) / SOCKET_NAME)
+    if Node.is_locked(env, directory):
+        return await call_daemon(env, socket, verb, params, on_event=on_event, answer=answer)
+    node = await Node.open(env, directory, _passphrase(env, passphrase_file))
+    try:
+        if links:
+            await node.start_links()
+        return await run_verb(node, verb, params, _TerminalChannel(on_event, answer))
+    finally:
+        await node.stop()
+
+
+def _passphrase(env: Env, path: str | None, *, confirm: bool = False) -> SecretBytes:
+    if path is not None:
+        return read_secret_file(env.files, path)
+    credential = systemd_credential(env.files, PASSPHRASE_CREDENTIAL)
+    if credential is not None:
+        return credential
+    text = click.prompt("Passphrase of this node", hide_input=True, confirmation_prompt=confirm, err=True)
+    return SecretBytes(text.encode())
+
+
+def _pin(env: Env, path: str | None, *, confirm: bool = False) -> str:
+    if path is not None:
+        return read_secret_file(env.files, path).reveal().decode("utf-8", "replace")
+    return str(click.prompt("PIN", hide_input=True, confirmation_prompt=confirm, err=True))
+
+
+def _run(work: Callable[[Env], Coroutine[Any, Any, dict[str, Any]]]) -> dict[str, Any]:
+    as_json = bool(click.get_current_context().params.get("as_json"))
+    try:
+        return asyncio.run(work(real_env()))
+    except SalweenError as error:
+        _fail(error, as_json)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        click.echo("Interrupted; nothing half-done was kept.", err=True)
+        sys.exit(1)
+
+
+def _fail(error: SalweenError, as_json: bool) -> Any:
+    if as_json:
+        click.echo(json.dumps({"error": {"family": error.family, "code": error.code, "detail": error.detail}}))
+    else:
+        click.echo(f"salween-node: {error.detail or error.code} [{error.code}]", err=True)
+    sys.exit(exit_code(error))
+
+
+def _finish(result: dict[str, Any], as_json: bool, show_text: Callable[[dict[str, Any]], None]) -> None:
+    if as_json:
+        click.echo(json.dumps(result, ensure_ascii=False))
+    else:
+        show_text(result)
+
+
+def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table if rows else "Nothing there.")
+
+
+def main() -> None:
+    """Entry point: click's usage errors exit 64, an uncaught exception 70, never 1."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.UsageError as fault:
+        fault.show()
+        sys.exit(64)
+    except click.exceptions.Abort:
+        sys.exit(1)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.ClickException as fault:
+        fault.show()
+        sys.exit(64)
+    except Exception as bug:
+        click.echo(f"salween-node: internal error: {type(bug).__name__}: {bug}", err=True)
+        sys.exit(EXIT_INTERNAL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,350 @@
+"""The link to one broker: the only socket on this side, and whose turn it is to speak.
+
+Spec: docs/spec/broker.md. Two turns run side by side: one sends whatever is due (many ops share one request),
+one waits for what arrives (a long poll over all our mailboxes there). One rule: the link decides when to speak,
+never what is true; facts come from and go to the outbox and the inbox, each in one transaction of its own.
+"""
+
+import asyncio
+import errno
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import aiohttp
+
+from keys.card import BrokerAddress, BrokerCard, parse_broker_card_untrusted, verify_broker_card
+from keys.errors import MalformedInput, SalweenError, Unavailable, VerificationFailed
+from keys.secret import SecretBytes
+from node.views import LinkView
+from protocol import limits
+from protocol.delivery import link_retry_ms
+from protocol.requests import (
+    Answer,
+    Get,
+    Got,
+    List,
+    Listed,
+    Op,
+    Result,
+    open_answer_untrusted,
+    request_bytes,
+    seal_request,
+)
+from runtime.env import Env, TlsPin
+from runtime.exits import DiskFailed
+from runtime.logs import get_logger
+
+PATH = "/v1"
+CARD_BYTES_MAX = 4096
+CONNECT_TIMEOUT_S = 20.0
+EXCHANGE_TIMEOUT_S = 60.0
+POLL_WAIT_MS = 50_000
+INLINE_BYTES_MAX = 512 * 1024
+SEND_OPS_MAX = 128
+SEND_BYTES_MAX = 768 * 1024
+BINARY = {"Content-Type": "application/octet-stream"}
+
+log = get_logger("broker_link")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mailbox:
+    """One of our mailboxes: ``name`` is its keystore name, ``peer`` who puts into it."""
+
+    name: str
+    peer: bytes
+    get_secret: SecretBytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """One envelope a broker listed."""
+
+    mailbox: Mailbox
+    envelope_hash: bytes
+    envelope: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Ops that share one request, and ``marks`` by which their owner knows them again."""
+
+    ops: tuple[Op, ...]
+    marks: tuple[object, ...] = field(repr=False)
+
+
+class Traffic(Protocol):
+    """What the link carries; both halves record before they let the link act."""
+
+    async def due(self, address: str, *, ops_max: int, bytes_max: int) -> Batch:
+        """What should leave now; an empty batch when nothing is due."""
+        ...
+
+    async def next_due_ms(self, address: str) -> int | None:
+        """When something becomes due by itself."""
+        ...
+
+    async def settle(self, address: str, batch: Batch, results: Sequence[Result]) -> None:
+        """What the broker answered, result by op."""
+        ...
+
+    async def mailboxes(self, address: str) -> Sequence[Mailbox]:
+        """Our mailboxes at this broker."""
+        ...
+
+    async def arrived(self, arrivals: Sequence[Arrival]) -> None:
+        """Take envelopes in; returns when they are committed."""
+        ...
+
+    def link_changed(self) -> None:
+        """The state of the link changed; screens want to know."""
+        ...
+
+
+class BrokerClient:
+    """One broker's endpoint: exchanges of one encapsulated request for one answer."""
+
+    def __init__(self, env: Env, address: BrokerAddress, card: BrokerCard | None = None) -> None:
+        self._env = env
+        self.address = address
+        self._card = card
+        self._session: aiohttp.ClientSession | None = None
+        # The broker's clock minus ours; a broker refuses dates too far from its own clock.
+        self.clock_offset_ms = 0
+
+    async def card(self) -> BrokerCard:
+        """The broker's card, fetched once and held against the hash in the address."""
+        if self._card is None:
+            pin = None if self.address.is_loopback else TlsPin(certificate_sha256=None)
+            scheme = "http" if pin is None else "https"
+            async with self._env.network.client_session(tls_pin=pin) as session:
+                data = await self._read(session, "GET", scheme, b"", CARD_BYTES_MAX)
+            card = parse_broker_card_untrusted(data)
+            verify_broker_card(card, self.address)
+            self._card = card
+        return self._card
+
+    async def exchange(self, ops: Sequence[Op]) -> tuple[Result, ...]:
+        """Run ops, one result each. Unavailable with a code that tells the layers of a connection apart."""
+        for _ in range(2):
+            answer = await self._exchange_once(ops)
+            if not answer.date_refused or not ops:
+                return answer.results
+            self.clock_offset_ms = answer.now_ms - self._env.clock.now_ms()
+        raise Unavailable("broker_clock", "The broker keeps refusing our date. Check the clock of this machine.")
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def _exchange_once(self, ops: Sequence[Op]) -> Answer:
+        card = await self.card()
+        if self._session is None:
+            pinned = any(card.tls_certificate_sha256)
+            self._session = self._env.network.client_session(
+                tls_pin=TlsPin(certificate_sha256=card.tls_certificate_sha256) if pinned else None
+            )
+        date_ms = self._env.clock.now_ms() + self.clock_offset_ms
+        body, pending = seal_request(
+            card.request_public, ops=ops, date_ms=max(0, date_ms), random=self._env.random
+        )
+        scheme = "https" if any(card.tls_certificate_sha256) else "http"
+        data = await self._read(self._session, "POST", scheme, body, limits.ANSWER_BYTES_MAX)
+        try:
+            return open_answer_untrusted(pending, data)
+        except (MalformedInput, VerificationFailed) as fault:
+            raise Unavailable("broker_answer", f"The broker's answer does not open ({fault.code}).") from fault
+
+    async def _read(
+        self, session: aiohttp.ClientSession, method: str, scheme: str, body: bytes, bytes_max: int
+    ) -> bytes:
+        url = f"{scheme}://{self.address.host}:{self.address.port}{PATH}"
+        if ":" in self.address.host:
+            url = f"{scheme}://[{self.address.host}]:{self.address.port}{PATH}"
+        try:
+            async with self._env.timeout(EXCHANGE_TIMEOUT_S), session.request(
+                method, url, data=body or None, headers=BINARY if body else None
+            ) as response:
+                if response.status != 200:
+                    raise _refused(response.status)
+                data = await response.content.read(bytes_max + 1)
+                while len(data) <= bytes_max:
+                    more = await response.content.read(bytes_max + 1 - len(data))
+                    if not more:
+                        return data
+                    data += more
+                raise Unavailable("broker_answer", "The broker's answer is too large.")
+        except TimeoutError as fault:
+            raise Unavailable("broker_timeout", "The broker did not answer in time.") from fault
+        except aiohttp.ClientError as fault:
+            raise _connection_error(fault) from fault
+
+
+def _refused(status: int) -> Unavailable:
+    if status in (429, 503):
+        return Unavailable("broker_busy", "The broker asks us to come back later.")
+    return Unavailable("broker_answer", f"The broker answered with HTTP status {status}.")
+
+
+def _connection_error(fault: aiohttp.ClientError) -> Unavailable:
+    """DNS, TCP, TLS and a wrong key told apart, in words."""
+    if isinstance(fault, aiohttp.ClientConnectorDNSError):
+        return Unavailable("broker_dns", "The name of the broker cannot be found. Is the network up?")
+    if isinstance(fault, aiohttp.ClientConnectorCertificateError | aiohttp.ServerFingerprintMismatch):
+        return Unavailable("broker_wrong_key", "Another machine answers at the broker's address.")
+    if isinstance(fault, aiohttp.ClientSSLError):
+        return Unavailable("broker_tls", "No TLS connection with the broker: another key or version.")
+    if isinstance(fault, aiohttp.ClientConnectorError):
+        if fault.os_error.errno == errno.ECONNREFUSED:
+            return Unavailable("broker_down", "Nothing listens at the broker's address. It is down or moved.")
+        return Unavailable("broker_unreachable", "There is no way to the broker. Check cable, radio and router.")
+    return Unavailable("broker_lost", "The connection to the broker broke.")
+
+
+class BrokerLink:
+    """Keeps one broker talked to. ``run`` until cancelled; ``wake`` when there is something new to send."""
+
+    def __init__(self, env: Env, client: BrokerClient, traffic: Traffic) -> None:
+        self._env = env
+        self.client = client
+        self._traffic = traffic
+        self._address = str(client.address)
+        self._due = asyncio.Event()
+        self._poll: asyncio.Task[None] | None = None
+        self._cursors: dict[str, int] = {}
+        self._state: LinkView = self._view("connecting")
+
+    @property
+    def view(self) -> LinkView:
+        """The link as screens show it."""
+        return self._state
+
+    def wake(self) -> None:
+        """Something became due."""
+        self._due.set()
+
+    def reread(self) -> None:
+        """Mailboxes changed, or something listed before should be looked at again."""
+        self._cursors.clear()
+        if self._poll is not None:
+            self._poll.cancel()
+
+    async def run(self) -> None:
+        """Both turns, until cancelled."""
+        try:
+            async with self._env.task_group() as turns:
+                turns.create_task(self._forever(self._send_turn), name="link-send")
+                turns.create_task(self._forever(self._poll_turn), name="link-poll")
+        finally:
+            await self.client.close()
+
+    async def _forever(self, turn: Callable[[], Awaitable[None]]) -> None:
+        """Repeat a turn; back off while the broker cannot be reached."""
+        attempt = 0
+        while True:
+            try:
+                await turn()
+                attempt = 0
+            except DiskFailed:
+                raise
+            except (Unavailable, MalformedInput, VerificationFailed) as fault:
+                attempt += 1
+                delay_ms = link_retry_ms(attempt, self._env.jitter())
+                self._set_backing_off(fault, delay_ms)
+                log.warning("link_failed", code=fault.code, attempt=attempt, delay_ms=delay_ms)
+                await self._env.sleep(delay_ms / 1000)
+
+    async def _send_turn(self) -> None:
+        self._due.clear()
+        batch = await self._traffic.due(self._address, ops_max=SEND_OPS_MAX, bytes_max=SEND_BYTES_MAX)
+        if batch.ops:
+            assert request_bytes(batch.ops) <= limits.REQUEST_BYTES_MAX
+            results = await self._ask(batch.ops)
+            await self._traffic.settle(self._address, batch, results)
+            return
+        next_ms = await self._traffic.next_due_ms(self._address)
+        wait_s = None if next_ms is None else max(0.0, (next_ms - self._env.clock.now_ms()) / 1000)
+        try:
+            async with self._env.timeout(wait_s):
+                await self._due.wait()
+        except TimeoutError:
+            pass
+
+    async def _poll_turn(self) -> None:
+        self._poll = self._env.spawn(self._poll_once(), name="link-long-poll")
+        try:
+            await asyncio.shield(self._poll)
+        except asyncio.CancelledError:
+            if not self._poll.cancelled():
+                self._poll.cancel()
+                raise  # it is we who are being ended, not the poll that is to be asked anew
+        finally:
+            self._poll = None
+
+    async def _poll_once(self) -> None:
+        mailboxes = await self._traffic.mailboxes(self._address)
+        if not mailboxes:
+            await self._env.sleep(POLL_WAIT_MS / 1000)
+            return
+        share = INLINE_BYTES_MAX // len(mailboxes)
+        ops = [
+            List(
+                get_secret=mailbox.get_secret.reveal(),
+                cursor=self._cursors.get(mailbox.name, 0),
+                # A first look answers at once: it also proves that the link works.
+                wait_ms=POLL_WAIT_MS if self._state.state == "online" else 0,
+                inline_bytes_max=share,
+            )
+            for mailbox in mailboxes
+        ]
+        results = await self._ask(ops)
+        for mailbox, result in zip(mailboxes, results, strict=True):
+            if isinstance(result, Listed) and result.items:
+                await self._take(mailbox, result)
+
+    async def _take(self, mailbox: Mailbox, listed: Listed) -> None:
+        arrivals = []
+        for item in listed.items:
+            envelope = item.envelope
+            if envelope is None:
+                got = await self._ask(
+                    [Get(get_secret=mailbox.get_secret.reveal(), envelope_hash=item.envelope_hash)]
+                )
+                if not isinstance(got[0], Got):
+                    continue
+                envelope = got[0].envelope
+            arrivals.append(Arrival(mailbox=mailbox, envelope_hash=item.envelope_hash, envelope=envelope))
+        # The cursor moves only past what is committed: what was not taken in is listed again. Shielded, because
+        # a cancelled poll must not leave a commit behind whose deletions nobody announces.
+        await asyncio.shield(self._env.spawn(self._traffic.arrived(arrivals), name="arrivals"))
+        self._cursors[mailbox.name] = listed.items[-1].cursor
+
+    async def _ask(self, ops: Sequence[Op]) -> tuple[Result, ...]:
+        results = await self.client.exchange(ops)
+        self._set_online()
+        return results
+
+    # --- what screens see -----------------------------------------------------------------------------------
+
+    def _view(self, state: str, fault: SalweenError | None = None, next_try_ms: int | None = None) -> LinkView:
+        return LinkView(
+            state=state,  # type: ignore[arg-type]
+            reason=None if fault is None else fault.code,
+            detail=None if fault is None else fault.detail,
+            since_ms=self._env.clock.now_ms(),
+            next_try_ms=next_try_ms,
+            broker_clock_offset_ms=self.client.clock_offset_ms or None,
+        )
+
+    def _set_online(self) -> None:
+        if self._state.state != "online":
+            log.info("link_up")
+            self._state = self._view("online")
+            self._traffic.link_changed()
+
+    def _set_backing_off(self, fault: SalweenError, delay_ms: int) -> None:
+        self._state = self._view("backing_off", fault, self._env.clock.now_ms() + delay_ms)
+        self._traffic.link_changed()

@@ -1,0 +1,1 @@
+"""Numbered forward-only migrations of a node's database; read by runtime.sqlite."""

@@ -1,0 +1,601 @@
+"""What leaves: numbered, signed, sealed and kept in one transaction, sent afterwards until the peer acknowledges.
+
+Spec: docs/spec/conversation.md#delivery. One rule: nothing is sent that is not committed, and every act here may
+be repeated safely. The table of ``protocol.delivery`` says what is due; this file carries it out.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from audit.store import AuditLog
+from keys.errors import BrokenInvariant, VerificationFailed
+from keys.primitives import sha256
+from node.broker_link import Batch
+from node.identity import Identity
+from node.peers import Peer, load_peer, load_peers, save_peer
+from node.receive_keys import FreshKey, ReceiveKeyRing
+from protocol import limits
+from protocol.conversation import acknowledgement, after_acknowledgement_sent, after_signing, next_slot, passed
+from protocol.custody import Custody, verify_custody
+from protocol.delivery import (
+    AskHeld,
+    Delivery,
+    DeliveryState,
+    Event,
+    Expired,
+    HeldNo,
+    HeldYes,
+    PeerAcknowledged,
+    PeerMarkPassed,
+    PutAccepted,
+    PutRefused,
+    RecordAddressLost,
+    RecordCancelled,
+    RecordExpired,
+    Reseal,
+    TimerFired,
+    new_delivery,
+    step,
+)
+from protocol.envelope import envelope_hash
+from protocol.items import AudienceOpening, Item, encode_items
+from protocol.receipts import Receipt, ReceiptState, encode_receipts
+from protocol.receivekeys import after_announced, announcement, announcement_due_ms
+from protocol.release import ReleasedAlert
+from protocol.requests import Held, HeldAnswer, OpRefused, Put, Result
+from protocol.sealing import (
+    LeafOpening,
+    MessageType,
+    SignedMessage,
+    decode_opening_untrusted,
+    seal,
+    sealed_bytes,
+    sign_alert,
+    sign_message,
+)
+from runtime.env import Env
+from runtime.sqlite import Database, Snapshot, Transaction
+
+RECEIPTS_PER_MESSAGE = 128
+CONTROL_LIFE_MS = 90 * limits.DAY_MS
+ACK_DELAY_MS = 20_000
+HOUSEKEEPING_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToSend:
+    """One message to one peer, not numbered yet."""
+
+    type: MessageType
+    released: ReleasedAlert | None = field(repr=False, default=None)  # of an alert
+    core: bytes = field(repr=False, default=b"")  # of anything else
+    items: tuple[Item, ...] = ()
+    expires_ms: int
+    urgent: bool = False
+    service: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One delivery row, as the loop reads it."""
+
+    hh: bytes
+    peer: bytes
+    alert_id: bytes | None
+    msg_id: bytes
+    urgent: bool
+    envelope: bytes | None = field(repr=False)
+    envelope_hash: bytes
+    attempt: int
+    state: DeliveryState
+
+
+_ROW = "hh, peer, alert_id, msg_id, urgent, envelope, envelope_hash, attempt, state"
+
+
+class Outbox:
+    """Everything that waits to leave this office."""
+
+    def __init__(
+        self,
+        env: Env,
+        db: Database,
+        log: AuditLog,
+        identity: Identity,
+        keys: ReceiveKeyRing,
+        *,
+        wake: Callable[[str], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self._env = env
+        self._db = db
+        self._log = log
+        self._identity = identity
+        self._keys = keys
+        self._wake = wake
+        self._changed = changed
+        self._in_flight: dict[bytes, None] = {}
+
+    # --- keeping --------------------------------------------------------------------------------------------
+
+    def compose(self, tx: Transaction, peer: Peer, message: ToSend) -> tuple[bytes, bytes]:
+        """Number, sign, seal and keep one message; returns (hh, msg_id). The caller saves ``peer``.
+
+        PolicyRefused ``window_full`` or ``too_large``. Sending follows the commit.
+        """
+        now_ms = self._env.clock.now_ms()
+        slot = next_slot(peer.pair)
+        items = self._with_company(peer, message)
+        opening = LeafOpening(
+            blind=self._env.random(16),
+            leaf_index=0,
+            pair_seq=slot.pair_seq,
+            rk_first=peer.peer_key.rk_first,
+            rk_known=peer.peer_key.announcement.key_id,
+            pair_prev=slot.pair_prev,
+        )
+        msg_id = self._env.random(limits.MESSAGE_ID_BYTES)
+        signed = self._sign(peer, message, items, opening, msg_id, now_ms)
+        peer.pair = after_signing(peer.pair, slot, signed.hh)
+        self._note_company(peer, items, now_ms)
+        envelope = self._seal(peer, signed, opening, bodyless=False)
+        sealed_hash = envelope_hash(envelope)
+        state = new_delivery(now_ms=now_ms, expires_ms=message.expires_ms, service=message.service)
+        tx.execute(
+            "INSERT INTO delivery (hh, peer, instance, pair_seq, type, alert_id, msg_id, service, urgent, message,"
+            " opening, envelope, envelope_hash, attempt, state, phase, next_at_ms, expires_ms)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?)",
+            (
+                signed.hh,
+                peer.office_id,
+                self._identity.instance,
+                slot.pair_seq,
+                int(message.type),
+                None if message.released is None else message.released.alert_id,
+                msg_id,
+                int(message.service),
+                int(message.urgent),
+                signed.to_bytes(),
+                opening.encode(),
+                envelope,
+                sealed_hash,
+                state.encode(),
+                state.phase.value,
+                state.next_at_ms,
+                message.expires_ms,
+            ),
+        )
+        self._log_seal(tx, peer, msg_id, signed.hh, slot.pair_seq, 1, envelope, sealed_hash)
+        address = peer.broker_address
+        tx.on_commit(lambda: self._wake(address))
+        return signed.hh, msg_id
+
+    def _sign(
+        self, peer: Peer, message: ToSend, items: Sequence[Item], opening: LeafOpening, msg_id: bytes, now_ms: int
+    ) -> SignedMessage:
+        us = self._identity
+        if message.released is not None:
+            return sign_alert(
+                message.released,
+                msg_id=msg_id,
+                sender=us.office_id,
+                key_version=us.key_version,
+                signer=us.operational,
+                instance=us.instance,
+                created_ms=now_ms,
+                recipient=peer.office_id,
+                opening=opening,
+                items=items,
+            )
+        return sign_message(
+            type=message.type,
+            msg_id=msg_id,
+            sender=us.office_id,
+            key_version=us.key_version,
+            signer=us.operational,
+            instance=us.instance,
+            created_ms=now_ms,
+            expires_ms=message.expires_ms,
+            core=message.core,
+            recipient=peer.office_id,
+            opening=opening,
+            items=items,
+        )
+
+    def compose_receipts(self, tx: Transaction, peer: Peer) -> None:
+        """Put every receipt that waits for this peer under one signature."""
+        rows = tx.execute(
+            "SELECT number, alert_id, hh, state, at_ms, log_index, code, actor FROM receipt_due WHERE peer = ?"
+            " ORDER BY number LIMIT ?",
+            (peer.office_id, RECEIPTS_PER_MESSAGE),
+        )
+        if not rows:
+            return
+        receipts = [
+            Receipt(alert_id=a, hh=h, state=ReceiptState(s), at_ms=t, log_index=i, code=c, actor=w)
+            for _, a, h, s, t, i, c, w in rows
+        ]
+        self.compose(
+            tx,
+            peer,
+            ToSend(
+                type=MessageType.RECEIPT,
+                core=encode_receipts(receipts),
+                expires_ms=self._env.clock.now_ms() + CONTROL_LIFE_MS,
+                urgent=True,
+            ),
+        )
+        tx.execute("DELETE FROM receipt_due WHERE peer = ? AND number <= ?", (peer.office_id, rows[-1][0]))
+
+    def compose_control(self, tx: Transaction, peer: Peer, items: Sequence[Item], *, service: bool) -> None:
+        """Send items that found no company, as a control message."""
+        self.compose(
+            tx,
+            peer,
+            ToSend(
+                type=MessageType.CONTROL,
+                core=encode_items(items),
+                expires_ms=self._env.clock.now_ms() + CONTROL_LIFE_MS,
+                urgent=True,
+                service=service,
+            ),
+        )
+
+    def _with_company(self, peer: Peer, message: ToSend) -> tuple[Item, ...]:
+        """The message's own items, and what may ride along: an acknowledgement, a key announcement.
+
+        The announcement rides whenever the envelope does not grow for it.
+        """
+        items = list(message.items)
+        if peer.pair.unreported and not message.service:
+            items.append(acknowledgement(peer.pair, self._identity.key_version))
+        announced = announcement(peer.receive_keys, self._identity.key_version)
+        if announced is not None and _sealed_bytes(peer, message, [*items, announced]) == _sealed_bytes(
+            peer, message, items
+        ):
+            items.append(announced)
+        return tuple(items)
+
+    def _note_company(self, peer: Peer, items: Sequence[Item], now_ms: int) -> None:
+        names = {type(item).__name__ for item in items}
+        if "Acknowledgement" in names:
+            peer.pair = after_acknowledgement_sent(peer.pair)
+            peer.ack_due_ms = None
+        if "KeyAnnouncement" in names:
+            peer.receive_keys = after_announced(peer.receive_keys, now_ms)
+
+    def _seal(self, peer: Peer, signed: SignedMessage, opening: LeafOpening, *, bodyless: bool) -> bytes:
+        return seal(
+            signed,
+            opening=opening,
+            sender=self._identity.office_id,
+            recipient=peer.office_id,
+            receive_key_id=peer.peer_key.announcement.key_id,
+            receive_key_public=peer.peer_key.announcement.public,
+            random=self._env.random,
+            bodyless=bodyless,
+        )
+
+    def _log_seal(
+        self,
+        tx: Transaction,
+        peer: Peer,
+        msg_id: bytes,
+        hh: bytes,
+        pair_seq: int,
+        attempt: int,
+        envelope: bytes,
+        sealed_hash: bytes,
+    ) -> None:
+        self._log.append(
+            tx,
+            "msg.seal",
+            {
+                "msg": msg_id.hex(),
+                "hh": hh.hex(),
+                "inst": self._identity.instance.hex(),
+                "ps": pair_seq,
+                "att": attempt,
+                "env": sealed_hash.hex(),
+                "via": "broker",
+                "bytes": len(envelope),
+                "peer": peer.pseudonym,
+            },
+        )
+
+    # --- sending (called by the link) -----------------------------------------------------------------------
+
+    async def due(self, address: str, *, ops_max: int, bytes_max: int) -> Batch:
+        """Puts, questions and deletions for one broker that should leave now."""
+        now_ms = self._env.clock.now_ms()
+
+        def read(tx: Snapshot) -> tuple[list[Row], dict[bytes, bytes]]:
+            secrets = {
+                office_id: put_secret
+                for office_id, put_secret in tx.execute(
+                    "SELECT office_id, put_secret FROM peer WHERE broker_address = ? AND state = 'active'", (address,)
+                )
+            }
+            rows = tx.execute(
+                f"SELECT {_ROW} FROM delivery WHERE next_at_ms <= ?"  # noqa: S608 - our own constant
+                " AND peer IN (SELECT office_id FROM peer WHERE broker_address = ? AND state = 'active')"
+                " ORDER BY urgent DESC, rowid LIMIT ?",
+                (now_ms, address, ops_max + len(self._in_flight)),
+            )
+            return [_row(row) for row in rows], secrets
+
+        rows, secrets = await self._db.read(read)
+        ops: list[Put | Held] = []
+        marks: list[Row] = []
+        room = bytes_max
+        for row in rows:
+            if row.hh in self._in_flight or len(ops) == ops_max:
+                continue
+            _, commands = step(row.state, TimerFired(), now_ms, 0.0)
+            asks = any(isinstance(command, AskHeld) for command in commands)
+            if asks or row.envelope is None:
+                ops.append(Held(put_secret=secrets[row.peer], envelope_hash=row.envelope_hash))
+            else:
+                if room < len(row.envelope):
+                    break
+                room -= len(row.envelope)
+                ops.append(Put(put_secret=secrets[row.peer], envelope=row.envelope, priority=row.urgent))
+            marks.append(row)
+        for row in marks:
+            self._in_flight[row.hh] = None
+        return Batch(ops=tuple(ops), marks=tuple(marks))
+
+    async def next_due_ms(self, address: str) -> int | None:
+        """When the next timer of an item for this broker fires."""
+
+        def read(tx: Snapshot) -> int | None:
+            found: int | None = tx.value(
+                "SELECT min(next_at_ms) FROM delivery"
+                " WHERE peer IN (SELECT office_id FROM peer WHERE broker_address = ? AND state = 'active')",
+                (address,),
+            )
+            return found
+
+        return await self._db.read(read)
+
+    async def settle(self, rows: Sequence[Row], results: Sequence[Result], custody_public: bytes) -> None:
+        """Record what the broker said about each item."""
+        verified = [_verified(result, custody_public) for result in results]
+
+        def record(tx: Transaction) -> None:
+            for row, result in zip(rows, verified, strict=True):
+                self._settle_one(tx, row.hh, row.envelope_hash, result)
+
+        try:
+            await self._db.transact(record)
+        finally:
+            self.release(rows)
+        self._changed()
+
+    def release(self, rows: Sequence[Row]) -> None:
+        """These are no longer under way, whatever came of them."""
+        for row in rows:
+            self._in_flight.pop(row.hh, None)
+
+    def _settle_one(self, tx: Transaction, hh: bytes, asked_hash: bytes, result: Result) -> None:
+        row = self._load(tx, hh)
+        if row is None or row.envelope_hash != asked_hash:
+            return  # sealed anew meanwhile; this answer is about an envelope that no longer counts
+        match result:
+            case Custody():
+                self.apply(tx, row, PutAccepted())
+                self._log.append(
+                    tx,
+                    "msg.custody",
+                    {
+                        "msg": row.msg_id.hex(),
+                        "env": row.envelope_hash.hex(),
+                        "origin": result.origin,
+                        "idx": result.log_index,
+                        "at": result.time_ms,
+                        "note": sha256(result.encode()).hex(),
+                    },
+                )
+                tx.execute(
+                    "INSERT OR REPLACE INTO custody (envelope_hash, hh, note) VALUES (?, ?, ?)",
+                    (row.envelope_hash, row.hh, result.encode()),
+                )
+                if row.alert_id is not None:
+                    add_rung(tx, row.alert_id, row.peer, "on_broker", result.time_ms, "broker", result.log_index)
+            case HeldAnswer(held=True):
+                self.apply(tx, row, HeldYes())
+            case HeldAnswer(held=False):
+                self.apply(tx, row, HeldNo())
+            case OpRefused(code=code):
+                self.apply(tx, row, PutRefused(code=code), cause=f"broker_{code}")
+            case _:
+                raise BrokenInvariant("result_unmatched", "A result of another kind came for a put.")
+
+    # --- what moves an item ---------------------------------------------------------------------------------
+
+    def apply(self, tx: Transaction, row: Row, event: Event, *, cause: str | None = None) -> None:
+        """One event on one item: step, carry out, store."""
+        now_ms = self._env.clock.now_ms()
+        state, commands = step(row.state, event, now_ms, self._env.jitter())
+        envelope, sealed_hash, attempt = row.envelope, row.envelope_hash, row.attempt
+        for command in commands:
+            match command:
+                case Reseal(bodyless=bodyless):
+                    attempt += 1
+                    envelope = self._reseal(tx, row, attempt, bodyless=bodyless)
+                    sealed_hash = envelope_hash(envelope)
+                    # The machine gives the put two minutes to be answered; it is we who must send it first.
+                    state = replace(state, next_at_ms=now_ms)
+                case RecordExpired():
+                    self._record_end(tx, row, "expired", now_ms)
+                case RecordCancelled():
+                    self._record_end(tx, row, "cancelled", now_ms)
+                case RecordAddressLost():
+                    cause = "address_lost"
+                case _:
+                    pass  # PutNow and AskHeld are what ``due`` reads; an acknowledgement is the state itself
+        if state.held_since_ms is not None or state.phase is Delivery.ACKNOWLEDGED:
+            envelope = None  # the message stays until acknowledged, and can be sealed anew
+        tx.execute(
+            "UPDATE delivery SET state = ?, phase = ?, next_at_ms = ?, envelope = ?, envelope_hash = ?, attempt = ?,"
+            " cause = ? WHERE hh = ?",
+            (state.encode(), state.phase.value, state.next_at_ms, envelope, sealed_hash, attempt, cause, row.hh),
+        )
+        if state.next_at_ms is not None:
+            address = tx.value("SELECT broker_address FROM peer WHERE office_id = ?", (row.peer,))
+            tx.on_commit(lambda: self._wake(address))
+
+    def acknowledged(self, tx: Transaction, peer: Peer, numbers: Sequence[int]) -> None:
+        """The peer acknowledged these numbers of ours; what it passed over is looked at again."""
+        for number in numbers:
+            row = self._load_by_seq(tx, peer.office_id, number)
+            if row is not None:
+                self.apply(tx, row, PeerAcknowledged())
+        for gap in passed(peer.pair):
+            for number in gap:
+                row = self._load_by_seq(tx, peer.office_id, number)
+                if row is not None:
+                    self.apply(tx, row, PeerMarkPassed())
+
+    def _reseal(self, tx: Transaction, row: Row, attempt: int, *, bodyless: bool) -> bytes:
+        peer = load_peer(tx, row.peer)
+        stored = tx.one("SELECT message, opening, pair_seq FROM delivery WHERE hh = ?", (row.hh,))
+        if stored is None or stored[0] is None:
+            raise BrokenInvariant("message_missing", "An item to be sealed again has lost its message.")
+        signed = SignedMessage.from_bytes(stored[0])
+        opening = decode_opening_untrusted(stored[1])
+        envelope = self._seal(peer, signed, opening, bodyless=bodyless)
+        self._log_seal(tx, peer, row.msg_id, row.hh, stored[2], attempt, envelope, envelope_hash(envelope))
+        return envelope
+
+    def _record_end(self, tx: Transaction, row: Row, step_name: str, now_ms: int) -> None:
+        if row.alert_id is not None:
+            if step_name == "expired":
+                self._log.append(tx, "msg.expired", {"msg": row.msg_id.hex()})
+                add_rung(tx, row.alert_id, row.peer, "expired", now_ms, self._identity.name)
+            else:
+                self._log.append(tx, "msg.cancel", {"msg": row.msg_id.hex()})
+
+    # --- by itself ------------------------------------------------------------------------------------------
+
+    async def housekeep_once(self) -> None:
+        """Expiry, acknowledgements without company, overdue key announcements."""
+        now_ms = self._env.clock.now_ms()
+
+        def due_peers(tx: Snapshot) -> list[bytes]:
+            return [
+                peer.office_id
+                for peer in load_peers(tx)
+                if peer.trusted.state.name == "ACTIVE" and self._needs_control(peer, now_ms)
+            ]
+
+        for peer_id in await self._db.read(due_peers):
+            fresh = await self._keys.prepare((peer_id,))
+            await self._db.transact(partial(self._control, peer_id=peer_id, fresh=fresh, now_ms=now_ms))
+        await self._db.transact(lambda tx: self._expire(tx, now_ms))
+
+    def _needs_control(self, peer: Peer, now_ms: int) -> bool:
+        announce_ms = announcement_due_ms(peer.receive_keys)
+        return (peer.ack_due_ms is not None and peer.ack_due_ms <= now_ms) or (
+            announce_ms is not None and announce_ms <= now_ms
+        )
+
+    def _control(self, tx: Transaction, peer_id: bytes, fresh: dict[bytes, FreshKey], now_ms: int) -> None:
+        peer = load_peer(tx, peer_id)
+        if not self._needs_control(peer, now_ms):
+            return
+        self._keys.use(peer, fresh)
+        announced = announcement(peer.receive_keys, self._identity.key_version)
+        items: list[Item] = [acknowledgement(peer.pair, self._identity.key_version)]
+        if announced is not None:
+            items.append(announced)
+        peer.ack_due_ms = None
+        # An announcement must be acknowledged, or it could be lost for ever; an acknowledgement must not.
+        self.compose_control(tx, peer, items, service=announced is None)
+        peer.pair = after_acknowledgement_sent(peer.pair)
+        if announced is not None:
+            peer.receive_keys = after_announced(peer.receive_keys, now_ms)
+        save_peer(tx, peer)
+
+    def _expire(self, tx: Transaction, now_ms: int) -> None:
+        rows = tx.execute(
+            f"SELECT {_ROW} FROM delivery WHERE expires_ms <= ? AND phase IN ('kept', 'held', 'address_lost')"  # noqa: S608
+            " LIMIT 256",
+            (now_ms,),
+        )
+        for row in rows:
+            self.apply(tx, _row(row), Expired())
+
+    # --- rows -----------------------------------------------------------------------------------------------
+
+    def _load(self, tx: Snapshot, hh: bytes) -> Row | None:
+        row = tx.one(f"SELECT {_ROW} FROM delivery WHERE hh = ?", (hh,))  # noqa: S608 - our own constant
+        return None if row is None else _row(row)
+
+    def _load_by_seq(self, tx: Snapshot, peer_id: bytes, number: int) -> Row | None:
+        row = tx.one(
+            f"SELECT {_ROW} FROM delivery WHERE peer = ? AND instance = ? AND pair_seq = ?",  # noqa: S608
+            (peer_id, self._identity.instance, number),
+        )
+        return None if row is None else _row(row)
+
+
+def _sealed_bytes(peer: Peer, message: ToSend, items: Sequence[Item]) -> int:
+    """Size of the envelope this would become, known before it is signed."""
+    released = message.released
+    if released is not None:
+        items = (AudienceOpening(opening=released.opening_for(peer.office_id)), *items)
+    return sealed_bytes(
+        SignedMessage(
+            header=bytes(limits.HEADER_FIXED_BYTES + limits.HASH_BYTES),
+            signature=bytes(limits.MESSAGE_SIGNATURE_BYTES),
+            core=message.core if released is None else released.core,
+            disclosures=b"" if released is None else released.disclosures,
+            piggyback=encode_items(items),
+        )
+    )
+
+
+def add_rung(
+    tx: Transaction,
+    alert_id: bytes,
+    peer_id: bytes,
+    step_name: str,
+    at_ms: int,
+    clock: str,
+    log_index: int | None = None,
+    code: str | None = None,
+) -> None:
+    """One rung of the ladder; the first word on each counts."""
+    tx.execute(
+        "INSERT OR IGNORE INTO ladder (alert_id, peer, step, at_ms, clock, log_index, code)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (alert_id, peer_id, step_name, at_ms, clock, log_index, code),
+    )
+
+
+def _row(row: Sequence[Any]) -> Row:
+    hh, peer, alert_id, msg_id, urgent, envelope, sealed_hash, attempt, state = row
+    return Row(
+        hh=hh,
+        peer=peer,
+        alert_id=alert_id,
+        msg_id=msg_id,
+        urgent=bool(urgent),
+        envelope=envelope,
+        envelope_hash=sealed_hash,
+        attempt=attempt,
+        state=DeliveryState.decode(state),
+    )
+
+
+def _verified(result: Result, custody_public: bytes) -> Result:
+    """A custody note that does not verify is no custody."""
+    if isinstance(result, Custody):
+        try:
+            verify_custody(result, custody_public)
+        except VerificationFailed:
+            return OpRefused(code="custody_bad")
+    return result

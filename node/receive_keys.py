@@ -1,0 +1,88 @@
+"""The receive keys of all pairs as this node holds them: seeds in the keystore, halves in the database.
+
+Spec: docs/spec/conversation.md#receive-keys. One rule: a seed is durable before the transaction that announces its
+key, and goes only after the transaction that gave the key up is.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from keys.primitives import XWingPrivateKey
+from keys.secret import SecretBytes
+from node.layout import SecretName
+from node.peers import Peer, load_peer, load_peers
+from node.secrets import Secrets
+from protocol import limits
+from protocol.receivekeys import live_key_ids, wants_next, with_next
+from runtime.env import Env
+from runtime.sqlite import Database
+
+SEED_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreshKey:
+    """A key whose seed is durable and that no peer knows yet."""
+
+    key_id: bytes
+    public: bytes = field(repr=False)
+
+
+class ReceiveKeyRing:
+    """Opens with every live key; makes the next ones."""
+
+    def __init__(self, env: Env, db: Database, secrets: Secrets) -> None:
+        self._env = env
+        self._db = db
+        self._secrets = secrets
+        self._open: dict[bytes, tuple[XWingPrivateKey, bytes]] = {}
+
+    async def load(self) -> None:
+        """At start: open every live key, drop seeds that no committed row names any more."""
+        peers = await self._db.read(load_peers)
+        live = {SecretName.receive(p.office_id, key): (p, key) for p in peers for key in live_key_ids(p.receive_keys)}
+        await self._secrets.remove(name for name in self._secrets.names("receive/") if name not in live)
+        for name, (peer, key_id) in live.items():
+            self._open[key_id] = (XWingPrivateKey.from_seed(self._secrets.get(name)), peer.office_id)
+
+    def find(self, key_id: bytes) -> tuple[XWingPrivateKey, bytes] | None:
+        """The private key of an id and the peer it was made for."""
+        return self._open.get(key_id)
+
+    async def make(self, peer_id: bytes) -> FreshKey:
+        """A fresh key for one peer, its seed durable."""
+        key_id = self._env.random(limits.KEY_ID_BYTES)
+        seed = SecretBytes(self._env.random(SEED_BYTES))
+        await self._secrets.put({SecretName.receive(peer_id, key_id): seed})
+        private = XWingPrivateKey.from_seed(seed)
+        self._open[key_id] = (private, peer_id)
+        return FreshKey(key_id=key_id, public=private.public_bytes)
+
+    async def prepare(self, peer_ids: Iterable[bytes]) -> dict[bytes, FreshKey]:
+        """Rule 1, asked before anything is sent: a fresh key for each peer that wants a next one."""
+        now_ms = self._env.clock.now_ms()
+        wanted = tuple(peer_ids)
+        ready = await self._db.read(
+            lambda tx: [p for p in wanted if wants_next(load_peer(tx, p).receive_keys, now_ms)]
+        )
+        return {peer_id: await self.make(peer_id) for peer_id in ready}
+
+    def use(self, peer: Peer, fresh: Mapping[bytes, FreshKey]) -> None:
+        """Inside the transaction: take the prepared key if it is still wanted."""
+        key = fresh.get(peer.office_id)
+        now_ms = self._env.clock.now_ms()
+        if key is not None and wants_next(peer.receive_keys, now_ms):
+            peer.receive_keys = with_next(
+                peer.receive_keys,
+                key_id=key.key_id,
+                public=key.public,
+                peer_instance=peer.pair.inbound.instance,
+                now_ms=now_ms,
+            )
+
+    async def forget(self, peer_id: bytes, key_ids: Iterable[bytes]) -> None:
+        """After the commit that gave them up: wipe these keys."""
+        gone = tuple(key_ids)
+        for key_id in gone:
+            self._open.pop(key_id, None)
+        await self._secrets.remove(SecretName.receive(peer_id, key_id) for key_id in gone)

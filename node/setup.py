@@ -1,0 +1,165 @@
+"""``init``: what a node's directory holds, and how it comes to be.
+
+Spec: docs/operations.md#directory. The root key is made here, certifies the operational key, goes onto the
+recovery sheet and is forgotten: it never stands in the keystore. One rule: a directory is complete or it is not
+a node; ``node.toml`` is written last and its absence means ``init`` may be run again.
+"""
+
+import base64
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from audit.note import NoteSigner
+from audit.store import AuditLog
+from keys import card
+from keys.errors import PolicyRefused
+from keys.keystore import Keystore
+from keys.primitives import CompositePrivateKey, Ed25519PrivateKey, sha256
+from keys.secret import SecretBytes
+from node.config import CONFIG_NAME, default_config_text
+from node.layout import DATABASE_NAME, HIGH_WATER_NAME, KEYSTORE_NAME, LOG_NAME, KdfProfile, SecretName, open_node_database
+from node.officers import Officers, check_pin
+from node.secrets import Secrets
+from node.views import Role
+from runtime.env import Env
+
+CERTIFICATE_LIFE_MS = 365 * 24 * 3600 * 1000
+PASSPHRASE_BYTES_MIN = 8
+NETWORK = "salween"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What ``init`` made."""
+
+    office_id: bytes
+    officer: int
+    recovery_sheet: str
+
+
+async def initialise(
+    env: Env,
+    directory: str,
+    *,
+    passphrase: SecretBytes,
+    name: str,
+    country: str,
+    alias: str,
+    role: Role,
+    pin: str,
+    recovery_sheet: str,
+    web_port: int,
+    health_port: int,
+    kdf: KdfProfile | None = None,
+) -> Made:
+    """Make a node in ``directory``; PolicyRefused when one is there or something asked for is not allowed."""
+    kdf = kdf or KdfProfile()
+    _check(env, directory, passphrase, name, country, pin)
+    env.files.mkdir(directory, 0o700)
+    base = Path(directory)
+    now_ms = env.clock.now_ms()
+
+    root_seed = SecretBytes(env.random(64))
+    root = CompositePrivateKey.from_seed(root_seed)
+    operational_seed = SecretBytes(env.random(64))
+    operational = CompositePrivateKey.from_seed(operational_seed)
+    certificate = card.issue_certificate(
+        root,
+        key_version=1,
+        public=operational.public_bytes,
+        # A day of grace: the peers' clocks may be behind ours.
+        not_before_ms=max(0, now_ms - 24 * 3600 * 1000),
+        not_after_ms=now_ms + CERTIFICATE_LIFE_MS,
+        country=country,
+        name=name,
+    )
+    office_id = card.office_id(root.public_bytes)
+
+    log_seed, witness_seed = SecretBytes(env.random(32)), SecretBytes(env.random(32))
+    database_key = SecretBytes(env.random(32))
+    pseudonym = env.random(8).hex()
+    secrets = {
+        SecretName.operational(1): operational_seed,
+        SecretName.LOG: log_seed,
+        SecretName.WITNESS: witness_seed,
+        SecretName.DATABASE: database_key,
+        # Not secret; kept here because it must be known before the database is open.
+        SecretName.ORIGIN: SecretBytes(f"{NETWORK}/{pseudonym}/log1".encode()),
+    }
+    keystore = await env.run_blocking(
+        lambda: Keystore.create(
+            env.files, str(base / KEYSTORE_NAME), passphrase, secrets, kdf=kdf.keystore, random=env.random
+        )
+    )
+    database = await open_node_database(env, str(base / DATABASE_NAME), database_key)
+    try:
+        instance = env.random(8)
+        await database.transact(
+            lambda tx: tx.execute(
+                "INSERT INTO office (id, office_id, name, country, root_public, certificate, key_version, instance,"
+                " created_ms) VALUES (1, ?, ?, ?, ?, ?, 1, ?, ?)",
+                (office_id, name, country, root.public_bytes, certificate, instance, now_ms),
+            )
+        )
+        log = await AuditLog.open(
+            env=env,
+            db=database,
+            directory=base / LOG_NAME,
+            high_water=base / HIGH_WATER_NAME,
+            signer=NoteSigner(
+                name=secrets[SecretName.ORIGIN].reveal().decode(), key=Ed25519PrivateKey.from_seed(log_seed)
+            ),
+        )
+        officers = Officers(env, database, log, Secrets(env, keystore), idle_lock_ms=0, kdf=kdf.pin)
+        number = await officers.add(
+            operational, alias=alias, role=role, pin=pin, office_id=office_id, key_version=1
+        )
+        await log.close()
+    finally:
+        await database.close()
+    env.files.write_atomic(
+        recovery_sheet, _recovery_sheet(name, country, office_id, root_seed).encode(), mode=0o600
+    )
+    root_seed.wipe()
+    env.files.write_atomic(
+        str(base / CONFIG_NAME), default_config_text(web_port=web_port, health_port=health_port).encode(), mode=0o600
+    )
+    return Made(office_id=office_id, officer=number, recovery_sheet=recovery_sheet)
+
+
+def _check(env: Env, directory: str, passphrase: SecretBytes, name: str, country: str, pin: str) -> None:
+    base = PurePath(directory)
+    if env.files.exists(str(base / CONFIG_NAME)):
+        raise PolicyRefused("already_initialised", f"{directory} already holds a node. Nothing was changed.")
+    if env.files.exists(str(base / KEYSTORE_NAME)):
+        raise PolicyRefused(
+            "init_interrupted",
+            f"{directory} holds a node that was not finished. It was never used: remove the directory, run init again.",
+        )
+    card.check_name(name)
+    if not (len(country) == 2 and country.isascii() and country.isalpha() and country.isupper()):
+        raise PolicyRefused("country_invalid", "A country is two capital letters, such as MM, CN, TH, LA, KH or VN.")
+    if len(passphrase) < PASSPHRASE_BYTES_MIN:
+        raise PolicyRefused(
+            "passphrase_too_short",
+            f"A passphrase has at least {PASSPHRASE_BYTES_MIN} bytes; four random words are a good one.",
+        )
+    check_pin(pin)
+
+
+def _recovery_sheet(name: str, country: str, office_id: bytes, root_seed: SecretBytes) -> str:
+    """The sheet to print: the root seed in base32 groups of four with a check word per line."""
+    text = base64.b32encode(root_seed.reveal()).decode().rstrip("=")
+    groups = [text[i : i + 4] for i in range(0, len(text), 4)]
+    lines = []
+    for start in range(0, len(groups), 6):
+        row = " ".join(groups[start : start + 6])
+        check = base64.b32encode(sha256(row.encode()))[:2].decode()
+        lines.append(f"  {start // 6 + 1}  {row}   {check}")
+    return (
+        f"SALWEEN RECOVERY SHEET\n\nOffice: {name} ({country})\nOffice id: {office_id.hex()}\n\n"
+        "This is the root key of the office. Whoever holds it can be this office.\n"
+        "Print two copies, seal them, keep them in two places. Then delete this file.\n\n"
+        + "\n".join(lines)
+        + "\n\nThe last two letters of a line check that line.\n"
+    )

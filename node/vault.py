@@ -1,0 +1,71 @@
+"""Content at rest: each alert under a key of its own, that key wrapped by the month's key-encryption key.
+
+Spec: docs/spec/log.md#erasure. One rule: content is unwrapped only inside ``open_content``, and its callers
+commit the access entry first. Erasing an alert is deleting its row; nobody keeps the key.
+"""
+
+from datetime import UTC, datetime
+
+from keys import labels
+from keys.errors import BrokenInvariant
+from keys.primitives import aead_open, aead_seal
+from keys.secret import SecretBytes
+from node.secrets import Secrets
+from protocol import wire
+from runtime.env import Env
+from runtime.sqlite import Transaction
+
+KEK_PREFIX = "kek/"
+KEY_BYTES = 32
+NONCE_BYTES = 24
+CONTENT_BYTES_MAX = 128 * 1024
+
+
+class Vault:
+    """The alerts' content of one office. Used inside transactions; the keystore holds the month keys."""
+
+    def __init__(self, env: Env, secrets: Secrets) -> None:
+        self._env = env
+        self._secrets = secrets
+
+    async def ensure_month(self) -> None:
+        """Make this month's key-encryption key if there is none. Called before any ``store_content``."""
+        name = self._month()
+        if name not in self._secrets.names(KEK_PREFIX):
+            await self._secrets.put({name: SecretBytes(self._env.random(KEY_BYTES))})
+
+    def store_content(self, tx: Transaction, alert_id: bytes, incoming: bool, core: bytes, disclosures: bytes) -> None:
+        """Keep an alert's core and disclosures. ``ensure_month`` was called before the transaction."""
+        kek = self._newest()
+        key = SecretBytes(self._env.random(KEY_BYTES))
+        nonce = self._env.random(NONCE_BYTES)
+        wrapped = nonce + aead_seal(self._secrets.get(kek), nonce, key.reveal(), labels.VAULT_KEY + alert_id)
+        nonce = self._env.random(NONCE_BYTES)
+        content = wire.encode([core, disclosures])
+        ciphertext = nonce + aead_seal(key, nonce, content, labels.VAULT_CONTENT + alert_id)
+        tx.execute(
+            "INSERT INTO vault (alert_id, incoming, kek, wrapped_key, ciphertext) VALUES (?, ?, ?, ?, ?)",
+            (alert_id, int(incoming), kek, wrapped, ciphertext),
+        )
+
+    def open_content(self, row: tuple[str, bytes, bytes], alert_id: bytes) -> tuple[bytes, bytes]:
+        """(core, disclosures) of a vault row (kek, wrapped_key, ciphertext); the access entry is committed."""
+        kek, wrapped, ciphertext = row
+        key = SecretBytes(
+            aead_open(
+                self._secrets.get(kek), wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], labels.VAULT_KEY + alert_id
+            )
+        )
+        content = aead_open(key, ciphertext[:NONCE_BYTES], ciphertext[NONCE_BYTES:], labels.VAULT_CONTENT + alert_id)
+        match wire.decode_untrusted(content, bytes_max=CONTENT_BYTES_MAX):
+            case [bytes(core), bytes(disclosures)]:
+                return core, disclosures
+        raise BrokenInvariant("vault_content", "A stored alert is not core and disclosures.")
+
+    def _month(self) -> str:
+        return KEK_PREFIX + datetime.fromtimestamp(self._env.clock.now_ms() / 1000, UTC).strftime("%Y-%m")
+
+    def _newest(self) -> str:
+        name = self._month()
+        # A clock that stepped into a month without a key must not stop an alert from being kept.
+        return name if name in self._secrets.names(KEK_PREFIX) else max(self._secrets.names(KEK_PREFIX))

@@ -1,0 +1,175 @@
+"""What each command does inside a node: from plain JSON parameters to a plain JSON result.
+
+Spec: docs/operations.md#commands. The daemon runs verbs for its control socket; a command that finds no daemon
+opens the node itself and runs the same verb. One rule: parameters are untrusted, even from our own command.
+"""
+
+import dataclasses
+import json
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from keys.errors import MalformedInput, PolicyRefused
+from node.control import Channel, Params
+from protocol.alert import Alert
+
+if TYPE_CHECKING:
+    from node.daemon import Node
+
+Verb = Callable[["Node", Params, Channel], Awaitable[dict[str, Any]]]
+
+
+def _text(params: Params, name: str) -> str:
+    value = params.get(name)
+    if not isinstance(value, str) or not value:
+        raise MalformedInput("parameter_missing", f"'{name}' is missing. See: salween-node --help")
+    return value
+
+
+def _number(params: Params, name: str) -> int:
+    value = params.get(name)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise MalformedInput("parameter_missing", f"'{name}' must be a number. See: salween-node --help")
+    return value
+
+
+def plain(view: object) -> Any:
+    """A view as JSON values; secrets of a session are never part of a result."""
+    return json.loads(json.dumps(dataclasses.asdict(view)))  # type: ignore[call-overload]
+
+
+async def _status(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del params, channel
+    return {**plain(await node.desk.status()), "running": node.is_running}
+
+
+async def _officers_list(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del params, channel
+    return {"officers": [plain(officer) for officer in await node.officers.list_all()]}
+
+
+async def _officers_add(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    role = _text(params, "role")
+    if role not in ("officer", "supervisor", "auditor", "operator"):
+        raise MalformedInput("role_unknown", "A role is officer, supervisor, auditor or operator.")
+    number = await node.add_officer(alias=_text(params, "alias"), role=role, pin=_text(params, "pin"))
+    return {"officer": number}
+
+
+async def _officers_retire(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    await node.retire_officer(_number(params, "officer"))
+    return {"retired": _number(params, "officer")}
+
+
+async def _officers_reset_pin(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    await node.reset_pin(_number(params, "officer"), _text(params, "pin"))
+    return {"officer": _number(params, "officer")}
+
+
+async def _send(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    fields = params.get("alert")
+    if not isinstance(fields, dict):
+        raise MalformedInput("parameter_missing", "'alert' must be an object. See: salween-node send --help")
+    try:
+        alert = Alert.model_validate_json(json.dumps(node.desk.with_times(fields)))
+    except ValidationError as faults:
+        named = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in faults.errors())
+        raise PolicyRefused("alert_invalid", f"The alert was not kept. {named}") from faults
+    recipients = [node.desk.find_peer(str(name)) for name in params.get("to", [])]
+    session = await node.desk.login(_number(params, "officer"), _text(params, "pin"))
+    try:
+        return plain(await node.desk.submit(session, alert, recipients)) | {}
+    finally:
+        await node.desk.logout(session)
+
+
+async def _pending(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    session = await node.desk.login(_number(params, "officer"), _text(params, "pin"))
+    try:
+        draft = params.get("release")
+        if draft is not None:
+            return plain(await node.desk.release(session, str(draft))) | {}
+        return {"pending": [plain(row) for row in await node.desk.pending(session)]}
+    finally:
+        await node.desk.logout(session)
+
+
+async def _inbox(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    session = await node.desk.login(_number(params, "officer"), _text(params, "pin"))
+    try:
+        return {"inbox": [plain(row) for row in await node.desk.inbox(session)]}
+    finally:
+        await node.desk.logout(session)
+
+
+async def _outbox(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    session = await node.desk.login(_number(params, "officer"), _text(params, "pin"))
+    try:
+        return {"outbox": [plain(row) for row in await node.desk.outbox(session)]}
+    finally:
+        await node.desk.logout(session)
+
+
+async def _show(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    session = await node.desk.login(_number(params, "officer"), _text(params, "pin"))
+    try:
+        view = await node.desk.open_alert(session, _text(params, "alert_id"), purpose=str(params.get("purpose", "")))
+        return plain(view) | {}
+    finally:
+        await node.desk.logout(session)
+
+
+async def _pair_invite(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    peer = await node.ceremonies.invite(_text(params, "broker"), _text(params, "token"), channel)
+    return {"peer": plain(peer)}
+
+
+async def _pair_join(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    peer = await node.ceremonies.join(_text(params, "invitation"), channel)
+    return {"peer": plain(peer)}
+
+
+async def _publish(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del params, channel
+    checkpoint = await node.log.publish()
+    return {"origin": checkpoint.origin, "size": checkpoint.size, "root": checkpoint.root.hex()}
+
+
+async def _doctor(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del params, channel
+    return {"checks": await node.doctor()}
+
+
+VERBS: dict[str, Verb] = {
+    "status": _status,
+    "officers.list": _officers_list,
+    "officers.add": _officers_add,
+    "officers.retire": _officers_retire,
+    "officers.reset-pin": _officers_reset_pin,
+    "send": _send,
+    "pending": _pending,
+    "inbox": _inbox,
+    "outbox": _outbox,
+    "show": _show,
+    "pair.invite": _pair_invite,
+    "pair.join": _pair_join,
+    "publish": _publish,
+    "doctor": _doctor,
+}
+
+
+async def run_verb(node: "Node", verb: str, params: Params, channel: Channel) -> dict[str, Any]:
+    """Run one verb; MalformedInput ``verb_unknown`` for any other word."""
+    if verb not in VERBS:
+        raise MalformedInput("verb_unknown", f"This node does not know '{verb[:40]}'; it may be an older version.")
+    return await VERBS[verb](node, params, channel)
