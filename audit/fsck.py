@@ -517,7 +517,9 @@ class _Walk:
         self._accesses: dict[str, tuple[int, int]] = {}
         self._missed: list[int] = []
         if strays:
-            report.notes.append(f"{len(strays)} files under tile/ are no tiles, for example {strays[0]}")
+            report.notes.append(
+                f"{len(strays)} files under tile/ are no tiles, for example {strays[0]!a}"
+            )
 
     def go(self, progress: Progress, run: Mapper) -> None:
         self._judge_size(0, (EMPTY_ROOT,))

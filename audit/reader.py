@@ -32,15 +32,20 @@ class PublishedLog:
     def read(self, path: str, bytes_max: int = NOTE_BYTES_MAX) -> bytes:
         """The file at ``path`` below the root. MalformedInput ``bad_file`` for a non-file or a larger one."""
         # O_NONBLOCK: a FIFO in a directory under audit must not hang the auditor.
-        descriptor = os.open(os.path.join(self.root, path), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb", buffering=0) as file:
+        name = os.path.join(self.root, path)
+        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise MalformedInput("bad_file", f"{path} is not a regular file")
+                raise MalformedInput("bad_file", f"{name} is not a regular file")
             data = b""
-            while len(data) <= bytes_max and (more := file.read(bytes_max + 1 - len(data))):
+            while len(data) <= bytes_max and (more := os.read(descriptor, bytes_max + 1 - len(data))):
                 data += more
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, name) from error
+        finally:
+            os.close(descriptor)
         if len(data) > bytes_max:
-            raise MalformedInput("bad_file", f"{path} is larger than {bytes_max} bytes")
+            raise MalformedInput("bad_file", f"{name} is larger than {bytes_max} bytes")
         return data
 
     def read_tile(self, level: int, n: int, width: int) -> bytes:

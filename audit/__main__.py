@@ -1,0 +1,418 @@
+"""``salween-audit verify | replay``: check and read a published log, offline.
+
+Spec: docs/auditing.md. Exit codes: 0 clean, 1 a finding, 2 the input cannot be read, 64 wrong usage, 70 a
+bug of ours, 74 the disk failed. An uncaught exception is 70, never 1: "refused" and "broken" must not look
+alike.
+
+Needs only ``keys`` and the pure half of ``audit``: no database, no network, no daemon.
+"""
+
+import errno
+import json
+import multiprocessing
+import os
+import re
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime
+from enum import IntEnum
+from itertools import chain, islice
+from typing import Any, Final
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, TextColumn
+from rich.table import Table
+
+from audit.fsck import Chunk, Report, Task, verify
+from audit.note import NOTE_BYTES_MAX
+from audit.policy import POLICY_BYTES_MAX, QUORUM_NONE, Policy, parse_policy_untrusted
+from audit.reader import PublishedLog
+from audit.replay import Message, Story, Until, replay
+from keys.errors import MalformedInput
+
+INLINE_TASKS: Final = 12
+"""Logs below a hundred thousand entries are checked before a second process would have started."""
+PROCESSES_MAX: Final = 8
+STEPS_SHOWN: Final = 200
+_DISK: Final = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.EPIPE})
+
+
+class Exit(IntEnum):
+    """Exit codes of every command of the project."""
+
+    CLEAN = 0
+    FINDING = 1
+    UNREADABLE = 2
+    USAGE = 64
+    INTERNAL = 70
+    DISK = 74
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Console script: run the command and leave the process with its exit code."""
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        code = cli.main(args=arguments, prog_name="salween-audit", standalone_mode=False)
+        sys.stdout.flush()
+        return int(code or Exit.CLEAN)
+    except click.UsageError as error:
+        error.show()
+        return Exit.USAGE
+    except click.exceptions.Abort:
+        return 128 + 2
+    except MalformedInput as error:
+        _say(f"cannot read the input: {error.detail} ({error.code})")
+        return Exit.UNREADABLE
+    except OSError as error:
+        if error.errno in _DISK:
+            _drop_stdout()
+            where = error.filename or "reading or writing"
+            _say(
+                f"the disk failed: {error.strerror} ({where}); copy the log to another disk, then verify that"
+            )
+            return Exit.DISK
+        _say(f"cannot read {error.filename}: {error.strerror}")
+        return Exit.UNREADABLE
+    except Exception:
+        traceback.print_exc()
+        _say(
+            "internal error: this is a bug of salween-audit and says nothing about the log; please report it"
+        )
+        return Exit.INTERNAL
+
+
+def _say(text: str) -> None:
+    click.echo(f"salween-audit: {text}", err=True)
+
+
+def _drop_stdout() -> None:
+    """What is still buffered cannot be written; without this the interpreter would fail once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Check and read published logs, offline, under keys that you bring yourself."""
+
+
+_DIRECTORY = click.argument("directory", type=click.Path())
+_POLICY = click.option(
+    "--policy",
+    "policy_file",
+    type=click.Path(),
+    help="tlog-policy file with the keys you trust. Without it nothing can be verified (UNKNOWN-KEY).",
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+
+
+@cli.command("verify")
+@_DIRECTORY
+@_POLICY
+@_JSON
+@click.option(
+    "--known",
+    "known_files",
+    type=click.Path(),
+    multiple=True,
+    help="A signed checkpoint of this log that somebody else kept; may be given again.",
+)
+@click.option(
+    "--max-age",
+    "max_age_h",
+    type=click.IntRange(min=1),
+    help="STALE when nothing is newer than so many hours.",
+)
+def verify_command(
+    directory: str,
+    policy_file: str | None,
+    as_json: bool,
+    known_files: tuple[str, ...],
+    max_age_h: int | None,
+) -> int:
+    """Check that DIRECTORY holds exactly what was signed, all of it, in one unbroken line."""
+    report = _verify(directory, policy_file, as_json, known_files, max_age_h)
+    if as_json:
+        click.echo(json.dumps(_report_json(directory, report)))
+    else:
+        _show_report(directory, report)
+    return Exit.FINDING if report.findings else Exit.CLEAN
+
+
+@cli.command("replay")
+@_DIRECTORY
+@_POLICY
+@_JSON
+@click.option(
+    "--at", "at", metavar="INDEX|TIME", help="Stop after this entry, or at this time (ISO 8601, UTC)."
+)
+@click.option(
+    "--steps",
+    "steps",
+    type=click.IntRange(min=0),
+    default=STEPS_SHOWN,
+    show_default=True,
+    help="How many of the last steps to tell; 0 for all.",
+)
+def replay_command(directory: str, policy_file: str | None, as_json: bool, at: str | None, steps: int) -> int:
+    """Verify DIRECTORY, then tell what its owner knew, step by step, at the end or at a moment."""
+    until = None if at is None else _parse_at(at)
+    report = _verify(directory, policy_file, as_json, (), None)
+    with _bar("replay", quiet=as_json) as bar:
+        story = replay(
+            PublishedLog(directory),
+            report.size,
+            until=until,
+            steps_kept=steps or report.size,
+            progress=bar or (lambda _: None),
+        )
+    if as_json:
+        click.echo(json.dumps(_report_json(directory, report) | _story_json(story)))
+    else:
+        _show_story(story)
+        _show_report(directory, report, story)
+    return Exit.FINDING if report.findings or story.oddities else Exit.CLEAN
+
+
+def _verify(
+    directory: str, policy_file: str | None, quiet: bool, known_files: Sequence[str], max_age_h: int | None
+) -> Report:
+    policy = Policy(logs=(), witnesses={}, groups={}, quorum=QUORUM_NONE)
+    if policy_file is not None:
+        policy = parse_policy_untrusted(_read_file(policy_file, POLICY_BYTES_MAX))
+    newest_after_us = None if max_age_h is None else time.time_ns() // 1000 - max_age_h * 3_600_000_000
+    with _bar("verify", quiet=quiet) as bar, _Pool() as pool:
+        return verify(
+            PublishedLog(directory),
+            policy,
+            known=[_read_file(name, NOTE_BYTES_MAX) for name in known_files],
+            newest_after_us=newest_after_us,
+            progress=bar or (lambda _: None),
+            run=pool.map,
+        )
+
+
+def _read_file(name: str, bytes_max: int) -> bytes:
+    return PublishedLog(os.path.dirname(name) or ".").read(os.path.basename(name), bytes_max)
+
+
+def _parse_at(text: str) -> Until:
+    if re.fullmatch("[0-9]{1,15}", text):
+        return Until(index=int(text))
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise click.BadParameter(
+            "neither a leaf index nor a time such as 2026-03-01T08:00", param_hint="--at"
+        ) from error
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return Until(ts_us=int(moment.timestamp() * 1_000_000))
+
+
+class _Pool:
+    """``map`` that runs the first tasks here and the rest, if there are more, in further processes."""
+
+    def __init__(self) -> None:
+        self._executor: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "_Pool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
+
+    def map(self, call: Callable[[Task], Chunk], tasks: Iterable[Task]) -> Iterator[Chunk]:
+        """Results in order; only a few tasks are under way at a time, so memory stays flat."""
+        waiting = iter(tasks)
+        yield from map(call, islice(waiting, INLINE_TASKS))
+        following = next(waiting, None)
+        processes = min(PROCESSES_MAX, len(os.sched_getaffinity(0)))
+        if following is None:
+            return
+        if processes < 2:
+            yield from map(call, chain([following], waiting))
+            return
+        # spawn: a forked copy of a process that shows a progress bar from a thread could deadlock.
+        context = multiprocessing.get_context("spawn")
+        self._executor = ProcessPoolExecutor(max_workers=processes, mp_context=context)
+        running: deque[Future[Chunk]] = deque()
+        for task in chain([following], waiting):
+            running.append(self._executor.submit(call, task))
+            if len(running) > 3 * processes:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+
+
+def _bar(title: str, *, quiet: bool) -> "AbstractContextManager[Callable[[int], None] | None]":
+    """A line on the terminal that counts entries; nothing when nobody looks."""
+    if quiet or not sys.stderr.isatty():
+        return nullcontext()
+    return _Bar(title)
+
+
+class _Bar:
+    """Entries so far, and how fast."""
+
+    def __init__(self, title: str) -> None:
+        self._progress = Progress(
+            TextColumn(f"{title}: {{task.completed:,.0f}} entries, {{task.fields[rate]:,.0f}}/s"),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._progress.add_task(title, total=None, rate=0.0)
+        self._start_s = time.monotonic()
+
+    def __enter__(self) -> Callable[[int], None]:
+        self._progress.start()
+        return self._advance
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def _advance(self, entries: int) -> None:
+        elapsed_s = max(time.monotonic() - self._start_s, 0.001)
+        self._progress.update(self._task, completed=entries, rate=entries / elapsed_s)
+
+
+# What is shown
+
+
+def _when(ts_us: int | None) -> str:
+    if ts_us is None:
+        return "never"
+    # Entry times are numbers up to 2^53 microseconds: the year 2255 at most.
+    moment = datetime.fromtimestamp(ts_us / 1_000_000, UTC).replace(tzinfo=None)
+    return moment.isoformat(timespec="milliseconds") + "Z"
+
+
+def _report_json(directory: str, report: Report) -> dict[str, Any]:
+    return {
+        "directory": directory,
+        "verdicts": report.verdicts,
+        "origin": report.origin,
+        "size": report.size,
+        "root": report.root.hex(),
+        "verified_size": report.verified_size,
+        "witnessed_size": report.witnessed_size,
+        "checkpoints": report.checkpoints,
+        "first_entry_at": _when(report.first_ts_us),
+        "newest_entry_at": _when(report.last_ts_us),
+        "cosigners": [{"name": name, "at": _when(time_s * 1_000_000)} for name, time_s in report.cosigners],
+        "types": dict(sorted(report.types.items())),
+        "findings": [
+            {"verdict": finding.label, "number": finding.number, "detail": finding.detail}
+            for finding in report.findings
+        ],
+        "findings_not_listed": report.findings_more,
+        "notes": report.notes,
+    }
+
+
+def _story_json(story: Story) -> dict[str, Any]:
+    return {
+        "at": {"entries": story.entries, "time": _when(story.last_ts_us)},
+        "messages": [
+            {
+                "id": message.id,
+                "direction": message.direction,
+                "peer": message.peer,
+                "alert": message.alert,
+                "state": message.state,
+                "attempts": message.attempts,
+                "envelopes": sorted(message.envelopes),
+                "steps": [
+                    {"index": step.index, "time": _when(step.ts_us), "words": step.words}
+                    for step in message.steps
+                ],
+            }
+            for message in story.messages.values()
+        ],
+        "oddities": [
+            {"verdict": oddity.label, "index": oddity.index, "detail": oddity.detail}
+            for oddity in story.oddities
+        ],
+        "oddities_not_listed": story.oddities_more,
+    }
+
+
+def _show_report(directory: str, report: Report, story: Story | None = None) -> None:
+    console = Console(highlight=False)
+    facts = [("log", report.origin or f"unknown ({directory})")]
+    if report.size:
+        facts += [
+            ("entries", f"{report.verified_size} of {report.size} lead to a signed root"),
+            ("root", report.root.hex()),
+            ("time", f"{_when(report.first_ts_us)} to {_when(report.last_ts_us)}, by the log's own clock"),
+            ("checkpoints", str(report.checkpoints)),
+            ("cosigners", ", ".join(_cosigners(report)) or "none"),
+        ]
+    facts += [("note", note) for note in report.notes]
+    if report.unknown_types:
+        facts.append(("note", f"{report.unknown_types} entries of types that this version does not know"))
+    for label, value in facts:
+        console.print(f"{label:<12} {escape(value)}", soft_wrap=True)
+    for finding in report.findings:
+        console.print(f"[bold]{finding.label}[/bold]  {escape(finding.detail)}", soft_wrap=True)
+    for oddity in story.oddities if story else ():
+        console.print(f"[bold]{oddity.label}[/bold]  {escape(oddity.detail)}", soft_wrap=True)
+    more = report.findings_more + (story.oddities_more if story else 0)
+    if more:
+        console.print(f"and {more} more findings")
+    labels = report.verdicts if report.findings or not (story and story.oddities) else []
+    labels += list(dict.fromkeys(oddity.verdict for oddity in story.oddities)) if story else []
+    console.print(f"[bold]{', '.join(labels[:12])}[/bold]", soft_wrap=True)
+
+
+def _cosigners(report: Report) -> list[str]:
+    # A witness's name is any octets the policy says; a terminal gets what it can show.
+    return [
+        f"{name.encode('utf-8', 'backslashreplace').decode()} at {_when(time_s * 1_000_000)}"
+        for name, time_s in report.cosigners
+    ]
+
+
+def _show_story(story: Story) -> None:
+    console = Console(highlight=False)
+    omitted = story.entries - len(story.last_steps)
+    if omitted > 0:
+        console.print(f"({omitted} earlier steps not shown; --steps 0 shows all)")
+    for step in story.last_steps:
+        console.print(f"{_when(step.ts_us)}  {step.index:>7}  {step.words}", soft_wrap=True, markup=False)
+    messages = list(story.messages.values())
+    if messages:
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for column in ("message", "way", "peer", "state", "steps", "last"):
+            table.add_column(column, no_wrap=True)
+        for message in messages[-STEPS_SHOWN:]:
+            table.add_row(*_message_row(message))
+        console.print()
+        console.print(table)
+    if len(messages) > STEPS_SHOWN:
+        console.print(f"({len(messages) - STEPS_SHOWN} earlier messages not shown; --json has all)")
+    console.print(f"\nas of entry {story.entries - 1}, {_when(story.last_ts_us)}\n")
+
+
+def _message_row(message: Message) -> list[str]:
+    return [
+        message.id[:16],
+        message.direction,
+        message.peer[:16],
+        message.state,
+        str(len(message.steps)),
+        _when(message.steps[-1].ts_us),
+    ]
+
+
+if __name__ == "__main__":
+    main()

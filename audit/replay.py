@@ -1,0 +1,425 @@
+"""Meaning of a log: what the office (or broker) knew at any moment, step by step.
+
+Spec: docs/spec/log.md#replay. Reads the entries of a published log in order and keeps, for every message,
+where it stood: the table ``SENT`` for what this office sent, one record for what it received, ``HELD`` for
+what a broker kept. An entry that its table does not allow becomes a finding, never an exception.
+
+Structure is fsck's business; run that first. Here an entry that cannot be read is counted and skipped.
+Memory grows with the number of messages, not of entries.
+"""
+
+import json
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final
+
+from audit.entry import glance_untrusted
+from audit.fsck import FINDINGS_MAX, Progress
+from audit.reader import PublishedLog
+from audit.tree import ENTRIES, TILE_WIDTH, split_bundle_untrusted
+from keys.errors import MalformedInput
+
+Entry = dict[str, Any]
+
+
+class Sent(Enum):
+    """Where a message of this office stands, in words an officer would use."""
+
+    RECORDED = "recorded"
+    SEALED = "sealed"
+    HELD = "held by the broker"
+    DELIVERED = "delivered"
+    OPENED = "opened"
+    ASSIGNED = "assigned"
+    ANSWERED = "answered"
+    REFUSED = "refused by the peer"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+    ERASED = "erased at the peer"
+
+
+class Held(Enum):
+    """Where an envelope stands at a broker."""
+
+    KEPT = "kept"
+    FETCHED = "fetched"
+    DELETED = "deleted by its recipient"
+    EXPIRED = "expired"
+    DROPPED = "dropped"
+
+
+_RECEIPTS: Final[Mapping[str, Sent]] = {
+    "delivered": Sent.DELIVERED,
+    "stale": Sent.DELIVERED,
+    "opened": Sent.OPENED,
+    "assigned": Sent.ASSIGNED,
+    "outcome": Sent.ANSWERED,
+    "refused": Sent.REFUSED,
+    "erased": Sent.ERASED,
+}
+_LEFT: Final = tuple(state for state in Sent if state is not Sent.RECORDED)
+"""States of a message that left the office at least once."""
+_LADDER: Final = (Sent.DELIVERED, Sent.OPENED, Sent.ASSIGNED, Sent.ANSWERED)
+
+
+def _sent_table() -> dict[tuple[Sent, str], Sent]:
+    table = {
+        (Sent.RECORDED, "msg.seal"): Sent.SEALED,
+        (Sent.RECORDED, "msg.expired"): Sent.EXPIRED,
+        (Sent.RECORDED, "msg.cancel"): Sent.CANCELLED,
+        (Sent.SEALED, "msg.seal"): Sent.SEALED,
+        (Sent.SEALED, "msg.custody"): Sent.HELD,
+        (Sent.HELD, "msg.seal"): Sent.SEALED,
+        (Sent.HELD, "msg.custody"): Sent.HELD,
+        (Sent.SEALED, "msg.expired"): Sent.EXPIRED,
+        (Sent.HELD, "msg.expired"): Sent.EXPIRED,
+    }
+    for state in _LEFT:
+        # A late copy or custody note changes nothing that a receipt, an expiry or a cancel has settled.
+        table.setdefault((state, "msg.seal"), state)
+        table.setdefault((state, "msg.custody"), state)
+        table.setdefault((state, "msg.expired"), state)
+        table[state, "msg.cancel"] = Sent.CANCELLED if state in (Sent.SEALED, Sent.HELD) else state
+        for step, reached in _RECEIPTS.items():
+            # Receipts may overtake each other: the ladder is only climbed.
+            falls = state in _LADDER and reached in _LADDER and _LADDER.index(reached) < _LADDER.index(state)
+            table[state, step] = state if falls else reached
+    return table
+
+
+SENT: Final[Mapping[tuple[Sent, str], Sent]] = _sent_table()
+"""(state, entry type or receipt step) -> next state. Nothing can come back for what never left the office."""
+
+HELD: Final[Mapping[tuple[Held, str], Held]] = {
+    (state, name): reached
+    for name, reached in (
+        ("bk.out", Held.FETCHED),
+        ("bk.ack", Held.DELETED),
+        ("bk.expire", Held.EXPIRED),
+        ("bk.drop", Held.DROPPED),
+    )
+    for state in (Held.KEPT, Held.FETCHED)
+} | {
+    # Tombstones answer repeats: a retried fetch or delete of what is gone changes nothing.
+    (Held.DELETED, "bk.ack"): Held.DELETED,
+    (Held.EXPIRED, "bk.ack"): Held.EXPIRED,
+    (Held.DELETED, "bk.in"): Held.DELETED,
+    (Held.KEPT, "bk.in"): Held.KEPT,
+    (Held.FETCHED, "bk.in"): Held.FETCHED,
+}
+"""(state, entry type) -> next state of one envelope in one mailbox."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One entry of a message's story."""
+
+    index: int
+    ts_us: int
+    words: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Message:
+    """The story of one message (at an office) or of one envelope in one mailbox (at a broker)."""
+
+    id: str
+    direction: str
+    peer: str
+    state: str
+    alert: str | None = None
+    attempts: int = 0
+    envelopes: set[str] = field(default_factory=set)
+    steps: list[Step] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Oddity:
+    """An entry that cannot have happened as it stands."""
+
+    index: int
+    verdict: str
+    detail: str
+
+    @property
+    def label(self) -> str:
+        """``IMPOSSIBLE-STEP(17)``."""
+        return f"{self.verdict}({self.index})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Until:
+    """Where to stop: after leaf ``index``, or before the first entry later than ``ts_us``."""
+
+    index: int | None = None
+    ts_us: int | None = None
+
+    def ends(self, index: int, ts_us: int) -> bool:
+        """Whether this entry lies beyond."""
+        return (self.index is not None and index > self.index) or (
+            self.ts_us is not None and ts_us > self.ts_us
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class Story:
+    """What the log's owner knew, as of its last entry read."""
+
+    entries: int = 0
+    skipped: int = 0
+    last_ts_us: int | None = None
+    types: Counter[str] = field(default_factory=Counter)
+    messages: dict[str, Message] = field(default_factory=dict)
+    erased: dict[str, int] = field(default_factory=dict)
+    """Alert -> index of its first content.erased."""
+    last_steps: deque[Step] = field(default_factory=deque)
+    oddities: list[Oddity] = field(default_factory=list)
+    oddities_more: int = 0
+
+    def odd(self, index: int, verdict: str, detail: str) -> None:
+        """Add a finding, up to FINDINGS_MAX."""
+        if len(self.oddities) < FINDINGS_MAX:
+            self.oddities.append(Oddity(index=index, verdict=verdict, detail=detail))
+        else:
+            self.oddities_more += 1
+
+
+IMPOSSIBLE: Final = "IMPOSSIBLE-STEP"
+DUPLICATE: Final = "DUPLICATE-ACCEPTED"
+UNEXPLAINED: Final = "ACCESS-UNEXPLAINED"
+
+
+def read_entries(log: PublishedLog, size: int) -> Iterator[bytes]:
+    """The first ``size`` entries, in order. Ends early where a bundle is missing or does not split."""
+    for n in range(-(-size // TILE_WIDTH)):
+        width = min(TILE_WIDTH, size - n * TILE_WIDTH)
+        try:
+            bundle = log.read_tile(ENTRIES, n, width)
+        except FileNotFoundError:
+            try:
+                bundle = log.read_tile(ENTRIES, n, TILE_WIDTH)
+            except FileNotFoundError:
+                return
+        try:
+            yield from split_bundle_untrusted(bundle)[:width]
+        except MalformedInput:
+            return
+
+
+def replay(
+    log: PublishedLog,
+    size: int,
+    *,
+    until: Until | None = None,
+    steps_kept: int = 0,
+    progress: Progress = lambda _: None,
+) -> Story:
+    """Read the first ``size`` entries and tell what they mean;
+
+    The last ``steps_kept`` steps are kept in words.
+    """
+    teller = _Teller(steps_kept)
+    story = teller.story
+    for index, data in enumerate(read_entries(log, size)):
+        try:
+            _, ts_us, name = glance_untrusted(data)
+        except MalformedInput:
+            story.skipped += 1
+            continue
+        if until is not None and until.ends(index, ts_us):
+            break
+        teller.tell(index, ts_us, name, json.loads(data))
+        if index % (TILE_WIDTH * 16) == 0:
+            progress(index)
+    progress(size)
+    return story
+
+
+class _Teller:
+    """Takes entries in order; ``story`` is what they amount to so far."""
+
+    def __init__(self, steps_kept: int) -> None:
+        self.story = Story(last_steps=deque(maxlen=steps_kept))
+        self._accepted: dict[tuple[str, ...], int] = {}
+        self._envelopes: dict[str, str] = {}
+
+    def tell(self, index: int, ts_us: int, name: str, entry: Entry) -> None:
+        story = self.story
+        story.entries = index + 1
+        story.last_ts_us = ts_us
+        story.types[name] += 1
+        words = _WORDS.get(name)
+        step = Step(index=index, ts_us=ts_us, words=words(entry) if words else f"{name} (unknown type)")
+        if story.last_steps.maxlen:
+            story.last_steps.append(step)
+        if name.startswith("msg."):
+            if name == "msg.recv":
+                self._received(step, entry)
+            else:
+                self._sent(step, name, entry)
+        elif name.startswith("bk."):
+            self._held(step, name, entry)
+        elif name.startswith("acc."):
+            self._accessed(step, name, entry)
+        elif name == "content.erased":
+            story.erased.setdefault(entry["alert"], index)
+
+    def _sent(self, step: Step, name: str, entry: Entry) -> None:
+        story, key = self.story, entry["msg"]
+        message = story.messages.get(key)
+        if name == "msg.submit":
+            if message is not None:
+                story.odd(step.index, IMPOSSIBLE, f"message {key} was already recorded")
+                return
+            story.messages[key] = Message(
+                id=key,
+                direction="sent",
+                peer=entry["peer"],
+                alert=entry.get("alert"),
+                state=Sent.RECORDED.value,
+                steps=[step],
+            )
+            return
+        if message is None or message.direction != "sent":
+            story.odd(step.index, IMPOSSIBLE, f"{name} of message {key}, which was never recorded")
+            return
+        message.steps.append(step)
+        event = entry["step"] if name == "msg.receipt" else name
+        reached = SENT.get((Sent(message.state), event))
+        if reached is None:
+            story.odd(step.index, IMPOSSIBLE, f"{event} of message {key} while it is only {message.state}")
+            return
+        if name == "msg.seal":
+            if entry["att"] <= message.attempts:
+                story.odd(
+                    step.index, IMPOSSIBLE, f"attempt {entry['att']} of message {key} does not count on"
+                )
+            message.attempts = max(message.attempts, entry["att"])
+            message.envelopes.add(entry["env"])
+        elif name == "msg.custody" and entry["env"] not in message.envelopes:
+            story.odd(step.index, IMPOSSIBLE, f"custody of an envelope that no msg.seal of {key} names")
+        message.state = reached.value
+
+    def _received(self, step: Step, entry: Entry) -> None:
+        story = self.story
+        key = entry.get("msg") or entry["env"]
+        known = story.messages.get(f"in:{key}")
+        if entry["verdict"] == "ok":
+            peer, index = entry.get("peer", ""), step.index
+            for identity in (
+                (peer, entry.get("inst", ""), str(entry.get("ps", ""))),
+                (peer, entry.get("hh", "")),
+            ):
+                if all(identity[1:]) and (first := self._accepted.setdefault(identity, index)) != index:
+                    story.odd(index, DUPLICATE, f"entry {first} already accepted this delivery")
+        if known is None:
+            known = story.messages[f"in:{key}"] = Message(
+                id=key,
+                direction="received",
+                peer=entry.get("peer", ""),
+                alert=entry.get("alert"),
+                state=entry["verdict"],
+            )
+        elif known.state != "ok":
+            known.state = entry["verdict"]
+        known.envelopes.add(entry["env"])
+        known.steps.append(step)
+
+    def _held(self, step: Step, name: str, entry: Entry) -> None:
+        if "env" not in entry:
+            return
+        story, key = self.story, f"{entry['box']}:{entry['env']}"
+        envelope = story.messages.get(key)
+        if envelope is None:
+            if name == "bk.in":
+                story.messages[key] = Message(
+                    id=entry["env"],
+                    direction="held",
+                    peer=entry["box"],
+                    state=Held.KEPT.value,
+                    steps=[step],
+                )
+            elif name != "bk.drop":
+                # Refused at the door (quota, say): dropped without ever having been kept.
+                story.odd(step.index, IMPOSSIBLE, f"{name} of an envelope that never came in")
+            return
+        envelope.steps.append(step)
+        reached = HELD.get((Held(envelope.state), name))
+        if reached is None:
+            story.odd(step.index, IMPOSSIBLE, f"{name} of an envelope that is {envelope.state}")
+        else:
+            envelope.state = reached.value
+
+    def _accessed(self, step: Step, name: str, entry: Entry) -> None:
+        gone = self.story.erased.get(entry["alert"])
+        if name != "acc.deny" and gone is not None:
+            self.story.odd(
+                step.index, UNEXPLAINED, f"content of {entry['alert']} was erased at entry {gone} already"
+            )
+
+
+def _short(entry: Entry, key: str) -> str:
+    value = str(entry.get(key, ""))
+    return f"{value[:8]}…" if len(value) > 8 else value or "unknown"
+
+
+def _text(template: str) -> Callable[[Entry], str]:
+    """A sentence with fields in braces; ids and hashes are shortened to eight characters."""
+    pieces = [piece.partition("}") for piece in template.split("{")]
+    head, rest = pieces[0][0], [(key, tail) for key, _, tail in pieces[1:]]
+    return lambda entry: head + "".join(_short(entry, key) + tail for key, tail in rest)
+
+
+_WORDS: Final[Mapping[str, Callable[[Entry], str]]] = {
+    name: _text(template)
+    for name, template in {
+        "log.start": "log begun",
+        "log.freeze": "log frozen: {code}",
+        "log.prune": "entries below {below} pruned",
+        "key.rotate": "key {what} replaced by {new}",
+        "clk.step": "clock stepped",
+        "cfg.change": "setting {what} changed",
+        "backup.restore": "restored from a backup that ended at entry {size}",
+        "audit.export": "log exported for audit",
+        "pair.begin": "pairing with {peer} begun ({role})",
+        "pair.ok": "paired with {peer}",
+        "peer.suspend": "peer {peer} suspended: {code}",
+        "peer.revoke": "keys of peer {peer} below version {below} revoked",
+        "officer.add": "officer {actor} added as {role}",
+        "officer.retire": "officer {actor} retired",
+        "officer.pin-reset": "PIN of officer {actor} reset",
+        "ses.login": "officer {actor} logged in",
+        "ses.fail": "failed login number {n}",
+        "ses.lock": "session of officer {actor} locked: {code}",
+        "ses.logout": "officer {actor} logged out",
+        "msg.submit": "message {msg} to {peer} recorded",
+        "msg.seal": "message {msg} sealed, attempt {att}, envelope {env}, via {via}",
+        "msg.custody": "broker holds envelope {env} of message {msg}",
+        "msg.receipt": "peer's receipt for message {msg}: {step}",
+        "msg.expired": "message {msg} expired",
+        "msg.cancel": "message {msg} cancelled",
+        "msg.recv": "envelope {env} from {peer} received: {verdict}, message {msg}",
+        "rel.author": "alert {alert} signed by its author {actor}",
+        "rel.release": "alert {alert} released by {actor}",
+        "rel.refuse": "release of alert {alert} refused by {actor}: {code}",
+        "rel.emergency": "alert {alert} released in emergency by {actor}: {code}",
+        "acc.read": "alert {alert} read by {actor}, purpose {purpose}, access {k}",
+        "acc.print": "alert {alert} printed by {actor}, purpose {purpose}, access {k}",
+        "acc.export": "alert {alert} exported by {actor}, purpose {purpose}, access {k}",
+        "acc.deny": "access to alert {alert} denied to {actor}: {code}",
+        "content.erased": "content of alert {alert} erased",
+        "content.held": "content of alert {alert} kept: {code}",
+        "wit.cosigned": "log {origin} cosigned at {size} entries",
+        "wit.refused": "cosignature refused to log {origin} at {size} entries: {code}",
+        "bk.in": "envelope {env} taken into mailbox {box}",
+        "bk.out": "envelope {env} fetched from mailbox {box}",
+        "bk.ack": "envelope {env} deleted from mailbox {box} by {by}",
+        "bk.expire": "envelope {env} in mailbox {box} expired",
+        "bk.purge": "{n} envelopes of mailbox {box} purged",
+        "bk.drop": "envelope {env} for mailbox {box} dropped: {code}",
+        "bk.box": "mailbox {box} {step}",
+    }.items()
+}
+"""One sentence for each entry type; a test holds this table and entry.TYPES equal."""
