@@ -3,8 +3,8 @@
 Spec: docs/spec/keys.md#keystore. Layout: a header anyone can check for damage (magic, version, length,
 Argon2id parameters, salt, a passphrase check, SHA-256), then one XChaCha20-Poly1305 body over all entries. So
 damage to the header, a wrong passphrase and damage to the body are told apart, and parameters out of range
-are refused before they cost memory. Every change rewrites the file through ``KeystoreFiles.write_atomic`` (old or
-new, never between) and is in force in memory only after that returned.
+are refused before they cost memory. Every change rewrites the file through ``KeystoreFiles.write_atomic``
+(old or new, never between) and is in force in memory only after that returned.
 
 Names are lower-case paths chosen by the node, as ``operational/2``, ``receive/<16 hex>`` or ``officer/7``.
 Protects against a node stolen while switched off. It does not keep deleted entries from flash that keeps old

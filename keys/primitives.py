@@ -102,6 +102,8 @@ def hmac_sha256(key: SecretBytes, data: bytes) -> bytes:
 
 def hkdf_sha256(key: SecretBytes, salt: bytes, info: bytes, length: int) -> SecretBytes:
     """HKDF-SHA256 (RFC 5869): ``length`` bytes, at most 8160. For full-entropy keys, never passphrases."""
+    if not 1 <= length <= 255 * HASH_BYTES:
+        raise BrokenInvariant("derived_size", f"HKDF-SHA256 cannot give {length} bytes")
     return SecretBytes(HKDF(algorithm=SHA256(), length=length, salt=salt, info=info).derive(key.reveal()))
 
 
