@@ -5,7 +5,7 @@ from os import PathLike, fspath
 from keys.errors import MalformedInput
 
 
-class PowerLost(Exception):
+class PowerLostError(Exception):
     """The machine stopped; what is in ``MemoryFiles.content`` is what the next start finds."""
 
 
@@ -21,7 +21,7 @@ class MemoryFiles:
     def _step(self) -> None:
         if self.steps_left is not None:
             if self.steps_left == 0:
-                raise PowerLost
+                raise PowerLostError
             self.steps_left -= 1
 
     def exists(self, path: str | PathLike[str]) -> bool:

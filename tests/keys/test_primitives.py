@@ -133,7 +133,7 @@ def test_a_wrap_to_a_share_of_zeros_is_refused() -> None:
 
 @given(st.integers(min_value=0, max_value=70_000))
 def test_sizes_are_known_beforehand(size: int) -> None:
-    """Envelopes are padded to exact buckets, so ciphertext sizes must be exact functions of plaintext sizes."""
+    """Envelopes fill exact buckets, so a ciphertext's size must follow from its plaintext's."""
     assert len(blob_encrypt(SecretBytes(bytes(32)), b"c", bytes(size))) == blob_ciphertext_bytes(size)
 
 

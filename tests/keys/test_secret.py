@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 import pytest
 import structlog
 from hypothesis import given
@@ -70,7 +70,7 @@ def test_no_text_form_shows_a_secret(holder: Any) -> None:
         f"{holder!r}",
         f"{holder!a}",
         f"{holder:>80}",
-        "%s %r" % (holder, holder),
+        "%s %r".__mod__((holder, holder)),
         f"{holder:x<9}",
         repr([holder]),
         repr({"key": holder}),
@@ -163,7 +163,8 @@ def test_a_wiped_secret_is_gone() -> None:
     held = secret._data
     secret.wipe()
     secret.wipe()
-    assert held == bytes(32)
+    assert held is not None
+    assert bytes(held) == bytes(32)
     assert repr(secret) == "<secret wiped>"
     with pytest.raises(BrokenInvariant, match="secret_wiped"):
         secret.reveal()
