@@ -70,6 +70,7 @@ CUSTODY_TREE: Final = b"salween/v1/custody-tree"
 SELF_TEST: Final = b"salween/v1/self-test"
 
 # At rest in a node
+TOKEN_CHECK: Final = b"salween/v1/token-check"
 VAULT_KEY: Final = b"salween/v1/vault-key"
 VAULT_CONTENT: Final = b"salween/v1/vault-content"
 LOG_ACTOR: Final = b"salween/v1/log-actor"
