@@ -110,6 +110,8 @@ def _takers(trees: list[tuple[str, ast.Module]]) -> tuple[dict[str, _Taker], dic
     classes = [node for node in nodes if isinstance(node, ast.ClassDef)]
     families = _error_classes(classes)
     takers = {name: _Taker(family=family, position=0) for name, family in FAMILIES.items()}
+    # What a form says of one field; pydantic calls the code its type.
+    takers["PydanticCustomError"] = _Taker(family=CARRIED, position=0)
     for definition in classes:
         if definition.name not in FAMILIES:
             made = _class_taker(definition, families.get(definition.name, CARRIED))
@@ -137,14 +139,32 @@ def _strings(body: list[ast.stmt]) -> dict[str, str]:
     return found
 
 
+def _words(trees: list[tuple[str, ast.Module]]) -> dict[str, str]:
+    """Members of every enumeration in the source, as ``Class.member``."""
+    return {
+        f"{node.name}.{member}": word
+        for _, tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        for member, word in _strings(node.body).items()
+    }
+
+
 def _codes(node: ast.expr, names: Mapping[str, str]) -> list[str]:
-    """What an expression can be: literals, names of literals, choices. Handing on a ``code`` makes none."""
+    """What an expression can be: literals, names of literals, choices. Handing on a ``code`` makes none.
+
+    ``names`` has plain names and ``Class.member`` for words of an enumeration.
+    """
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return [node.value]
     if isinstance(node, ast.IfExp):
         return _codes(node.body, names) + _codes(node.orelse, names)
     if isinstance(node, ast.Name) and node.id in names:
         return [names[node.id]]
+    if isinstance(node, ast.Call) and _name(node.func) == "str" and node.args:
+        return _codes(node.args[0], names)
+    if isinstance(node, ast.Attribute) and f"{_name(node.value)}.{node.attr}" in names:
+        return [names[f"{_name(node.value)}.{node.attr}"]]
     if _name(node).lstrip("_") == "code" or (isinstance(node, ast.Constant) and node.value is None):
         return []
     return [""]
@@ -154,12 +174,17 @@ class _Reader(ast.NodeVisitor):
     """Collects the codes of one file, knowing which names are bound where."""
 
     def __init__(
-        self, path: str, tree: ast.Module, takers: dict[str, _Taker], families: dict[str, str]
+        self,
+        path: str,
+        tree: ast.Module,
+        takers: Mapping[str, _Taker],
+        families: Mapping[str, str],
+        words: Mapping[str, str],
     ) -> None:
         self._path = path
         self._takers = takers
         self._families = families
-        self._names = [_strings(tree.body)]
+        self._names = [{**words, **_strings(tree.body)}]
         self._class = ""
         self.found: list[MadeCode] = []
 
@@ -200,9 +225,10 @@ def made_codes() -> list[MadeCode]:
     """Every code made in the source, sorted; those this reader cannot tell come first, with an empty code."""
     trees = list(_trees())
     takers, families = _takers(trees)
+    words = _words(trees)
     found: list[MadeCode] = []
     for path, tree in trees:
-        reader = _Reader(path, tree, takers, families)
+        reader = _Reader(path, tree, takers, families, words)
         reader.visit(tree)
         found.extend(reader.found)
     return sorted(found)
