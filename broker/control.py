@@ -1,0 +1,106 @@
+"""The operator's door: a Unix socket of mode 0600, spoken over by ``salween-broker tokens`` and ``stats``.
+
+Spec: docs/operations.md#control-socket. One rule: who may open the socket may do everything here, so it never
+listens anywhere else. It is never reached by an office.
+"""
+
+import base64
+import json
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any, Final
+
+import aiohttp
+from aiohttp import web
+
+from broker.store.base import Store
+from keys.errors import PolicyRefused, Unavailable
+from protocol import limits
+from protocol.requests import creation_token_hash
+from runtime.env import AnyPath, Env
+
+SOCKET_NAME: Final = "control.sock"
+TOKEN_PREFIX: Final = "salween-token1-"  # noqa: S105 - how a token begins, not one
+TOKEN_USES: Final = 4  # two rendezvous mailboxes of one pairing, and one mailbox for each side
+TOKENS_MAX: Final = 1000
+_BODY_BYTES_MAX: Final = 4096
+
+
+def token_text(token: bytes) -> str:
+    """A token as the operator hands it out: ``salween-token1-`` and 52 letters of base32."""
+    return TOKEN_PREFIX + base64.b32encode(token).decode("ascii").rstrip("=").lower()
+
+
+async def make_tokens(env: Env, store: Store, count: int) -> tuple[str, ...]:
+    """Draw ``count`` tokens and let each make TOKEN_USES mailboxes; the store keeps hashes alone."""
+    if not 1 <= count <= TOKENS_MAX:
+        raise PolicyRefused("bad_count", f"between 1 and {TOKENS_MAX} tokens can be made at once")
+    tokens = [env.random(limits.SECRET_BYTES) for _ in range(count)]
+    await store.load_tokens([creation_token_hash(token) for token in tokens], TOKEN_USES)
+    return tuple(token_text(token) for token in tokens)
+
+
+async def collect_stats(store: Store) -> dict[str, int]:
+    """What the store holds, by name."""
+    totals = await store.totals()
+    return {
+        "mailboxes": totals.mailboxes,
+        "items": totals.items,
+        "size_bytes": totals.size_bytes,
+        "tombstones": totals.tombstones,
+        "token_uses_left": totals.token_uses_left,
+    }
+
+
+def control_app(env: Env, store: Store, facts: Mapping[str, str | int]) -> web.Application:
+    """What the socket serves; ``facts`` (address, pid) go into every answer to ``/stats``."""
+
+    async def tokens(request: web.Request) -> web.Response:
+        try:
+            asked = json.loads(await request.read())
+            count = asked["count"]
+        except (ValueError, TypeError, KeyError):
+            count = 0
+        if type(count) is not int:
+            count = 0
+        try:
+            return web.json_response({"tokens": await make_tokens(env, store, count)})
+        except PolicyRefused as error:
+            return web.json_response({"code": error.code, "detail": error.detail}, status=400)
+
+    async def stats(_: web.Request) -> web.Response:
+        return web.json_response({**facts, **await collect_stats(store)})
+
+    app = web.Application(client_max_size=_BODY_BYTES_MAX)
+    app.router.add_post("/tokens", tokens)
+    app.router.add_get("/stats", stats)
+    return app
+
+
+async def ask_running(
+    env: Env, directory: AnyPath, method: str, path: str, body: Mapping[str, Any] | None = None
+) -> dict[str, Any] | None:
+    """Ask the broker that runs in ``directory``; None when none answers there.
+
+    PolicyRefused with the running broker's own code; Unavailable ``control_failed``.
+    """
+    socket = PurePath(directory, SOCKET_NAME)
+    if not env.files.exists(socket):
+        return None
+    session = env.network.client_session(unix_path=socket)
+    try:
+        async with env.timeout(30), session.request(method, f"http://broker{path}", json=body) as response:
+            answer = json.loads(await response.read())
+            status = response.status
+    except aiohttp.ClientConnectorError:
+        return None  # what a killed broker left behind
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        raise Unavailable(
+            "control_failed", f"the broker behind {socket} did not answer; look at its log"
+        ) from error
+    finally:
+        await session.close()
+    if status != 200 or not isinstance(answer, dict):
+        code, detail = answer.get("code", "control_failed"), answer.get("detail", "")
+        raise PolicyRefused(str(code), str(detail))
+    return answer

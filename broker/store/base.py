@@ -1,0 +1,121 @@
+"""What the broker asks of a store, and what a store promises.
+
+Spec: docs/spec/broker.md#store. One rule: a result that says something changed is returned only after the
+change and its log entry are durable together. A store finds mailboxes by hashes of their capabilities and
+keeps nothing else of them; the rules by which it answers are ``protocol.mailbox``'s.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, assert_never
+
+from protocol.envelope import envelope_hash
+from protocol.requests import (
+    Create,
+    Delete,
+    Get,
+    Held,
+    List,
+    ListedItem,
+    Notices,
+    Op,
+    Put,
+    Result,
+    Stats,
+    creation_token_hash,
+    get_capability_hash,
+    put_capability_hash,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """One op with the hashes it needs, computed before the writer's turn comes."""
+
+    op: Op
+    box_hash: bytes = b""  # of the capability shown: put for Put and Held, get for the others
+    content_hash: bytes = b""  # of the envelope of a Put, or of the token of a Create
+
+    @property
+    def writes(self) -> bool:
+        """Whether carrying it out changes anything."""
+        return isinstance(self.op, Create | Put | Delete)
+
+
+def order_of(op: Op) -> Order:
+    """The order that carries out ``op``."""
+    match op:
+        case Put():
+            return Order(
+                op=op, box_hash=put_capability_hash(op.put_secret), content_hash=envelope_hash(op.envelope)
+            )
+        case Held():
+            return Order(op=op, box_hash=put_capability_hash(op.put_secret))
+        case List() | Get() | Delete() | Stats():
+            return Order(op=op, box_hash=get_capability_hash(op.get_secret))
+        case Create():
+            shown = op.predecessor_get_secret
+            return Order(
+                op=op,
+                box_hash=get_capability_hash(shown) if shown else b"",
+                content_hash=creation_token_hash(op.token) if op.token else b"",
+            )
+        case Notices():
+            return Order(op=op)
+        case _:
+            assert_never(op)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CarriedOut:
+    """Results in the order of the orders. Custody notes among them are not signed yet.
+
+    ``known``: one of the orders showed a capability or token that exists here; never told to the client.
+    ``handed_out``: log indexes of the items whose envelopes are in the results.
+    """
+
+    results: tuple[Result, ...]
+    known: bool
+    handed_out: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """What the store holds altogether; counts only."""
+
+    mailboxes: int
+    items: int
+    size_bytes: int
+    tombstones: int
+    token_uses_left: int
+
+
+# Called on the event loop for each new item once its commit is durable: hash of the get capability, the item.
+Announce = Callable[[bytes, ListedItem], None]
+
+
+class Store(Protocol):
+    """Durable mailboxes with their log."""
+
+    async def carry_out(self, orders: Sequence[Order], *, bytes_max: int) -> CarriedOut:
+        """Carry out ``orders`` in order, as one: all results are durable when this returns.
+
+        Envelopes in the results have at most ``bytes_max`` bytes altogether. DiskFailed ends the process.
+        """
+        ...
+
+    async def note_handed_out(self, log_indexes: Sequence[int]) -> None:
+        """Record that these items left the broker for their recipient (``bk.out``), once each."""
+        ...
+
+    async def expire(self, rows_max: int) -> int:
+        """Drop what is past its time, at most ``rows_max`` rows; how many there were."""
+        ...
+
+    async def load_tokens(self, token_hashes: Sequence[bytes], uses: int) -> None:
+        """Let each token make ``uses`` mailboxes."""
+        ...
+
+    async def totals(self) -> Totals:
+        """Count what is there."""
+        ...
