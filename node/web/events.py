@@ -21,7 +21,7 @@ STREAMS_MAX: Final = 32
 STREAMS_PER_SESSION_MAX: Final = 8
 
 
-class _Ended(Exception):  # noqa: N818 - not an error: how one of a stream's tasks ends the others
+class _Ended(Exception):  # no error: how one of a stream's tasks ends the others
     pass
 
 
