@@ -5,8 +5,6 @@ open the database themselves only when none runs. Secrets come from files of mod
 or the environment. Exit codes: runtime/exits.py.
 """
 
-import asyncio
-import base64
 import json
 import sys
 from collections.abc import Callable, Coroutine
@@ -22,7 +20,7 @@ from broker.identity import read_passphrase
 from broker.setup import initialise
 from keys.errors import PolicyRefused, SalweenError
 from runtime import exits, logs
-from runtime.env import Env, real_env
+from runtime.env import Env, real_env, run_real
 from runtime.service import DaemonOptions, describe, hold_directory, run_daemon
 
 T = TypeVar("T")
@@ -70,9 +68,8 @@ def init(
     as_json: bool,
 ) -> None:
     """Make a new broker: keys, encrypted database, empty log and broker.toml."""
-    env = real_env()
     values: dict[str, Any] = {
-        "name": name or "b-" + base64.b32encode(env.random(5)).decode("ascii").lower(),
+        "name": name,
         "host": host,
         "port": port,
         "public_host": public_host,
@@ -80,7 +77,7 @@ def init(
         "health_port": health_port,
         "network": network,
     }
-    made = _run(as_json, initialise(env, directory, values, passphrase_file))
+    made = _run(as_json, lambda env: initialise(env, directory, values, passphrase_file))
     facts = {
         "directory": directory,
         "fingerprint": made.fingerprint,
@@ -122,7 +119,9 @@ def run(directory: str, passphrase_file: str | None, as_json: bool) -> None:
     options = DaemonOptions(
         name=NAME, directory=directory, health_port=config.health_port, ready_as_json=as_json
     )
-    sys.exit(asyncio.run(run_daemon(env, lambda daemon: run_broker(daemon, passphrase, config), options)))
+    sys.exit(
+        run_real(lambda env: run_daemon(env, lambda daemon: run_broker(daemon, passphrase, config), options))
+    )
 
 
 @cli.command()
@@ -141,7 +140,7 @@ def tokens(directory: str, passphrase_file: str | None, count: int, as_json: boo
             await _alone(env, directory, passphrase_file, lambda store: make_tokens(env, store, count))
         )
 
-    made = _run(as_json, work(real_env()))
+    made = _run(as_json, work)
 
     def show() -> None:
         for token in made:
@@ -164,7 +163,7 @@ def stats(directory: str, passphrase_file: str | None, as_json: bool) -> None:
             return {"running": True, **answer}
         return {"running": False, **await _alone(env, directory, passphrase_file, collect_stats)}
 
-    facts = _run(as_json, work(real_env()))
+    facts = _run(as_json, work)
 
     def show() -> None:
         for name, value in facts.items():
@@ -179,7 +178,7 @@ def stats(directory: str, passphrase_file: str | None, as_json: bool) -> None:
 @_json
 def doctor(directory: str, passphrase_file: str | None, as_json: bool) -> None:
     """Check configuration, keys, permissions, disk and ports, and say how to mend what is wrong."""
-    findings = _run(as_json, examine(real_env(), directory, passphrase_file))
+    findings = _run(as_json, lambda env: examine(env, directory, passphrase_file))
 
     def show() -> None:
         for finding in findings:
@@ -206,16 +205,13 @@ async def _alone(
         lock.release()
 
 
-def _run(as_json: bool, work: Coroutine[Any, Any, T]) -> T:
-    async def configured() -> T:
-        env = real_env()
+def _run(as_json: bool, work: Callable[[Env], Coroutine[Any, Any, T]]) -> T:
+    async def configured(env: Env) -> T:
         logs.configure(env.clock, env.process.stderr_line, strict=False)
-        return await work
+        return await work(env)
 
     try:
-        return asyncio.run(configured())
-    except SalweenError as error:
-        _fail(error, as_json)
+        return run_real(configured)
     except Exception as error:
         _fail(error, as_json)
 

@@ -4,7 +4,6 @@ Spec: docs/operations.md#control-socket. One rule: who may open the socket may d
 listens anywhere else. It is never reached by an office.
 """
 
-import base64
 import json
 from collections.abc import Mapping
 from pathlib import PurePath
@@ -15,29 +14,25 @@ from aiohttp import web
 
 from broker.store.base import Store
 from keys.errors import PolicyRefused, Unavailable
+from keys.secret import SecretBytes
 from protocol import limits
 from protocol.requests import creation_token_hash
+from protocol.tokens import encode_token
 from runtime.env import AnyPath, Env
 
 SOCKET_NAME: Final = "control.sock"
-TOKEN_PREFIX: Final = "salween-token1-"  # noqa: S105 - how a token begins, not one
 TOKEN_USES: Final = 4  # two rendezvous mailboxes of one pairing, and one mailbox for each side
 TOKENS_MAX: Final = 1000
 _BODY_BYTES_MAX: Final = 4096
-
-
-def token_text(token: bytes) -> str:
-    """A token as the operator hands it out: ``salween-token1-`` and 52 letters of base32."""
-    return TOKEN_PREFIX + base64.b32encode(token).decode("ascii").rstrip("=").lower()
 
 
 async def make_tokens(env: Env, store: Store, count: int) -> tuple[str, ...]:
     """Draw ``count`` tokens and let each make TOKEN_USES mailboxes; the store keeps hashes alone."""
     if not 1 <= count <= TOKENS_MAX:
         raise PolicyRefused("bad_count", f"between 1 and {TOKENS_MAX} tokens can be made at once")
-    tokens = [env.random(limits.SECRET_BYTES) for _ in range(count)]
-    await store.load_tokens([creation_token_hash(token) for token in tokens], TOKEN_USES)
-    return tuple(token_text(token) for token in tokens)
+    tokens = [SecretBytes(env.random(limits.SECRET_BYTES)) for _ in range(count)]
+    await store.load_tokens([creation_token_hash(token.reveal()) for token in tokens], TOKEN_USES)
+    return tuple(encode_token(token) for token in tokens)
 
 
 async def collect_stats(store: Store) -> dict[str, int]:

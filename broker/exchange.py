@@ -21,6 +21,7 @@ from keys.errors import PolicyRefused
 from keys.primitives import sha256
 from protocol import limits
 from protocol.requests import (
+    Delete,
     List,
     Listed,
     ListedItem,
@@ -98,10 +99,9 @@ class Exchange:
 
     async def _carry_out(self, ops: Sequence[Op]) -> CarriedOut:
         orders = [order_of(op) for op in ops]
-        lists = [op for op in ops if isinstance(op, List)]
-        wait_ms = min((op.wait_ms for op in lists), default=0)
-        if len(lists) < len(ops) or not wait_ms:
-            # Nothing else of a request is ever held up by a poll in it.
+        wait_ms = min((op.wait_ms for op in ops if isinstance(op, List)), default=0)
+        if not wait_ms or not all(isinstance(op, List | Delete) for op in ops):
+            # Whoever puts or asks wants to know now; only a deletion may ride on a poll.
             return await self._store.carry_out(orders, bytes_max=limits.INLINE_BYTES_MAX)
         with self._arrivals.listening(order.box_hash for order in orders) as poll:
             carried = await self._store.carry_out(orders, bytes_max=limits.INLINE_BYTES_MAX)
@@ -109,7 +109,7 @@ class Exchange:
                 return carried
             if carried.known or self._strangers_waiting < STRANGERS_WAITING_MAX:
                 await self._wait(poll, wait_ms, carried.known)
-        return _arrived(orders, poll, carried.known)
+        return _arrived(orders, carried, poll)
 
     async def _wait(self, poll: Listening, wait_ms: int, known: bool) -> None:
         self._metrics.polls_waiting.inc()
@@ -150,13 +150,15 @@ class Exchange:
             self._noting = None
 
 
-def _arrived(orders: Sequence[Order], poll: Listening, known: bool) -> CarriedOut:
-    """What a poll answers with: the items that were announced while it waited."""
+def _arrived(orders: Sequence[Order], carried: CarriedOut, poll: Listening) -> CarriedOut:
+    """The results of a poll: what was carried out before, and the items announced while it waited."""
     bytes_left = limits.INLINE_BYTES_MAX
     handed_out: list[int] = []
     results: list[Result] = []
-    for order in orders:
-        assert isinstance(order.op, List)
+    for order, result in zip(orders, carried.results, strict=True):
+        if not isinstance(order.op, List):
+            results.append(result)
+            continue
         inline_left = min(order.op.inline_bytes_max, bytes_left)
         items: list[ListedItem] = []
         for item in poll.items.get(order.box_hash, ()):
@@ -171,4 +173,4 @@ def _arrived(orders: Sequence[Order], poll: Listening, known: bool) -> CarriedOu
                 inline_left = 0
                 items.append(replace(item, envelope=None))
         results.append(Listed(items=tuple(items), more=poll.overflowed))
-    return CarriedOut(results=tuple(results), known=known, handed_out=tuple(handed_out))
+    return CarriedOut(results=tuple(results), known=carried.known, handed_out=tuple(handed_out))

@@ -5,6 +5,7 @@ is no broker, so an ``init`` that was cut off is told from one that finished. No
 overwritten.
 """
 
+import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,10 +39,12 @@ async def initialise(
 ) -> MadeBroker:
     """Make a broker in ``directory``, which must be empty or missing.
 
-    ``values`` are configuration keys. Without ``passphrase_file`` a random passphrase is kept in ``unlock``.
-    PolicyRefused ``already_initialised``, ``directory_not_empty``, ``config_invalid``.
+    ``values`` are configuration keys; without a ``name`` one is drawn. Without ``passphrase_file`` a random
+    passphrase is kept in ``unlock``. PolicyRefused ``already_initialised``, ``directory_not_empty``,
+    ``config_invalid``.
     """
-    config = parse_config(values, "", "the options given")
+    named = {**values, "name": values.get("name") or _pseudonym(env)}
+    config = parse_config(named, "", "the options given")
     config.check_listening()
     self_test()
     root = Path(directory)
@@ -70,3 +73,7 @@ async def initialise(
         fingerprint=fingerprint_text(broker_card_fingerprint(identity.card)),
         log_key=identity.log_signer.log_key.encode(),
     )
+
+
+def _pseudonym(env: Env) -> str:
+    return "b-" + base64.b32encode(env.random(5)).decode("ascii").lower()
