@@ -42,7 +42,7 @@ check: install
 	$(BIN)/mypy --no-error-summary
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/deptry --no-ansi .
-	$(BIN)/vulture
+	$(BIN)/python -m tests.support.dead_code   # vulture
 	$(BIN)/python -m tests.support.syntax_rules
 	$(BIN)/python -m tests.support.lock_check
 
