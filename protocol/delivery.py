@@ -1,8 +1,8 @@
 """Life of one outbox item: kept, held by a broker, acknowledged, or ended without its body.
 
-Spec: docs/spec/conversation.md#delivery. Every change of phase is a row of TRANSITIONS, and a pair without a row
-changes nothing. One rule: an item leaves only when the peer acknowledged it;
-a broker's word moves timers, never the end. No I/O: the caller brings events and time, carries out commands.
+Spec: docs/spec/conversation.md#delivery. Every change of phase is a row of TRANSITIONS; a pair without a row
+changes nothing. One rule: an item leaves only when the peer acknowledged it; a broker's word moves timers,
+never the end. No I/O: the caller brings events and time, and carries out the commands.
 """
 
 from dataclasses import dataclass, replace
@@ -30,8 +30,8 @@ class DeliveryState:
     """One outbox item.
 
     ``next_at_ms``: when a TimerFired is due, None for never. ``attempt`` counts what failed or was asked
-    since the last progress, for the back-off. ``bodyless``: whatever is sent from now on has no body (rule 6 of the
-    receive keys); it stays true after the acknowledgement, when the receipts tell what the peer saw.
+    since the last progress, for the back-off. ``bodyless``: what is sent from now on has no body (receive
+    key rule 6); it stays true after the acknowledgement, when the receipts tell what the peer saw.
     ``service``: the peer may never acknowledge it by itself, so it is not asked after on a timer.
     """
 

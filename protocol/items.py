@@ -127,7 +127,8 @@ def is_service(items: Sequence[Item]) -> bool:
     """Whether a control or cover body holds only items that are never a reason to acknowledge.
 
     An empty body counts as service. Alerts and receipts never are, whatever rides beside them: ask for
-    control and cover messages only.
+    control and cover messages only. A key announcement is no service item, so it never joins an
+    acknowledgement that is sent for its own sake (receivekeys.wants_next).
     """
     return all(
         isinstance(item, Acknowledgement | HeartBeat)

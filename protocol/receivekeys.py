@@ -140,8 +140,10 @@ def first_receive_keys(
 
 
 def wants_next(keys: ReceiveKeys, now_ms: int) -> bool:
-    """Rule 1: asked when anything is about to be sent to this peer.
+    """Rule 1: asked when anything but a service message is about to be sent to this peer.
 
+    A service message neither makes nor announces a key: with an announcement aboard it would be a reason to
+    acknowledge, and two offices would answer each other for ever.
     No key is made while ``OLD_RECEIVE_KEYS_MAX`` wait for holes to close: a peer that leaves a hole on
     purpose costs itself forward secrecy, not us memory.
     """

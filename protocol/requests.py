@@ -1,7 +1,7 @@
 """What a node asks of a broker: ops and results, encapsulated to the broker's pinned request key.
 
-Spec: docs/spec/broker.md#requests. A request is HPKE of {response key, date, ops} to the request key; its answer
-is sealed under HKDF(response key, encapsulation, salt). Both are padded. One rule: a retry is a new
+Spec: docs/spec/broker.md#requests. A request is HPKE of {response key, date, ops} to the request key, its
+answer is sealed under HKDF(response key, encapsulation, salt). Both are padded. One rule: a retry is a new
 encapsulation, so every op may be carried out twice with the effect and the answer of once. Decides nothing
 about mailboxes (``mailbox``) and keeps no memory of encapsulations seen (the broker does).
 """

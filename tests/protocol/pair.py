@@ -1,0 +1,409 @@
+"""Two real ends of one pair over a mailbox that may lose, repeat and reorder: the harness of these tests.
+
+Each ``End`` holds what a node stores (pair state, receive keys, peer key, outbox) and obeys the same order:
+change state, then put. Sealing is left out: a message names its receive key, and a lock replaces the cipher.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from protocol.conversation import (
+    Judgement,
+    PairState,
+    acknowledgement,
+    after_acknowledgement_sent,
+    after_receiving,
+    after_signing,
+    apply_acknowledgement,
+    judge,
+    new_pair_state,
+    next_slot,
+    passed,
+)
+from protocol.delivery import (
+    AskHeld,
+    Cancelled,
+    Command,
+    Delivery,
+    DeliveryState,
+    Event,
+    Expired,
+    HeldNo,
+    HeldYes,
+    LinkFailed,
+    PeerAcknowledged,
+    PeerMarkPassed,
+    PutAccepted,
+    PutDuplicate,
+    PutNow,
+    Reseal,
+    TimerFired,
+    new_delivery,
+    step,
+)
+from protocol.items import Acknowledgement, KeyAnnouncement
+from protocol.receivekeys import (
+    KeyStatus,
+    PeerKey,
+    ReceiveKeys,
+    adopt,
+    after_announced,
+    after_verified,
+    announce,
+    announcement,
+    announcement_due_ms,
+    close_old,
+    first_receive_keys,
+    status_of,
+    wants_next,
+    with_next,
+)
+
+
+@dataclass(frozen=True)
+class Signed:
+    """What the sender keeps until acknowledged: number, leaf and body."""
+
+    instance: bytes
+    pair_seq: int
+    pair_prev: bytes
+    hh: bytes
+    rk_known: bytes
+    rk_first: int
+    service: bool
+    text: str | None
+    ack: Acknowledgement | None
+    announced: KeyAnnouncement | None
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """One envelope: a signed message under one receive key, with or without its body."""
+
+    name: int
+    key_id: bytes
+    signed: Signed
+    bodyless: bool
+
+
+@dataclass
+class Row:
+    """One outbox row."""
+
+    signed: Signed
+    delivery: DeliveryState
+    latest: Sealed | None = None
+    seals: int = 0
+
+
+@dataclass
+class Mailbox:
+    """A broker's mailbox that can be told to misbehave."""
+
+    items: list[Sealed] = field(default_factory=list)
+    seen: set[int] = field(default_factory=set)
+
+    def put(self, envelope: Sealed) -> Event:
+        """Hold it, unless these very bytes came before."""
+        if envelope.name in self.seen:
+            return PutDuplicate()
+        self.seen.add(envelope.name)
+        self.items.append(envelope)
+        return PutAccepted()
+
+    def holds(self, envelope: Sealed | None) -> bool:
+        """Whether the latest envelope still waits here."""
+        return envelope is not None and any(item.name == envelope.name for item in self.items)
+
+
+class World:
+    """Time, randomness and counters shared by both ends."""
+
+    def __init__(self) -> None:
+        self.now_ms = 1_000_000
+        self._drawn = 0
+        self.link_up = True
+
+    def draw(self, size: int) -> bytes:
+        """Different bytes each time."""
+        self._drawn += 1
+        return self._drawn.to_bytes(size, "big")
+
+    def number(self) -> int:
+        """A different number each time."""
+        self._drawn += 1
+        return self._drawn
+
+
+class End:
+    """One office of the pair."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.instance = world.draw(8)
+        self.seeds: set[bytes] = set()
+        self.outbox: dict[int, Row] = {}
+        self.open_rows: dict[int, Row] = {}
+        self.shown: list[str] = []
+        self.closed_unseen: list[int] = []
+        self.acknowledged: list[int] = []
+        self.signed_service = 0
+        self.undecryptable: list[Sealed] = []
+        self.exposure: list[int] = []
+        self.read_under: dict[bytes, int] = {}
+
+    def pair(self, other: "End", inbox: Mailbox, outgoing: Mailbox) -> None:
+        """Pairing as far as these values go: instances and first keys are exchanged."""
+        key_id = self.world.draw(8)
+        self.seeds.add(key_id)
+        self.inbox, self.outgoing = inbox, outgoing
+        self.state: PairState = new_pair_state(self.instance, other.instance)
+        self.keys: ReceiveKeys = first_receive_keys(
+            key_id=key_id, public=b"p" * 1216, peer_instance=other.instance, now_ms=self.world.now_ms
+        )
+
+    def learn(self, other: "End") -> None:
+        """Take the other's first key out of its bundle."""
+        self.peer_key = PeerKey(announcement=announce(other.keys.cur, 1), rk_first=1)
+
+    # --- sending ------------------------------------------------------------------------------
+
+    def send(self, text: str, *, lives_ms: int = 10**12, room: bool = True) -> int:
+        """Keep one alert; ``room`` for an announcement beside it. Returns its number."""
+        if wants_next(self.keys, self.world.now_ms):
+            key_id = self.world.draw(8)
+            self.seeds.add(key_id)
+            self.keys = with_next(
+                self.keys,
+                key_id=key_id,
+                public=b"p" * 1216,
+                peer_instance=self.state.inbound.instance,
+                now_ms=self.world.now_ms,
+            )
+        return self._keep(text, lives_ms=lives_ms, announces=room)
+
+    def acknowledge(self) -> int:
+        """Keep one acknowledgement, a service message: it neither makes nor announces a key."""
+        return self._keep(None, lives_ms=10**12, announces=False)
+
+    def announce_key(self) -> int:
+        """Keep one control message for the announcement that found no room elsewhere."""
+        return self._keep(None, lives_ms=10**12, announces=True)
+
+    def _keep(self, text: str | None, *, lives_ms: int, announces: bool) -> int:
+        announced = announcement(self.keys, 1) if announces else None
+        if announced is not None:
+            self.keys = after_announced(self.keys, self.world.now_ms)
+        service = text is None and announced is None
+        ack = acknowledgement(self.state, 1) if service or self.state.unreported else None
+        slot = next_slot(self.state)
+        signed = Signed(
+            instance=self.state.outbound.instance,
+            pair_seq=slot.pair_seq,
+            pair_prev=slot.pair_prev,
+            hh=self.world.draw(32),
+            rk_known=self.peer_key.announcement.key_id,
+            rk_first=self.peer_key.rk_first,
+            service=service,
+            text=text,
+            ack=ack,
+            announced=announced,
+        )
+        self.state = after_signing(self.state, slot, signed.hh)
+        if ack is not None:
+            self.state = after_acknowledgement_sent(self.state)
+        self.signed_service += service
+        now_ms = self.world.now_ms
+        row = Row(signed, new_delivery(now_ms=now_ms, expires_ms=now_ms + lives_ms, service=service))
+        self.outbox[slot.pair_seq] = self.open_rows[slot.pair_seq] = row
+        return slot.pair_seq
+
+    def cancel(self, seq: int) -> None:
+        """An officer withdraws it."""
+        self.feed(self.outbox[seq], Cancelled())
+
+    def tick(self) -> bool:
+        """Acknowledge if due, fire what is due; whether anything was put or asked."""
+        acted = False
+        due_ms = announcement_due_ms(self.keys)
+        if due_ms is not None and due_ms <= self.world.now_ms:
+            self.announce_key()
+            acted = True
+        if self.state.ack_due:
+            self.acknowledge()
+            acted = True
+        for row in list(self.open_rows.values()):
+            delivery = row.delivery
+            if delivery.expires_ms <= self.world.now_ms and delivery.phase not in (
+                Delivery.EXPIRED,
+                Delivery.CANCELLED,
+            ):
+                self.feed(row, Expired())
+                acted = True
+            if row.delivery.next_at_ms is not None and row.delivery.next_at_ms <= self.world.now_ms:
+                self.feed(row, TimerFired())
+                acted = True
+        return acted
+
+    def feed(self, row: Row, event: Event) -> None:
+        """One event into the delivery machine, and its commands carried out."""
+        row.delivery, commands = step(row.delivery, event, self.world.now_ms, 0.5)
+        for command in commands:
+            self._carry_out(row, command)
+        if row.delivery.phase is Delivery.ACKNOWLEDGED:
+            self.open_rows.pop(row.signed.pair_seq, None)
+
+    def _carry_out(self, row: Row, command: Command) -> None:
+        match command:
+            case Reseal(bodyless=bodyless):
+                row.latest = None
+                self._put(row, bodyless)
+            case PutNow(bodyless=bodyless):
+                self._put(row, bodyless)
+            case AskHeld() if not self.world.link_up:
+                self.feed(row, LinkFailed())
+            case AskHeld():
+                self.feed(row, HeldYes() if self.outgoing.holds(row.latest) else HeldNo())
+            case _:
+                pass
+
+    def _put(self, row: Row, bodyless: bool) -> None:
+        if row.latest is None or row.latest.bodyless != bodyless:
+            key_id = self.peer_key.announcement.key_id
+            row.latest = Sealed(self.world.number(), key_id, row.signed, bodyless)
+            row.seals += 1
+        self.feed(row, self.outgoing.put(row.latest) if self.world.link_up else LinkFailed())
+
+    # --- receiving ----------------------------------------------------------------------------
+
+    def receive(self, envelope: Sealed) -> None:
+        """Open one envelope, mark, show, act on what rides beside; the caller deletes it at the broker."""
+        signed = envelope.signed
+        if status_of(self.keys, envelope.key_id) is not KeyStatus.LIVE:
+            # Never needed again, or the rules lost a message.
+            standing = judge(
+                self.state,
+                instance=signed.instance,
+                pair_seq=signed.pair_seq,
+                rk_first=signed.rk_first,
+            )
+            if standing is not Judgement.DUPLICATE:
+                self.undecryptable.append(envelope)
+            return
+        assert envelope.key_id in self.seeds, "a live key has its seed"
+        standing = judge(
+            self.state, instance=signed.instance, pair_seq=signed.pair_seq, rk_first=signed.rk_first
+        )
+        assert standing in (Judgement.NEW, Judgement.DUPLICATE), standing
+        service = signed.service and not envelope.bodyless
+        self.state = after_receiving(
+            self.state, instance=signed.instance, pair_seq=signed.pair_seq, service=service
+        )
+        self.keys, gone = after_verified(
+            self.keys,
+            opened_with=envelope.key_id,
+            rk_known=signed.rk_known,
+            rk_first=signed.rk_first,
+            inbound=self.state.inbound,
+            instance=signed.instance,
+            now_ms=self.world.now_ms,
+        )
+        self._count_exposure(gone)
+        if standing is Judgement.DUPLICATE:
+            return
+        if envelope.bodyless:
+            self.closed_unseen.append(signed.pair_seq)
+            return
+        if signed.text is not None:
+            self.shown.append(signed.text)
+            self.read_under[envelope.key_id] = self.read_under.get(envelope.key_id, 0) + 1
+        if signed.announced is not None:
+            self.peer_key = adopt(self.peer_key, signed.announced, self.state.outbound.next_seq)
+        if signed.ack is not None:
+            self._acknowledged_by(signed.ack)
+
+    def _acknowledged_by(self, ack: Acknowledgement) -> None:
+        self.state, numbers = apply_acknowledgement(self.state, ack)
+        for seq in numbers:
+            assert seq not in self.acknowledged, "a number is newly acknowledged once"
+            self.acknowledged.append(seq)
+            self.feed(self.outbox[seq], PeerAcknowledged())
+        for hole in passed(self.state):
+            for seq in hole:
+                self.feed(self.outbox[seq], PeerMarkPassed())
+
+    def _count_exposure(self, gone: tuple[bytes, ...]) -> None:
+        for key_id in gone:
+            self.seeds.remove(key_id)
+            self.read_under.pop(key_id, None)
+
+    def exposed_now(self) -> int:
+        """Alerts already read whose key is still here: what a thief of this moment could open again."""
+        return sum(self.read_under.values())
+
+    def forget_by_timer(self) -> None:
+        """The daily pass over old keys."""
+        self.keys, gone = close_old(self.keys, inbound=self.state.inbound, now_ms=self.world.now_ms)
+        self._count_exposure(gone)
+
+    def store_and_load(self) -> None:
+        """A restart: everything goes through its database columns."""
+        self.state = PairState.decode(self.state.encode())
+        self.keys = ReceiveKeys.decode(self.keys.encode())
+        self.peer_key = PeerKey.decode(self.peer_key.encode())
+        for row in self.outbox.values():
+            row.delivery = DeliveryState.decode(row.delivery.encode())
+
+
+class Pair:
+    """Both ends and the two mailboxes between them."""
+
+    def __init__(self) -> None:
+        self.world = World()
+        self.a, self.b = End(self.world, "a"), End(self.world, "b")
+        self.to_a, self.to_b = Mailbox(), Mailbox()
+        self.a.pair(self.b, self.to_a, self.to_b)
+        self.b.pair(self.a, self.to_b, self.to_a)
+        self.a.learn(self.b)
+        self.b.learn(self.a)
+
+    @property
+    def ends(self) -> tuple[End, End]:
+        """The first and the second office."""
+        return self.a, self.b
+
+    def fetch_all(self) -> bool:
+        """Both ends take and delete everything that waits; whether there was anything."""
+        fetched = False
+        for end in self.ends:
+            while end.inbox.items:
+                end.receive(end.inbox.items.pop(0))
+                fetched = True
+        return fetched
+
+    def settle(self, *, rounds_max: int = 5_000) -> int:
+        """A healed world until nothing is due any more; returns the number of rounds."""
+        self.world.link_up = True
+        for done in range(rounds_max):
+            acted = [end.tick() for end in self.ends]
+            if self.fetch_all() or any(acted):
+                continue
+            due = self.next_due_ms()
+            if due is None:
+                return done
+            self.world.now_ms = max(due, self.world.now_ms)
+        raise AssertionError(f"still busy after {rounds_max} rounds")
+
+    def next_due_ms(self) -> int | None:
+        """The earliest timer of any outbox row."""
+        return min(self._due(), default=None)
+
+    def _due(self) -> Iterator[int]:
+        for end in self.ends:
+            announcement_ms = announcement_due_ms(end.keys)
+            if announcement_ms is not None:
+                yield announcement_ms
+            for row in end.open_rows.values():
+                if row.delivery.next_at_ms is not None:
+                    yield row.delivery.next_at_ms
