@@ -233,9 +233,18 @@ def decode_disclosures_untrusted(data: bytes) -> tuple[Disclosure, ...]:
 
 def _disclosure_from_wire(entry: wire.Value) -> Disclosure:
     match entry:
-        case [str(path), bytes(salt), str(value)] if len(salt) == limits.SALT_BYTES and _PATH.fullmatch(path):
-            return Disclosure(path=path, salt=salt, value=value)
+        case [str(path), bytes(salt), str(value)]:
+            if (
+                len(salt) == limits.SALT_BYTES
+                and len(path) <= limits.PATH_BYTES_MAX
+                and _PATH.fullmatch(path)
+            ):
+                return Disclosure(path=path, salt=salt, value=value)
     raise MalformedInput("disclosures", "an entry is not path, salt and value")
+
+
+def _is_path(path: str) -> bool:
+    return len(path) <= limits.PATH_BYTES_MAX and _PATH.fullmatch(path) is not None
 
 
 # --- alert to halves and back ---
@@ -260,8 +269,8 @@ def split_alert(
         audience_root=audience_root,
         signatures=(),
     )
-    if len(set(core.digests)) != len(disclosures):
-        raise BrokenInvariant("salt_repeated", "two disclosures have one digest")
+    if len({disclosure.salt for disclosure in disclosures}) != len(disclosures):
+        raise BrokenInvariant("salt_repeated", "the source of randomness repeats itself")
     return core, disclosures
 
 
@@ -314,9 +323,13 @@ def join_alert(core: AlertCore, disclosures: Sequence[Disclosure]) -> Alert:
 
 def describe_faults(error: ValidationError) -> str:
     """Which fields are wrong and how, without what they hold."""
-    return "; ".join(
-        f"{'.'.join(str(part) for part in fault['loc'])} {fault['type']}".strip() for fault in error.errors()
-    )
+    return "; ".join(_describe_fault(fault["loc"], fault["type"]) for fault in error.errors())
+
+
+def _describe_fault(where: tuple[int | str, ...], kind: str) -> str:
+    # The name of a field that does not exist is the peer's own word.
+    known = where[:-1] if kind == "extra_forbidden" else where
+    return f"{'.'.join(str(part) for part in known)} {kind}".strip()
 
 
 def _by_group(values: Mapping[str, str]) -> tuple[list[dict[str, str]], dict[str, str], dict[str, str]]:
