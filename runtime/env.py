@@ -105,6 +105,10 @@ class Files(Protocol):
         """Whether a directory stands there."""
         ...
 
+    def is_regular(self, path: AnyPath) -> bool:
+        """Whether an ordinary file stands there, and not a link to one."""
+        ...
+
     def listdir(self, path: AnyPath) -> list[str]:
         """Names in a directory, sorted."""
         ...
@@ -523,6 +527,11 @@ class RealFiles:
     def is_dir(self, path: AnyPath) -> bool:
         """See Files."""
         return os.path.isdir(self.native_path(path))
+
+    def is_regular(self, path: AnyPath) -> bool:
+        """See Files."""
+        native = self.native_path(path)
+        return os.path.lexists(native) and _is_regular(os.lstat(native))
 
     def listdir(self, path: AnyPath) -> list[str]:
         """See Files."""

@@ -12,7 +12,9 @@ by a power cut.
 """
 
 import asyncio
+import errno
 import re
+import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -49,6 +51,12 @@ BATCH_MAX = 512  # transactions that share one commit; bounds how long the first
 CHECKPOINT_PAGES = 1024  # 4 MiB: copied back when the writer is idle
 CHECKPOINT_PAGES_MAX = 16 * 1024  # 64 MiB: copied back even when it is not, so that the WAL stays bounded
 KEY_CHECK_BYTES = 16
+PAGE_BYTES_MIN = 512  # no database is smaller; SQLite itself takes a file of one byte for a new one
+
+# Journal of SQLite, https://sqlite.org/fileformat2.html#walformat; big-endian.
+_WAL_HEADER = struct.Struct(">8I")  # magic, version, page size, sequence, two salts, two checksums
+_WAL_FRAME = struct.Struct(">6I")  # page number, pages after a commit or 0, two salts, two checksums
+_WAL_MAGIC = (0x377F0682, 0x377F0683)  # the last bit says that checksums read big-endian words
 
 _PLAIN_HEADER = b"SQLite format 3\0"
 _MIGRATION_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
@@ -87,11 +95,20 @@ def load_migrations(package: str) -> tuple[Migration, ...]:
 # --- what runs inside a transaction -------------------------------------------------------------------------
 
 
+class _Retired:
+    def __getattr__(self, name: str) -> Any:
+        raise BrokenInvariant("transaction_over", "a transaction was used after its function returned")
+
+
 class Snapshot:
     """Reading the committed state. Valid only inside the function it was handed to."""
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
+
+    def _retire(self) -> None:
+        """No statement may run through a transaction that is over: it would commit by itself."""
+        self._connection = cast(apsw.Connection, _Retired())
 
     def execute(self, sql: str, parameters: Parameters = ()) -> list[Row]:
         """Run one statement and return all its rows."""
@@ -246,9 +263,7 @@ class Database:
                     await self._serve(self._writes, self._run_writes)
                 idle = not self._reads and not self._writes
                 if self.stats.wal_pages >= (CHECKPOINT_PAGES if idle else CHECKPOINT_PAGES_MAX):
-                    await self._worker.run(self._checkpoint)
-        except SalweenError as error:
-            self._die(error, [])
+                    await self._in_worker(self._checkpoint, [])
         finally:
             self._drain_task = None
 
@@ -258,15 +273,8 @@ class Database:
         jobs = [job for job in queue[:BATCH_MAX] if not job.waiter.done()]
         del queue[:BATCH_MAX]
         calls = [job.call for job in jobs]
-        try:
-            outcomes = await self._worker.run(lambda: run(calls))
-        except SalweenError as error:
-            self._die(error, jobs)
-            return
-        except Exception as error:
-            self._die(BrokenInvariant("database_failed", f"{type(error).__name__} in the writer"), jobs)
-            raise
-        for job, outcome in zip(jobs, outcomes, strict=True):
+        outcomes = await self._in_worker(lambda: run(calls), jobs)
+        for job, outcome in zip(jobs, outcomes or (), strict=outcomes is not None):
             for callback in outcome.callbacks:
                 callback()
             if job.waiter.done():
@@ -275,6 +283,18 @@ class Database:
                 job.waiter.set_exception(outcome.error)
             else:
                 job.waiter.set_result(outcome.value)
+
+    async def _in_worker(self, call: Callable[[], T], jobs: Sequence[_Job]) -> T | None:
+        """Run ``call`` in the writer's thread; None when it failed, which is the end of the database."""
+        try:
+            return await self._worker.run(call)
+        except SalweenError as error:
+            self._die(error, jobs)
+        except Exception as error:
+            failure = BrokenInvariant("database_failed", f"{type(error).__name__} in the writer")
+            failure.__cause__ = error
+            self._die(failure, jobs)
+        return None
 
     def _die(self, error: SalweenError, jobs: Sequence[_Job]) -> None:
         self._dead = error
@@ -290,56 +310,63 @@ class Database:
 
     def _run_writes(self, calls: Sequence[Callable[[Any], Any]]) -> list[_Outcome]:
         connection = self._connection
-        outcomes = []
         try:
             connection.execute("BEGIN IMMEDIATE")
-            for call in calls:
-                connection.execute("SAVEPOINT job")
-                transaction = Transaction(connection)
-                try:
-                    value = call(transaction)
-                except Exception as error:
-                    if isinstance(error, apsw.Error) and _is_fatal(error):
-                        raise
-                    if not connection.in_transaction:
-                        raise  # SQLite undid the whole batch: nothing in it may be reported as done
-                    connection.execute("ROLLBACK TO job")
-                    connection.execute("RELEASE job")
-                    outcomes.append(_Outcome(error=_as_ours(error)))
-                else:
-                    connection.execute("RELEASE job")
-                    outcomes.append(_Outcome(value=value, callbacks=transaction._callbacks))
+            outcomes = [self._run_write(call) for call in calls]
             connection.execute("COMMIT")
         except apsw.Error as error:
-            raise _database_failure(error, connection, self._path) from error
+            raise self._give_up(error) from error
         self.stats.commits += 1
         self.stats.transactions += len(calls)
         self.stats.batch_largest = max(self.stats.batch_largest, len(calls))
         return outcomes
 
+    def _run_write(self, call: Callable[[Any], Any]) -> _Outcome:
+        connection = self._connection
+        connection.execute("SAVEPOINT job")
+        transaction = Transaction(connection)
+        try:
+            value = call(transaction)
+        except Exception as error:
+            # When SQLite itself undid the whole batch, nothing in it may be reported as done.
+            if isinstance(error, apsw.Error) and (_is_fatal(error) or not connection.in_transaction):
+                raise
+            connection.execute("ROLLBACK TO job")
+            connection.execute("RELEASE job")
+            return _Outcome(error=_as_ours(error))
+        finally:
+            transaction._retire()
+        connection.execute("RELEASE job")
+        return _Outcome(value=value, callbacks=transaction._callbacks)
+
     def _run_reads(self, calls: Sequence[Callable[[Any], Any]]) -> list[_Outcome]:
         connection = self._connection
-        outcomes = []
-        connection.execute("PRAGMA query_only=ON")
         try:
-            for call in calls:
-                try:
-                    outcomes.append(_Outcome(value=call(Snapshot(connection))))
-                except apsw.Error as error:
-                    if _is_fatal(error):
-                        raise _database_failure(error, connection, self._path) from error
-                    outcomes.append(_Outcome(error=_as_ours(error)))
-                except Exception as error:
-                    outcomes.append(_Outcome(error=error))
-        finally:
+            connection.execute("PRAGMA query_only=ON")
+            outcomes = [self._run_read(call) for call in calls]
             connection.execute("PRAGMA query_only=OFF")
+        except apsw.Error as error:
+            raise self._give_up(error) from error
         return outcomes
+
+    def _run_read(self, call: Callable[[Any], Any]) -> _Outcome:
+        snapshot = Snapshot(self._connection)
+        try:
+            return _Outcome(value=call(snapshot))
+        except apsw.ReadOnlyError:
+            return _Outcome(error=BrokenInvariant("database_misused", "a write inside Database.read"))
+        except Exception as error:
+            if isinstance(error, apsw.Error) and _is_fatal(error):
+                raise
+            return _Outcome(error=_as_ours(error))
+        finally:
+            snapshot._retire()
 
     def _checkpoint(self) -> None:
         try:
             self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         except apsw.Error as error:
-            raise _database_failure(error, self._connection, self._path) from error
+            raise self._give_up(error) from error
         self.stats.checkpoints += 1
         self.stats.wal_pages = 0
 
@@ -347,6 +374,12 @@ class Database:
         if self._dead is None:
             _checkpoint_all(self._connection, self._path)
         self._connection.close()
+
+    def _give_up(self, error: apsw.Error) -> SalweenError:
+        # Closing would checkpoint, and that would put on disk what the failed commit may have left in the
+        # WAL.
+        self._connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        return _database_failure(error, self._connection, self._path)
 
     def _note_wal_pages(self, _: apsw.Connection, __: str, pages: int) -> int:
         self.stats.wal_pages = pages
@@ -417,11 +450,13 @@ class _Opener:
                     f"{self.subject} does not exist; restore a backup, or run init for a new one",
                 )
             self._create()
-        elif files.size(self._path) == 0:
-            raise _damaged(self.subject, "the file is empty")
+        elif not files.is_regular(self._path):
+            raise _damaged(self.subject, "it is not a regular file")
+        elif files.size(self._path) < PAGE_BYTES_MIN:
+            raise _damaged(self.subject, "the file is empty or cut short")
         else:
             self._check_key()
-        connection = self._connect(self._path)
+        connection = self._connect(self._path, commits=self._commits_in_journal())
         try:
             self._verify(connection)
             _migrate(connection, self._migrations, self._env.clock.now_ms(), self.subject)
@@ -444,8 +479,9 @@ class _Opener:
             if files.exists(leftover):
                 files.remove(leftover)
         files.write_atomic(building, b"")  # made here for its mode; SQLite accepts an empty file
-        connection = self._connect(building)
+        connection = self._connect(building, commits=[])
         try:
+            connection.execute(_SCHEMA_VERSION_SQL)
             _migrate(connection, self._migrations, self._env.clock.now_ms(), self.subject)
             _checkpoint_all(connection, self.subject)
         finally:
@@ -454,7 +490,7 @@ class _Opener:
             files.write_atomic(self._key_check_path(), _key_check(self._key))
         files.rename(building, self._path)
 
-    def _connect(self, path: AnyPath) -> apsw.Connection:
+    def _connect(self, path: AnyPath, *, commits: Sequence[int]) -> apsw.Connection:
         # Only below a multipleciphers VFS is the WAL encrypted too; above one, the key pragma says ok and the
         # WAL holds plaintext.
         vfs = f"multipleciphers-{self._env.sqlite_vfs or 'unix'}"
@@ -467,6 +503,7 @@ class _Opener:
             raise _database_failure(error, None, self.subject) from error
         try:
             _prepare(connection, self._key)
+            self._refuse_broken_journal(connection, commits)
             _checkpoint_all(connection, self.subject)
         except apsw.Error as error:
             failure = _database_failure(error, connection, self.subject)
@@ -476,6 +513,38 @@ class _Opener:
             connection.close()
             raise
         return connection
+
+    # SQLite ends its journal (the WAL) at the first frame whose checksum fails, without a word: right for a
+    # commit that power cut off, and a silent loss of acknowledged rows when a bit turned in the middle. They
+    # differ in this: commits are fsynced one by one, so after a power cut at most one commit can stand behind
+    # the bad frame. (A last commit that is damaged alone looks like one cut off; the log's high-water mark is
+    # there for that.)
+
+    def _commits_in_journal(self) -> list[int]:
+        """Numbers, from 1, of the frames that end a commit of the journal's present generation."""
+        path, files = f"{self.subject}-wal", self._env.files
+        head = files.read_range(path, 0, _WAL_HEADER.size) if files.exists(path) else b""
+        if len(head) < _WAL_HEADER.size:
+            return []
+        magic, _, page_bytes, _, salt_1, salt_2, sum_1, sum_2 = _WAL_HEADER.unpack(head)
+        if magic not in _WAL_MAGIC or _wal_checksum(head[:24], big_endian=bool(magic & 1)) != (sum_1, sum_2):
+            raise _damaged(self.subject, "the head of its journal does not add up")
+        commits = []
+        frame_bytes = _WAL_FRAME.size + page_bytes
+        for number in range((files.size(path) - _WAL_HEADER.size) // frame_bytes):
+            at = _WAL_HEADER.size + number * frame_bytes
+            _, pages_after, frame_salt_1, frame_salt_2, _, _ = _WAL_FRAME.unpack(
+                files.read_range(path, at, _WAL_FRAME.size)
+            )
+            if pages_after and (frame_salt_1, frame_salt_2) == (salt_1, salt_2):
+                commits.append(number + 1)
+        return commits
+
+    def _refuse_broken_journal(self, connection: apsw.Connection, commits: Sequence[int]) -> None:
+        valid_frames, _ = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+        if sum(1 for commit in commits if commit > valid_frames) > 1:
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # the journal stays as evidence
+            raise _damaged(self.subject, "its journal is broken in the middle")
 
     def _verify(self, connection: apsw.Connection) -> None:
         try:
@@ -554,6 +623,15 @@ def _set_pragma(
         raise BrokenInvariant("pragma_refused", f"PRAGMA {name} did not take its value")
 
 
+def _wal_checksum(data: bytes, *, big_endian: bool) -> tuple[int, int]:
+    words = struct.unpack(f"{'>' if big_endian else '<'}{len(data) // 4}I", data)
+    sum_1 = sum_2 = 0
+    for even, odd in zip(words[::2], words[1::2], strict=True):
+        sum_1 = (sum_1 + even + sum_2) & 0xFFFFFFFF
+        sum_2 = (sum_2 + odd + sum_1) & 0xFFFFFFFF
+    return sum_1, sum_2
+
+
 def _checkpoint_all(connection: apsw.Connection, subject: str) -> None:
     try:
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
@@ -562,7 +640,7 @@ def _checkpoint_all(connection: apsw.Connection, subject: str) -> None:
 
 
 _SCHEMA_VERSION_SQL = """
-CREATE TABLE IF NOT EXISTS schema_version (
+CREATE TABLE schema_version (
     component   TEXT    NOT NULL,
     number      INTEGER NOT NULL,
     name        TEXT    NOT NULL,
@@ -576,7 +654,8 @@ CREATE TABLE IF NOT EXISTS schema_version (
 def _migrate(connection: apsw.Connection, migrations: Sequence[Migration], now_ms: int, subject: str) -> None:
     """Apply what is missing, each step in its own transaction with its row in ``schema_version``."""
     try:
-        connection.execute(_SCHEMA_VERSION_SQL)
+        if not connection.table_exists("main", "schema_version"):
+            raise _damaged(subject, "it is no database of ours")
         applied = {
             (component, number): digest
             for component, number, digest in connection.execute(
@@ -652,10 +731,15 @@ def _damaged(subject: str, what: str) -> VerificationFailed:
 def _database_failure(error: apsw.Error, connection: apsw.Connection | None, subject: str) -> SalweenError:
     """What an error of the database itself means for the daemon."""
     if isinstance(error, (apsw.CorruptError, apsw.NotADBError)):
-        return _damaged(subject, str(error))
+        first_page = isinstance(error, apsw.NotADBError)
+        return _damaged(subject, "its first page does not open" if first_page else "a page does not open")
     if isinstance(error, (apsw.BusyError, apsw.LockedError)):
         return Unavailable("database_busy", f"{subject} is open in another process")
     system_error = connection.system_errno if connection is not None else 0
+    if system_error in (errno.EACCES, errno.EPERM):
+        return PolicyRefused(
+            "database_forbidden", f"{subject} may not be opened by this user; check its owner"
+        )
     if isinstance(error, apsw.FullError) or system_error in DISK_FULL_ERRNOS:
         return DiskFailed("disk_full", f"no space left to write {subject}; free space, then start again")
     if isinstance(error, (apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError, apsw.ProtocolError)):
