@@ -102,7 +102,7 @@ class KdfParameters:
 DEFAULT_KDF: Final = KdfParameters(memory_kib=256 * 1024, iterations=3, lanes=2)
 
 
-def _read_kdf(reader: Reader) -> KdfParameters:
+def read_kdf(reader: Reader) -> KdfParameters:
     kdf = KdfParameters(memory_kib=reader.u32(), iterations=reader.u32(), lanes=reader.u8())
     fault = kdf.fault()
     if fault is not None:
@@ -311,7 +311,7 @@ def _read_header(data: bytes) -> tuple[bytes, KdfParameters, bytes, bytes]:
         )
     if version != _FORMAT or header_bytes != _HEADER_BYTES:
         reader.fail("the header has an impossible version or length")
-    kdf = _read_kdf(reader)
+    kdf = read_kdf(reader)
     return header, kdf, reader.take(_SALT_BYTES), reader.take(HASH_BYTES)
 
 

@@ -56,7 +56,7 @@ def a_broker_address() -> BrokerAddress:
     return BrokerAddress(host="127.0.0.1", port=7440, card_sha256=broker_card_fingerprint(a_broker_card()))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Office:
     """One office with its root and first operational key."""
 
