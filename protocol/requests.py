@@ -580,7 +580,7 @@ def _result_to_wire(result: Result) -> Value:
         case NoticesAnswer():
             return {"k": "note", "n": list(result.notices)}
         case OpRefused():
-            return {"k": "no", "c": result.code}
+            return {"k": "no", "c": str(result.code)}  # a Refusal is a str by inheritance only
         case _:
             assert_never(result)
 
