@@ -233,13 +233,8 @@ def decode_disclosures_untrusted(data: bytes) -> tuple[Disclosure, ...]:
 
 def _disclosure_from_wire(entry: wire.Value) -> Disclosure:
     match entry:
-        case [str(path), bytes(salt), str(value)]:
-            if (
-                len(salt) == limits.SALT_BYTES
-                and len(path) <= limits.PATH_BYTES_MAX
-                and _PATH.fullmatch(path)
-            ):
-                return Disclosure(path=path, salt=salt, value=value)
+        case [str(path), bytes(salt), str(value)] if len(salt) == limits.SALT_BYTES and _is_path(path):
+            return Disclosure(path=path, salt=salt, value=value)
     raise MalformedInput("disclosures", "an entry is not path, salt and value")
 
 
