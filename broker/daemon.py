@@ -30,6 +30,7 @@ from keys.primitives import self_test
 from keys.secret import SecretBytes
 from runtime import logs
 from runtime.env import AnyPath, Env, Listener, ServeOptions
+from runtime.exits import DiskFailed
 from runtime.service import Daemon, Readiness
 from runtime.sqlite import Database, load_migrations, open_database
 
@@ -181,7 +182,7 @@ class Broker:
             exchange=self._exchange,
             card=identity.card_bytes,
             metrics=self._metrics,
-            on_failure=self._fail,
+            on_error=self._note_error,
         )
         listener = await self._env.network.serve_tcp(
             endpoint.app(),
@@ -232,6 +233,12 @@ class Broker:
             _log.error("broker_failed", **logs.error_fields(error))
             if self._on_failure is not None:
                 self._on_failure(error)
+
+    def _note_error(self, error: Exception) -> None:
+        # A bug that one request meets must not be a way to stop the broker; a database that gave way is the
+        # end.
+        if isinstance(error, DiskFailed) or self._db is None or self._db.failure is not None:
+            self._fail(error)
 
     async def _expire_for_ever(self) -> None:
         while True:

@@ -14,11 +14,10 @@ from aiohttp import web
 
 from broker.exchange import Exchange
 from broker.metrics import BrokerMetrics
-from keys.errors import BrokenInvariant, MalformedInput, PolicyRefused, SalweenError, VerificationFailed
+from keys.errors import MalformedInput, PolicyRefused, SalweenError, VerificationFailed
 from protocol import limits
 from runtime import logs
 from runtime.env import Env
-from runtime.exits import DiskFailed
 
 PATH: Final = "/v1"
 BODIES_BYTES_MAX: Final = 48 * 2**20  # request bodies in memory at one time
@@ -39,14 +38,14 @@ class Endpoint:
         exchange: Exchange,
         card: bytes,
         metrics: BrokerMetrics,
-        on_failure: Callable[[BaseException], None],
+        on_error: Callable[[Exception], None],
     ) -> None:
-        """``on_failure`` ends the broker: after it nothing may be promised any more."""
+        """``on_error`` is told every error that no request should meet; it may end the broker."""
         self._env = env
         self._exchange = exchange
         self._card = card
         self._metrics = metrics
-        self._on_failure = on_failure
+        self._on_error = on_error
         self._bodies_bytes = 0
 
     def app(self) -> web.Application:
@@ -112,14 +111,11 @@ class Endpoint:
             return self._refuse(
                 error.status, "not_found" if error.status in (404, 405) else "malformed", "not_found"
             )
-        except (DiskFailed, BrokenInvariant) as error:
-            self._on_failure(error)
-            return self._refuse(503, error.code, "failed")
-        except SalweenError as error:
-            _log.error("request_failed", **logs.error_fields(error))
-            return self._refuse(503, error.code, "failed")
         except Exception as error:
             _log.error("request_failed", **logs.error_fields(error))
+            self._on_error(error)
+            if isinstance(error, SalweenError):
+                return self._refuse(503, error.code, "failed")
             return self._refuse(500, "internal_error", "failed")
 
 
