@@ -402,7 +402,8 @@ async def open_database(
 
     ``key`` is 32 random bytes; None leaves the file in plain, for tests and for data that is public anyway.
     Every page is read once, so damage is met here and not in the middle of a day. ``on_failure`` hears once,
-    on the event loop, that the database went dead; a daemon passes ``Daemon.fail``.
+    on the event loop, that the database went dead; a daemon passes ``Daemon.fail``. While it is open nothing
+    else in this process may open the file, not even to read: closing it would drop the database's locks.
 
     Raises PolicyRefused ``sqlite_too_old``, ``database_missing``, ``database_newer``; VerificationFailed
     ``database_wrong_key``, ``database_damaged``; Unavailable ``database_busy``; DiskFailed.
@@ -456,12 +457,13 @@ class _Opener:
             raise _damaged(self.subject, "the file is empty or cut short")
         else:
             self._check_key()
+        if self._key is not None:
+            self._refuse_plain()
         connection = self._connect(self._path, commits=self._commits_in_journal())
         try:
             self._verify(connection)
             _migrate(connection, self._migrations, self._env.clock.now_ms(), self.subject)
             if self._key is not None:
-                self._refuse_plain()
                 self._keep_key_check()
         except BaseException:
             connection.close()
@@ -575,9 +577,13 @@ class _Opener:
     def _key_check_path(self) -> str:
         return f"{self.subject}.keycheck"
 
+    # Before SQLite opens the file, never after: closing a second descriptor of a file drops all locks that
+    # the process holds on it, and another process could open the database beside us.
     def _refuse_plain(self) -> None:
         if self._env.files.read_range(self._path, 0, len(_PLAIN_HEADER)) == _PLAIN_HEADER:
-            raise BrokenInvariant("database_not_encrypted", f"{self.subject} stands in plain despite its key")
+            raise VerificationFailed(
+                "database_not_encrypted", f"{self.subject} stands in plain despite its key"
+            )
 
 
 def _key_check(key: SecretBytes) -> bytes:

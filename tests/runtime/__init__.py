@@ -1,0 +1,1 @@
+"""Tests of the ground: the environment, the database, the log, a daemon's life."""
