@@ -8,3 +8,5 @@ Reading order: ``config`` and ``setup`` (what a directory holds, how it is made)
 
 Spec: docs/life-of-an-alert.md. Never imports ``broker``; ``node.web`` is entered from ``node.daemon`` only.
 """
+
+__version__ = "0.1.0"

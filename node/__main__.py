@@ -8,9 +8,9 @@ arguments or the environment. Exit codes: runtime/exits.py.
 import asyncio
 import json
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Literal, NoReturn
 
 import click
 from rich.console import Console
@@ -23,11 +23,11 @@ from node.control import SOCKET_NAME, Params, call_daemon
 from node.daemon import Node, run_daemon_node
 from node.setup import initialise
 from node.verbs import run_verb
-from runtime.env import Env, real_env
-from runtime.exits import EXIT_INTERNAL, exit_code
-from runtime.secrets import read_secret_file, systemd_credential
+from runtime import exits
+from runtime.env import Env, real_env, run_real
+from runtime.secretfiles import read_secret_file
 
-PASSPHRASE_CREDENTIAL = "salween-passphrase"
+NAME = "salween-node"
 
 directory_option = click.option(
     "--dir", "directory", type=click.Path(file_okay=False), required=True, help="Directory of this node."
@@ -37,7 +37,9 @@ passphrase_option = click.option(
     "--passphrase-file", type=click.Path(dir_okay=False), help="File (mode 0600) holding the passphrase."
 )
 officer_option = click.option("--officer", type=int, required=True, help="Your officer number.")
-pin_option = click.option("--pin-file", type=click.Path(dir_okay=False), help="File (mode 0600) holding your PIN.")
+pin_option = click.option(
+    "--pin-file", type=click.Path(dir_okay=False), help="File (mode 0600) holding your PIN."
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -67,7 +69,7 @@ def init(
     name: str,
     country: str,
     alias: str,
-    role: str,
+    role: Literal["officer", "supervisor"],
     pin_file: str | None,
     recovery_sheet: str | None,
     web_port: int,
@@ -101,7 +103,9 @@ def init(
 
     def show(result: dict[str, Any]) -> None:
         console = Console()
-        console.print(f"Made the node of [bold]{name}[/bold] in {directory}. You are officer {result['officer']}.")
+        console.print(
+            f"Made the node of [bold]{name}[/bold] in {directory}. You are officer {result['officer']}."
+        )
         console.print(
             f"Recovery sheet: {result['recovery_sheet']}\n"
             "Print it, lock the paper away, then delete the file: whoever holds it can be this office."
@@ -122,7 +126,7 @@ def run(directory: str, passphrase_file: str | None, as_json: bool) -> None:
         passphrase = _passphrase(env, passphrase_file)
     except SalweenError as error:
         _fail(error, as_json)
-    sys.exit(run_daemon_node(env, directory, passphrase, as_json=as_json))
+    sys.exit(run_real(lambda env: run_daemon_node(env, directory, passphrase, as_json=as_json)))
 
 
 # --- pairing ------------------------------------------------------------------------------------------------
@@ -132,9 +136,15 @@ def run(directory: str, passphrase_file: str | None, as_json: bool) -> None:
 @directory_option
 @passphrase_option
 @click.option("--invite", is_flag=True, help="Print a single-use invitation for the other office.")
-@click.option("--join", "invitation", metavar="INVITATION", help="Take the invitation the other office printed.")
-@click.option("--broker", metavar="ADDRESS", help="With --invite: salween://host:port#fingerprint of the broker.")
-@click.option("--token-file", type=click.Path(dir_okay=False), help="With --invite: file with the operator's token.")
+@click.option(
+    "--join", "invitation", metavar="INVITATION", help="Take the invitation the other office printed."
+)
+@click.option(
+    "--broker", metavar="ADDRESS", help="With --invite: salween://host:port#fingerprint of the broker."
+)
+@click.option(
+    "--token-file", type=click.Path(dir_okay=False), help="With --invite: file with the operator's token."
+)
 @json_option
 def pair(
     directory: str,
@@ -155,7 +165,9 @@ def pair(
         if as_json:
             click.echo(json.dumps(event))
         elif event["event"] == "invitation":
-            click.echo(f"Read or send this to the other office (once, within 10 minutes):\n\n  {event['invitation']}\n")
+            click.echo(
+                f"Read or send this to the other office (once, within 10 minutes):\n\n  {event['invitation']}\n"
+            )
         elif event["event"] == "code":
             click.echo(f"Read this code aloud to the other office:   {event['mine']}")
         elif event["event"] == "waiting":
@@ -168,7 +180,9 @@ def pair(
                 return str(json.loads(line)["peer_code"])
             except (ValueError, KeyError, TypeError):
                 return ""
-        return str(await asyncio.to_thread(click.prompt, "Type the code the other office reads to you", type=str))
+        return str(
+            await asyncio.to_thread(click.prompt, "Type the code the other office reads to you", type=str)
+        )
 
     async def work(env: Env) -> dict[str, Any]:
         if invite:
@@ -181,11 +195,15 @@ def pair(
         else:
             params = {"invitation": invitation}
         verb = "pair.invite" if invite else "pair.join"
-        return await _call(env, directory, passphrase_file, verb, params, on_event=on_event, answer=answer, links=True)
+        return await _call(
+            env, directory, passphrase_file, verb, params, on_event=on_event, answer=answer, links=True
+        )
 
     def show(result: dict[str, Any]) -> None:
         peer = result["peer"]
-        click.echo(f"Paired with {peer['name']} ({peer['country']}). Safety number:\n  {peer['safety_number']}")
+        click.echo(
+            f"Paired with {peer['name']} ({peer['country']}). Safety number:\n  {peer['safety_number']}"
+        )
 
     _finish(_run(work), as_json, show)
 
@@ -199,7 +217,13 @@ def pair(
 @officer_option
 @pin_option
 @click.option("--to", multiple=True, required=True, help="Name or id of a paired office; may be repeated.")
-@click.option("--file", "file", type=click.File("r", encoding="utf-8"), required=True, help="Alert as JSON; - reads standard input.")
+@click.option(
+    "--file",
+    "file",
+    type=click.File("r", encoding="utf-8"),
+    required=True,
+    help="Alert as JSON; - reads standard input.",
+)
 @json_option
 def send(
     directory: str,
@@ -237,7 +261,12 @@ def send(
 @click.option("--release", metavar="DRAFT", help="Release this draft as the second officer.")
 @json_option
 def pending(
-    directory: str, passphrase_file: str | None, officer: int, pin_file: str | None, release: str | None, as_json: bool
+    directory: str,
+    passphrase_file: str | None,
+    officer: int,
+    pin_file: str | None,
+    release: str | None,
+    as_json: bool,
 ) -> None:
     """List what waits for a second officer, or release one."""
 
@@ -251,7 +280,10 @@ def pending(
         if release is not None:
             click.echo(f"Released and kept. Alert {result['alert_id']}")
             return
-        _table(("Draft", "Author", "Headline"), [(r["draft_id"], r["author_alias"], r["headline"]) for r in result["pending"]])
+        _table(
+            ("Draft", "Author", "Headline"),
+            [(r["draft_id"], r["author_alias"], r["headline"]) for r in result["pending"]],
+        )
 
     _finish(_run(work), as_json, show)
 
@@ -263,20 +295,32 @@ def _listing(name: str, help_text: str, columns: tuple[tuple[str, str], ...]) ->
     @officer_option
     @pin_option
     @json_option
-    def command(directory: str, passphrase_file: str | None, officer: int, pin_file: str | None, as_json: bool) -> None:
+    def command(
+        directory: str, passphrase_file: str | None, officer: int, pin_file: str | None, as_json: bool
+    ) -> None:
         async def work(env: Env) -> dict[str, Any]:
-            return await _call(env, directory, passphrase_file, name, {"officer": officer, "pin": _pin(env, pin_file)})
+            return await _call(
+                env, directory, passphrase_file, name, {"officer": officer, "pin": _pin(env, pin_file)}
+            )
 
         def show(result: dict[str, Any]) -> None:
-            _table(tuple(t for t, _ in columns), [tuple(str(row[k]) for _, k in columns) for row in result[name]])
+            _table(
+                tuple(t for t, _ in columns), [tuple(str(row[k]) for _, k in columns) for row in result[name]]
+            )
 
         _finish(_run(work), as_json, show)
 
 
 _listing(
-    "inbox", "List alerts that came in.", (("Alert", "alert_id"), ("From", "peer_name"), ("Urgency", "urgency"), ("What", "headline"))
+    "inbox",
+    "List alerts that came in.",
+    (("Alert", "alert_id"), ("From", "peer_name"), ("Urgency", "urgency"), ("What", "headline")),
 )
-_listing("outbox", "List alerts of this office and where each stands.", (("Alert", "alert_id"), ("State", "state"), ("What", "headline")))
+_listing(
+    "outbox",
+    "List alerts of this office and where each stands.",
+    (("Alert", "alert_id"), ("State", "state"), ("What", "headline")),
+)
 
 
 @cli.command()
@@ -284,11 +328,19 @@ _listing("outbox", "List alerts of this office and where each stands.", (("Alert
 @passphrase_option
 @officer_option
 @pin_option
-@click.option("--reason", default="duty", show_default=True, help="Why you open it; goes into the access log as a code.")
+@click.option(
+    "--reason", default="duty", show_default=True, help="Why you open it; goes into the access log as a code."
+)
 @click.argument("alert_id")
 @json_option
 def show(
-    directory: str, passphrase_file: str | None, officer: int, pin_file: str | None, reason: str, alert_id: str, as_json: bool
+    directory: str,
+    passphrase_file: str | None,
+    officer: int,
+    pin_file: str | None,
+    reason: str,
+    alert_id: str,
+    as_json: bool,
 ) -> None:
     """Open one alert; the access is logged before the content is."""
 
@@ -318,14 +370,21 @@ def officers_list(directory: str, passphrase_file: str | None, as_json: bool) ->
         rows = [(str(o["number"]), o["alias"], o["role"], o["state"]) for o in result["officers"]]
         _table(("Number", "Alias", "Role", "State"), rows)
 
-    _finish(_run(lambda env: _call(env, directory, passphrase_file, "officers.list", {})), as_json, show_table)
+    _finish(
+        _run(lambda env: _call(env, directory, passphrase_file, "officers.list", {})), as_json, show_table
+    )
 
 
 @officers.command("add")
 @directory_option
 @passphrase_option
 @click.option("--alias", required=True, help="How the officer is called on the log-in page.")
-@click.option("--role", type=click.Choice(["officer", "supervisor", "auditor", "operator"]), default="officer", show_default=True)
+@click.option(
+    "--role",
+    type=click.Choice(["officer", "supervisor", "auditor", "operator"]),
+    default="officer",
+    show_default=True,
+)
 @pin_option
 @json_option
 def officers_add(
@@ -380,11 +439,17 @@ def status(directory: str, passphrase_file: str | None, as_json: bool) -> None:
     """The whole node at a glance."""
 
     def show_status(result: dict[str, Any]) -> None:
-        click.echo(f"{result['office_name']} ({result['country']}), {'running' if result['running'] else 'not running'}")
+        click.echo(
+            f"{result['office_name']} ({result['country']}), {'running' if result['running'] else 'not running'}"
+        )
         link = result["link"]
-        click.echo(f"Link to the broker: {link['state']}" + (f" ({link['detail']})" if link["detail"] else ""))
+        click.echo(
+            f"Link to the broker: {link['state']}" + (f" ({link['detail']})" if link["detail"] else "")
+        )
         click.echo(f"Waiting to leave: {result['outbox_waiting']}; unopened: {result['inbox_unopened']}")
-        click.echo(f"Log: {result['log']['size']} entries, {result['log']['published_size']} published, {result['log']['state']}")
+        click.echo(
+            f"Log: {result['log']['size']} entries, {result['log']['published_size']} published, {result['log']['state']}"
+        )
         _table(
             ("Office", "State", "Waiting", "Missing"),
             [(p["name"], p["state"], str(p["waiting_out"]), str(p["missing_in"])) for p in result["peers"]],
@@ -400,7 +465,11 @@ def status(directory: str, passphrase_file: str | None, as_json: bool) -> None:
 def publish(directory: str, passphrase_file: str | None, as_json: bool) -> None:
     """Publish and sign the audit log up to now."""
     result = _run(lambda env: _call(env, directory, passphrase_file, "publish", {}))
-    _finish(result, as_json, lambda r: click.echo(f"Published {r['size']} entries of {r['origin']}, root {r['root']}."))
+    _finish(
+        result,
+        as_json,
+        lambda r: click.echo(f"Published {r['size']} entries of {r['origin']}, root {r['root']}."),
+    )
 
 
 @cli.command()
@@ -428,7 +497,9 @@ def doctor(directory: str, passphrase_file: str | None, as_json: bool) -> None:
 class _TerminalChannel:
     """A verb that runs in this process speaks to this terminal."""
 
-    def __init__(self, on_event: Callable[[dict[str, Any]], None], answer: Callable[[dict[str, Any]], Any]) -> None:
+    def __init__(
+        self, on_event: Callable[[dict[str, Any]], None], answer: Callable[[dict[str, Any]], Any]
+    ) -> None:
         self._on_event = on_event
         self._answer = answer
 
@@ -471,10 +542,9 @@ async def _call(
 def _passphrase(env: Env, path: str | None, *, confirm: bool = False) -> SecretBytes:
     if path is not None:
         return read_secret_file(env.files, path)
-    credential = systemd_credential(env.files, PASSPHRASE_CREDENTIAL)
-    if credential is not None:
-        return credential
-    text = click.prompt("Passphrase of this node", hide_input=True, confirmation_prompt=confirm, err=True)
+    text: str = click.prompt(
+        "Passphrase of this node", hide_input=True, confirmation_prompt=confirm, err=True
+    )
     return SecretBytes(text.encode())
 
 
@@ -487,7 +557,7 @@ def _pin(env: Env, path: str | None, *, confirm: bool = False) -> str:
 def _run(work: Callable[[Env], Coroutine[Any, Any, dict[str, Any]]]) -> dict[str, Any]:
     as_json = bool(click.get_current_context().params.get("as_json"))
     try:
-        return asyncio.run(work(real_env()))
+        return run_real(work)
     except SalweenError as error:
         _fail(error, as_json)
     except (KeyboardInterrupt, click.exceptions.Abort):
@@ -495,12 +565,14 @@ def _run(work: Callable[[Env], Coroutine[Any, Any, dict[str, Any]]]) -> dict[str
         sys.exit(1)
 
 
-def _fail(error: SalweenError, as_json: bool) -> Any:
+def _fail(error: SalweenError, as_json: bool) -> NoReturn:
     if as_json:
-        click.echo(json.dumps({"error": {"family": error.family, "code": error.code, "detail": error.detail}}))
+        click.echo(
+            json.dumps({"error": {"family": error.family, "code": error.code, "detail": error.detail}})
+        )
     else:
         click.echo(f"salween-node: {error.detail or error.code} [{error.code}]", err=True)
-    sys.exit(exit_code(error))
+    sys.exit(exits.exit_code_for(error))
 
 
 def _finish(result: dict[str, Any], as_json: bool, show_text: Callable[[dict[str, Any]], None]) -> None:
@@ -510,7 +582,7 @@ def _finish(result: dict[str, Any], as_json: bool, show_text: Callable[[dict[str
         show_text(result)
 
 
-def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table = Table(*columns)
     for row in rows:
         table.add_row(*row)
@@ -523,17 +595,17 @@ def main() -> None:
         cli.main(standalone_mode=False)
     except click.UsageError as fault:
         fault.show()
-        sys.exit(64)
+        sys.exit(exits.USAGE)
     except click.exceptions.Abort:
         sys.exit(1)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
     except click.ClickException as fault:
         fault.show()
-        sys.exit(64)
+        sys.exit(exits.USAGE)
     except Exception as bug:
         click.echo(f"salween-node: internal error: {type(bug).__name__}: {bug}", err=True)
-        sys.exit(EXIT_INTERNAL)
+        sys.exit(exits.INTERNAL)
 
 
 if __name__ == "__main__":

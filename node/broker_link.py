@@ -89,6 +89,10 @@ class Traffic(Protocol):
         """What the broker answered, result by op."""
         ...
 
+    def abandon(self, batch: Batch) -> None:
+        """No answer came for this batch."""
+        ...
+
     async def mailboxes(self, address: str) -> Sequence[Mailbox]:
         """Our mailboxes at this broker."""
         ...
@@ -132,7 +136,9 @@ class BrokerClient:
             if not answer.date_refused or not ops:
                 return answer.results
             self.clock_offset_ms = answer.now_ms - self._env.clock.now_ms()
-        raise Unavailable("broker_clock", "The broker keeps refusing our date. Check the clock of this machine.")
+        raise Unavailable(
+            "broker_clock", "The broker keeps refusing our date. Check the clock of this machine."
+        )
 
     async def close(self) -> None:
         """Close the connections."""
@@ -156,7 +162,9 @@ class BrokerClient:
         try:
             return open_answer_untrusted(pending, data)
         except (MalformedInput, VerificationFailed) as fault:
-            raise Unavailable("broker_answer", f"The broker's answer does not open ({fault.code}).") from fault
+            raise Unavailable(
+                "broker_answer", f"The broker's answer does not open ({fault.code})."
+            ) from fault
 
     async def _read(
         self, session: aiohttp.ClientSession, method: str, scheme: str, body: bytes, bytes_max: int
@@ -165,9 +173,10 @@ class BrokerClient:
         if ":" in self.address.host:
             url = f"{scheme}://[{self.address.host}]:{self.address.port}{PATH}"
         try:
-            async with self._env.timeout(EXCHANGE_TIMEOUT_S), session.request(
-                method, url, data=body or None, headers=BINARY if body else None
-            ) as response:
+            async with (
+                self._env.timeout(EXCHANGE_TIMEOUT_S),
+                session.request(method, url, data=body or None, headers=BINARY if body else None) as response,
+            ):
                 if response.status != 200:
                     raise _refused(response.status)
                 data = await response.content.read(bytes_max + 1)
@@ -200,7 +209,9 @@ def _connection_error(fault: aiohttp.ClientError) -> Unavailable:
     if isinstance(fault, aiohttp.ClientConnectorError):
         if fault.os_error.errno == errno.ECONNREFUSED:
             return Unavailable("broker_down", "Nothing listens at the broker's address. It is down or moved.")
-        return Unavailable("broker_unreachable", "There is no way to the broker. Check cable, radio and router.")
+        return Unavailable(
+            "broker_unreachable", "There is no way to the broker. Check cable, radio and router."
+        )
     return Unavailable("broker_lost", "The connection to the broker broke.")
 
 
@@ -262,7 +273,11 @@ class BrokerLink:
         batch = await self._traffic.due(self._address, ops_max=SEND_OPS_MAX, bytes_max=SEND_BYTES_MAX)
         if batch.ops:
             assert request_bytes(batch.ops) <= limits.REQUEST_BYTES_MAX
-            results = await self._ask(batch.ops)
+            try:
+                results = await self._ask(batch.ops)
+            except BaseException:
+                self._traffic.abandon(batch)
+                raise
             await self._traffic.settle(self._address, batch, results)
             return
         next_ms = await self._traffic.next_due_ms(self._address)
@@ -329,7 +344,9 @@ class BrokerLink:
 
     # --- what screens see -----------------------------------------------------------------------------------
 
-    def _view(self, state: str, fault: SalweenError | None = None, next_try_ms: int | None = None) -> LinkView:
+    def _view(
+        self, state: str, fault: SalweenError | None = None, next_try_ms: int | None = None
+    ) -> LinkView:
         return LinkView(
             state=state,  # type: ignore[arg-type]
             reason=None if fault is None else fault.code,

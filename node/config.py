@@ -42,7 +42,10 @@ def parse_config(text: str, source: str) -> NodeConfig:
         return NodeConfig.model_validate(values)
     except ValidationError as faults:
         known = ", ".join(sorted(NodeConfig.model_fields))
-        lines = [f"{source}:{_line_of(text, str(fault['loc'][0]))} {fault['loc'][0]}: {fault['msg']}" for fault in faults.errors()]
+        lines = [
+            f"{source}:{_line_of(text, str(fault['loc'][0]))} {fault['loc'][0]}: {fault['msg']}"
+            for fault in faults.errors()
+        ]
         raise PolicyRefused(
             "config_invalid", "; ".join(lines) + f". Known keys: {known}. Correct the file and start again."
         ) from faults
@@ -53,7 +56,8 @@ def load_config(files: Files, directory: str) -> NodeConfig:
     path = str(PurePath(directory) / CONFIG_NAME)
     if not files.exists(path):
         raise PolicyRefused(
-            "not_initialised", f"{path} does not exist. Make a node there first: salween-node init --dir {directory}"
+            "not_initialised",
+            f"{path} does not exist. Make a node there first: salween-node init --dir {directory}",
         )
     data = files.read(path, CONFIG_BYTES_MAX)
     try:

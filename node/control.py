@@ -130,9 +130,10 @@ async def call_daemon(
     answer: Callable[[dict[str, Any]], Awaitable[str]],
 ) -> dict[str, Any]:
     """Run one verb in the daemon behind ``path``; its errors are raised here."""
-    async with env.network.client_session(unix_path=path) as session, session.ws_connect(
-        "http://localhost/", max_msg_size=FRAME_BYTES_MAX
-    ) as socket:
+    async with (
+        env.network.client_session(unix_path=path) as session,
+        session.ws_connect("http://localhost/", max_msg_size=FRAME_BYTES_MAX) as socket,
+    ):
         await socket.send_json({"verb": verb, "params": params})
         async for message in socket:
             if message.type is not WSMsgType.TEXT:
@@ -146,7 +147,9 @@ async def call_daemon(
             on_event(event)
             if event.get("asks"):
                 await socket.send_json({"answer": await answer(event)})
-    raise Unavailable("daemon_gone", "The daemon ended while it worked on this. Look at its log and try again.")
+    raise Unavailable(
+        "daemon_gone", "The daemon ended while it worked on this. Look at its log and try again."
+    )
 
 
 def _parse(data: Any) -> dict[str, Any]:

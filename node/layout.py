@@ -5,7 +5,8 @@ Spec: docs/operations.md#directory. One rule: these names are an on-disk format;
 
 from dataclasses import dataclass
 
-from keys.keystore import PASSPHRASE_KDF, PIN_KDF, KdfParameters
+from keys.keystore import DEFAULT_KDF, KdfParameters
+from keys.pin import PIN_KDF
 from keys.secret import SecretBytes
 from runtime.env import Env
 from runtime.sqlite import Database, load_migrations, open_database
@@ -14,6 +15,7 @@ KEYSTORE_NAME = "keystore"
 DATABASE_NAME = "node.db"
 LOG_NAME = "log"
 HIGH_WATER_NAME = "high-water"
+POLICY_NAME = "policy"
 
 
 class SecretName:
@@ -49,7 +51,7 @@ class SecretName:
 class KdfProfile:
     """Cost of guessing. The default is what every real node uses; only tests pass a cheaper one."""
 
-    keystore: KdfParameters = PASSPHRASE_KDF
+    keystore: KdfParameters = DEFAULT_KDF
     pin: KdfParameters = PIN_KDF
 
 

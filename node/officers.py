@@ -13,7 +13,8 @@ from keys import labels
 from keys.card import OfficerEntry, sign_officer_list
 from keys.card import Role as ListedRole
 from keys.errors import PolicyRefused
-from keys.keystore import KdfParameters, open_under_pin, seal_under_pin
+from keys.keystore import KdfParameters
+from keys.pin import open_under_pin, seal_under_pin
 from keys.primitives import CompositePrivateKey, Ed25519PrivateKey, hmac_sha256
 from keys.secret import SecretBytes
 from node.secrets import Secrets
@@ -55,7 +56,14 @@ class Officers:
     """The officers of one office and who of them is logged in."""
 
     def __init__(
-        self, env: Env, db: Database, log: AuditLog, secrets: Secrets, *, idle_lock_ms: int, kdf: KdfParameters
+        self,
+        env: Env,
+        db: Database,
+        log: AuditLog,
+        secrets: Secrets,
+        *,
+        idle_lock_ms: int,
+        kdf: KdfParameters,
     ) -> None:
         self._env = env
         self._db = db
@@ -90,13 +98,24 @@ class Officers:
         )
 
     async def add(
-        self, operational: CompositePrivateKey, *, alias: str, role: Role, pin: str, office_id: bytes, key_version: int
+        self,
+        operational: CompositePrivateKey,
+        *,
+        alias: str,
+        role: Role,
+        pin: str,
+        office_id: bytes,
+        key_version: int,
     ) -> int:
         """Add an officer and sign a new list version; returns the officer's number."""
         if not alias.strip() or len(alias.encode()) > ALIAS_BYTES_MAX or not alias.isprintable():
-            raise PolicyRefused("alias_invalid", f"An alias is 1 to {ALIAS_BYTES_MAX} bytes of printable text.")
+            raise PolicyRefused(
+                "alias_invalid", f"An alias is 1 to {ALIAS_BYTES_MAX} bytes of printable text."
+            )
         check_pin(pin)
-        number: int = 1 + await self._db.read(lambda tx: tx.value("SELECT coalesce(max(number), 0) FROM officer"))
+        number: int = 1 + await self._db.read(
+            lambda tx: tx.value("SELECT coalesce(max(number), 0) FROM officer")
+        )
         seed = SecretBytes(self._env.random(32))
         # Durable in the keystore before the transaction that announces the key.
         await self._keep_sealed(number, pin, seed)
@@ -118,15 +137,21 @@ class Officers:
         await self._db.transact(record)
         return number
 
-    async def retire(self, operational: CompositePrivateKey, number: int, *, office_id: bytes, key_version: int) -> None:
+    async def retire(
+        self, operational: CompositePrivateKey, number: int, *, office_id: bytes, key_version: int
+    ) -> None:
         """End an officer's rights: no log-in, no release; the signed list says until when."""
         now = self._env.clock.now_ms()
 
         def record(tx: Transaction) -> None:
             self._require_active(tx, number)
-            others = tx.execute("SELECT count(*) FROM officer WHERE until_ms IS NULL AND number <> ?", (number,))
+            others = tx.execute(
+                "SELECT count(*) FROM officer WHERE until_ms IS NULL AND number <> ?", (number,)
+            )
             if others[0][0] == 0:
-                raise PolicyRefused("last_officer", "The last active officer cannot be retired. Add another first.")
+                raise PolicyRefused(
+                    "last_officer", "The last active officer cannot be retired. Add another first."
+                )
             tx.execute("UPDATE officer SET until_ms = ? WHERE number = ?", (now, number))
             version = self._sign_list(tx, operational, office_id, key_version)
             self._log.append(tx, "officer.retire", {"actor": self.pseudonym(tx, number), "list": version})
@@ -136,7 +161,13 @@ class Officers:
         self._end_sessions_of(number)
 
     async def reset_pin(
-        self, operational: CompositePrivateKey, number: int, new_pin: str, *, office_id: bytes, key_version: int
+        self,
+        operational: CompositePrivateKey,
+        number: int,
+        new_pin: str,
+        *,
+        office_id: bytes,
+        key_version: int,
     ) -> None:
         """Give an officer a new PIN and with it a new key: the old PIN is the only way to the old key."""
         check_pin(new_pin)
@@ -186,7 +217,9 @@ class Officers:
             now = self._env.clock.now_ms()
 
             def record(tx: Transaction) -> None:
-                tx.execute("UPDATE officer SET pin_failures = 0, locked_until_ms = 0 WHERE number = ?", (number,))
+                tx.execute(
+                    "UPDATE officer SET pin_failures = 0, locked_until_ms = 0 WHERE number = ?", (number,)
+                )
                 self._log.append(tx, "ses.login", {"actor": self.pseudonym(tx, number)})
 
             await self._db.transact(record)
@@ -208,9 +241,9 @@ class Officers:
         )
         return session
 
-    def session(self, token: str) -> Session:
-        """The live session of a token, touched; PolicyRefused ``session_ended``."""
-        return self._live_session(token).session
+    def session(self, token: str, *, touch: bool = True) -> Session:
+        """The live session of a token; PolicyRefused ``session_ended``. ``touch``: counts as use."""
+        return self._live_session(token, touch=touch).session
 
     def signing_key(self, session: Session) -> Ed25519PrivateKey:
         """The officer's key, open while the session lives."""
@@ -232,13 +265,14 @@ class Officers:
         )
         await self._secrets.put({name: sealed})
 
-    def _live_session(self, token: str) -> _LiveSession:
+    def _live_session(self, token: str, *, touch: bool = True) -> _LiveSession:
         live = self._live.get(token)
         now = self._env.clock.monotonic_ms()
         if live is None or now - live.touched_ms > self._idle_lock_ms:
             self._live.pop(token, None)
             raise PolicyRefused("session_ended", "You were logged out. Log in again; nothing was lost.")
-        live.touched_ms = now
+        if touch:
+            live.touched_ms = now
         return live
 
     def _end_sessions_of(self, number: int) -> None:
@@ -260,10 +294,13 @@ class Officers:
         if now < locked_until <= now + LOCK_MS_MAX:
             wait_s = -(-(locked_until - now) // 1000)
             raise PolicyRefused(
-                "officer_locked", f"Too many wrong PINs. Wait {wait_s} s, or ask for: salween-node officers reset-pin"
+                "officer_locked",
+                f"Too many wrong PINs. Wait {wait_s} s, or ask for: salween-node officers reset-pin",
             )
         failures += 1
-        lock_ms = 0 if failures < PIN_TRIES_FREE else min(LOCK_FIRST_MS << (failures - PIN_TRIES_FREE), LOCK_MS_MAX)
+        lock_ms = (
+            0 if failures < PIN_TRIES_FREE else min(LOCK_FIRST_MS << (failures - PIN_TRIES_FREE), LOCK_MS_MAX)
+        )
         tx.execute(
             "UPDATE officer SET pin_failures = ?, locked_until_ms = ? WHERE number = ?",
             (failures, now + lock_ms if lock_ms else 0, number),
@@ -272,13 +309,19 @@ class Officers:
 
     def _log_denied(self, tx: Transaction, number: int) -> None:
         failures = tx.value("SELECT pin_failures FROM officer WHERE number = ?", (number,))
-        self._log.append(tx, "ses.fail", {"actor": self.pseudonym(tx, number), "code": "pin_wrong", "n": failures})
+        self._log.append(
+            tx, "ses.fail", {"actor": self.pseudonym(tx, number), "code": "pin_wrong", "n": failures}
+        )
 
     def _require_active(self, tx: Snapshot, number: int) -> None:
         if not tx.execute("SELECT 1 FROM officer WHERE number = ? AND until_ms IS NULL", (number,)):
-            raise PolicyRefused("officer_unknown", f"There is no active officer {number}. See: salween-node officers list")
+            raise PolicyRefused(
+                "officer_unknown", f"There is no active officer {number}. See: salween-node officers list"
+            )
 
-    def _sign_list(self, tx: Transaction, operational: CompositePrivateKey, office_id: bytes, key_version: int) -> int:
+    def _sign_list(
+        self, tx: Transaction, operational: CompositePrivateKey, office_id: bytes, key_version: int
+    ) -> int:
         """Sign and keep the next version of the officer list, from the rows of this transaction."""
         version: int = 1 + tx.value("SELECT coalesce(max(version), 0) FROM officer_list")
         # Auditors and operators read; only these two roles sign anything a peer checks.

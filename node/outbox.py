@@ -17,16 +17,24 @@ from node.identity import Identity
 from node.peers import Peer, load_peer, load_peers, save_peer
 from node.receive_keys import FreshKey, ReceiveKeyRing
 from protocol import limits
-from protocol.conversation import acknowledgement, after_acknowledgement_sent, after_signing, next_slot, passed
+from protocol.conversation import (
+    acknowledgement,
+    after_acknowledgement_sent,
+    after_signing,
+    next_slot,
+    passed,
+)
 from protocol.custody import Custody, verify_custody
 from protocol.delivery import (
     AskHeld,
+    Cancelled,
     Delivery,
     DeliveryState,
     Event,
     Expired,
     HeldNo,
     HeldYes,
+    LinkFailed,
     PeerAcknowledged,
     PeerMarkPassed,
     PutAccepted,
@@ -44,7 +52,7 @@ from protocol.items import AudienceOpening, Item, encode_items
 from protocol.receipts import Receipt, ReceiptState, encode_receipts
 from protocol.receivekeys import after_announced, announcement, announcement_due_ms
 from protocol.release import ReleasedAlert
-from protocol.requests import Held, HeldAnswer, OpRefused, Put, Result
+from protocol.requests import Held, HeldAnswer, Op, OpRefused, Put, Result
 from protocol.sealing import (
     LeafOpening,
     MessageType,
@@ -150,7 +158,7 @@ class Outbox:
             (
                 signed.hh,
                 peer.office_id,
-                self._identity.instance,
+                peer.pair.outbound.instance,
                 slot.pair_seq,
                 int(message.type),
                 None if message.released is None else message.released.alert_id,
@@ -173,7 +181,13 @@ class Outbox:
         return signed.hh, msg_id
 
     def _sign(
-        self, peer: Peer, message: ToSend, items: Sequence[Item], opening: LeafOpening, msg_id: bytes, now_ms: int
+        self,
+        peer: Peer,
+        message: ToSend,
+        items: Sequence[Item],
+        opening: LeafOpening,
+        msg_id: bytes,
+        now_ms: int,
     ) -> SignedMessage:
         us = self._identity
         if message.released is not None:
@@ -183,7 +197,7 @@ class Outbox:
                 sender=us.office_id,
                 key_version=us.key_version,
                 signer=us.operational,
-                instance=us.instance,
+                instance=peer.pair.outbound.instance,
                 created_ms=now_ms,
                 recipient=peer.office_id,
                 opening=opening,
@@ -195,7 +209,7 @@ class Outbox:
             sender=us.office_id,
             key_version=us.key_version,
             signer=us.operational,
-            instance=us.instance,
+            instance=peer.pair.outbound.instance,
             created_ms=now_ms,
             expires_ms=message.expires_ms,
             core=message.core,
@@ -295,7 +309,7 @@ class Outbox:
             {
                 "msg": msg_id.hex(),
                 "hh": hh.hex(),
-                "inst": self._identity.instance.hex(),
+                "inst": peer.pair.outbound.instance.hex(),
                 "ps": pair_seq,
                 "att": attempt,
                 "env": sealed_hash.hex(),
@@ -315,7 +329,8 @@ class Outbox:
             secrets = {
                 office_id: put_secret
                 for office_id, put_secret in tx.execute(
-                    "SELECT office_id, put_secret FROM peer WHERE broker_address = ? AND state = 'active'", (address,)
+                    "SELECT office_id, put_secret FROM peer WHERE broker_address = ? AND state = 'active'",
+                    (address,),
                 )
             }
             rows = tx.execute(
@@ -327,6 +342,10 @@ class Outbox:
             return [_row(row) for row in rows], secrets
 
         rows, secrets = await self._db.read(read)
+        unsealed = [row.hh for row in rows if row.envelope is None and row.state.held_since_ms is None]
+        if unsealed:
+            await self._db.transact(partial(self._seal_missing, hhs=unsealed))
+            rows, secrets = await self._db.read(read)
         ops: list[Put | Held] = []
         marks: list[Row] = []
         room = bytes_max
@@ -334,8 +353,7 @@ class Outbox:
             if row.hh in self._in_flight or len(ops) == ops_max:
                 continue
             _, commands = step(row.state, TimerFired(), now_ms, 0.0)
-            asks = any(isinstance(command, AskHeld) for command in commands)
-            if asks or row.envelope is None:
+            if row.envelope is None or any(isinstance(command, AskHeld) for command in commands):
                 ops.append(Held(put_secret=secrets[row.peer], envelope_hash=row.envelope_hash))
             else:
                 if room < len(row.envelope):
@@ -360,13 +378,15 @@ class Outbox:
 
         return await self._db.read(read)
 
-    async def settle(self, rows: Sequence[Row], results: Sequence[Result], custody_public: bytes) -> None:
+    async def settle(
+        self, rows: Sequence[Row], ops: Sequence[Op], results: Sequence[Result], custody_public: bytes
+    ) -> None:
         """Record what the broker said about each item."""
         verified = [_verified(result, custody_public) for result in results]
 
         def record(tx: Transaction) -> None:
-            for row, result in zip(rows, verified, strict=True):
-                self._settle_one(tx, row.hh, row.envelope_hash, result)
+            for row, op, result in zip(rows, ops, verified, strict=True):
+                self._settle_one(tx, row, op, result)
 
         try:
             await self._db.transact(record)
@@ -379,9 +399,9 @@ class Outbox:
         for row in rows:
             self._in_flight.pop(row.hh, None)
 
-    def _settle_one(self, tx: Transaction, hh: bytes, asked_hash: bytes, result: Result) -> None:
-        row = self._load(tx, hh)
-        if row is None or row.envelope_hash != asked_hash:
+    def _settle_one(self, tx: Transaction, asked: Row, op: Op, result: Result) -> None:
+        row = self._load(tx, asked.hh)
+        if row is None or row.envelope_hash != asked.envelope_hash:
             return  # sealed anew meanwhile; this answer is about an envelope that no longer counts
         match result:
             case Custody():
@@ -403,11 +423,15 @@ class Outbox:
                     (row.envelope_hash, row.hh, result.encode()),
                 )
                 if row.alert_id is not None:
-                    add_rung(tx, row.alert_id, row.peer, "on_broker", result.time_ms, "broker", result.log_index)
+                    add_rung(
+                        tx, row.alert_id, row.peer, "on_broker", result.time_ms, "broker", result.log_index
+                    )
             case HeldAnswer(held=True):
                 self.apply(tx, row, HeldYes())
             case HeldAnswer(held=False):
                 self.apply(tx, row, HeldNo())
+            case OpRefused(code=code) if isinstance(op, Held) and code != "gone":
+                self.apply(tx, row, LinkFailed(), cause=f"broker_{code}")
             case OpRefused(code=code):
                 self.apply(tx, row, PutRefused(code=code), cause=f"broker_{code}")
             case _:
@@ -441,7 +465,16 @@ class Outbox:
         tx.execute(
             "UPDATE delivery SET state = ?, phase = ?, next_at_ms = ?, envelope = ?, envelope_hash = ?, attempt = ?,"
             " cause = ? WHERE hh = ?",
-            (state.encode(), state.phase.value, state.next_at_ms, envelope, sealed_hash, attempt, cause, row.hh),
+            (
+                state.encode(),
+                state.phase.value,
+                state.next_at_ms,
+                envelope,
+                sealed_hash,
+                attempt,
+                cause,
+                row.hh,
+            ),
         )
         if state.next_at_ms is not None:
             address = tx.value("SELECT broker_address FROM peer WHERE office_id = ?", (row.peer,))
@@ -450,14 +483,25 @@ class Outbox:
     def acknowledged(self, tx: Transaction, peer: Peer, numbers: Sequence[int]) -> None:
         """The peer acknowledged these numbers of ours; what it passed over is looked at again."""
         for number in numbers:
-            row = self._load_by_seq(tx, peer.office_id, number)
+            row = self._load_by_seq(tx, peer, number)
             if row is not None:
                 self.apply(tx, row, PeerAcknowledged())
         for gap in passed(peer.pair):
             for number in gap:
-                row = self._load_by_seq(tx, peer.office_id, number)
+                row = self._load_by_seq(tx, peer, number)
                 if row is not None:
                     self.apply(tx, row, PeerMarkPassed())
+
+    def _seal_missing(self, tx: Transaction, *, hhs: Sequence[bytes]) -> None:
+        """Items that must be put and have no envelope at hand, as after a mailbox was lost."""
+        for hh in hhs:
+            row = self._load(tx, hh)
+            if row is not None and row.envelope is None:
+                envelope = self._reseal(tx, row, row.attempt + 1, bodyless=row.state.bodyless)
+                tx.execute(
+                    "UPDATE delivery SET envelope = ?, envelope_hash = ?, attempt = ? WHERE hh = ?",
+                    (envelope, envelope_hash(envelope), row.attempt + 1, hh),
+                )
 
     def _reseal(self, tx: Transaction, row: Row, attempt: int, *, bodyless: bool) -> bytes:
         peer = load_peer(tx, row.peer)
@@ -477,6 +521,16 @@ class Outbox:
                 add_rung(tx, row.alert_id, row.peer, "expired", now_ms, self._identity.name)
             else:
                 self._log.append(tx, "msg.cancel", {"msg": row.msg_id.hex()})
+
+    def erase(self, tx: Transaction, alert_id: bytes) -> None:
+        """The content of an alert goes: what still travels of it travels without body."""
+        for row in tx.execute(f"SELECT {_ROW} FROM delivery WHERE alert_id = ?", (alert_id,)):  # noqa: S608
+            self.apply(tx, _row(row), Cancelled())
+        for hh, message in tx.execute(
+            "SELECT hh, message FROM delivery WHERE alert_id = ? AND message IS NOT NULL", (alert_id,)
+        ):
+            bare = SignedMessage.from_bytes(message).without_body().to_bytes()
+            tx.execute("UPDATE delivery SET message = ? WHERE hh = ?", (bare, hh))
 
     # --- by itself ------------------------------------------------------------------------------------------
 
@@ -534,10 +588,10 @@ class Outbox:
         row = tx.one(f"SELECT {_ROW} FROM delivery WHERE hh = ?", (hh,))  # noqa: S608 - our own constant
         return None if row is None else _row(row)
 
-    def _load_by_seq(self, tx: Snapshot, peer_id: bytes, number: int) -> Row | None:
+    def _load_by_seq(self, tx: Snapshot, peer: Peer, number: int) -> Row | None:
         row = tx.one(
             f"SELECT {_ROW} FROM delivery WHERE peer = ? AND instance = ? AND pair_seq = ?",  # noqa: S608
-            (peer_id, self._identity.instance, number),
+            (peer.office_id, peer.pair.outbound.instance, number),
         )
         return None if row is None else _row(row)
 

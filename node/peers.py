@@ -58,7 +58,9 @@ def load_peer(tx: Snapshot, office_id: bytes) -> Peer:
     """One peer; PolicyRefused ``peer_unknown``."""
     row = tx.one(f"SELECT {_COLUMNS} FROM peer WHERE office_id = ?", (office_id,))  # noqa: S608 - our own constant
     if row is None:
-        raise PolicyRefused("peer_unknown", "This office is not paired with that one. Pair first: salween-node pair")
+        raise PolicyRefused(
+            "peer_unknown", "This office is not paired with that one. Pair first: salween-node pair"
+        )
     return _from_row(row)
 
 

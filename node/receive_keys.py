@@ -40,7 +40,11 @@ class ReceiveKeyRing:
     async def load(self) -> None:
         """At start: open every live key, drop seeds that no committed row names any more."""
         peers = await self._db.read(load_peers)
-        live = {SecretName.receive(p.office_id, key): (p, key) for p in peers for key in live_key_ids(p.receive_keys)}
+        live = {
+            SecretName.receive(p.office_id, key): (p, key)
+            for p in peers
+            for key in live_key_ids(p.receive_keys)
+        }
         await self._secrets.remove(name for name in self._secrets.names("receive/") if name not in live)
         for name, (peer, key_id) in live.items():
             self._open[key_id] = (XWingPrivateKey.from_seed(self._secrets.get(name)), peer.office_id)
@@ -57,6 +61,10 @@ class ReceiveKeyRing:
         private = XWingPrivateKey.from_seed(seed)
         self._open[key_id] = (private, peer_id)
         return FreshKey(key_id=key_id, public=private.public_bytes)
+
+    def add(self, peer_id: bytes, key_id: bytes, seed: SecretBytes) -> None:
+        """Open a key whose seed the caller made durable itself, as pairing does."""
+        self._open[key_id] = (XWingPrivateKey.from_seed(seed), peer_id)
 
     async def prepare(self, peer_ids: Iterable[bytes]) -> dict[bytes, FreshKey]:
         """Rule 1, asked before anything is sent: a fresh key for each peer that wants a next one."""

@@ -17,7 +17,15 @@ from keys.keystore import Keystore
 from keys.primitives import CompositePrivateKey, Ed25519PrivateKey, sha256
 from keys.secret import SecretBytes
 from node.config import CONFIG_NAME, default_config_text
-from node.layout import DATABASE_NAME, HIGH_WATER_NAME, KEYSTORE_NAME, LOG_NAME, KdfProfile, SecretName, open_node_database
+from node.layout import (
+    DATABASE_NAME,
+    HIGH_WATER_NAME,
+    KEYSTORE_NAME,
+    LOG_NAME,
+    KdfProfile,
+    SecretName,
+    open_node_database,
+)
 from node.officers import Officers, check_pin
 from node.secrets import Secrets
 from node.views import Role
@@ -93,12 +101,11 @@ async def initialise(
     )
     database = await open_node_database(env, str(base / DATABASE_NAME), database_key)
     try:
-        instance = env.random(8)
         await database.transact(
             lambda tx: tx.execute(
-                "INSERT INTO office (id, office_id, name, country, root_public, certificate, key_version, instance,"
-                " created_ms) VALUES (1, ?, ?, ?, ?, ?, 1, ?, ?)",
-                (office_id, name, country, root.public_bytes, certificate, instance, now_ms),
+                "INSERT INTO office (id, office_id, name, country, root_public, certificate, key_version,"
+                " created_ms) VALUES (1, ?, ?, ?, ?, ?, 1, ?)",
+                (office_id, name, country, root.public_bytes, certificate, now_ms),
             )
         )
         log = await AuditLog.open(
@@ -122,7 +129,9 @@ async def initialise(
     )
     root_seed.wipe()
     env.files.write_atomic(
-        str(base / CONFIG_NAME), default_config_text(web_port=web_port, health_port=health_port).encode(), mode=0o600
+        str(base / CONFIG_NAME),
+        default_config_text(web_port=web_port, health_port=health_port).encode(),
+        mode=0o600,
     )
     return Made(office_id=office_id, officer=number, recovery_sheet=recovery_sheet)
 
@@ -138,7 +147,9 @@ def _check(env: Env, directory: str, passphrase: SecretBytes, name: str, country
         )
     card.check_name(name)
     if not (len(country) == 2 and country.isascii() and country.isalpha() and country.isupper()):
-        raise PolicyRefused("country_invalid", "A country is two capital letters, such as MM, CN, TH, LA, KH or VN.")
+        raise PolicyRefused(
+            "country_invalid", "A country is two capital letters, such as MM, CN, TH, LA, KH or VN."
+        )
     if len(passphrase) < PASSPHRASE_BYTES_MIN:
         raise PolicyRefused(
             "passphrase_too_short",

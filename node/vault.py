@@ -34,7 +34,9 @@ class Vault:
         if name not in self._secrets.names(KEK_PREFIX):
             await self._secrets.put({name: SecretBytes(self._env.random(KEY_BYTES))})
 
-    def store_content(self, tx: Transaction, alert_id: bytes, incoming: bool, core: bytes, disclosures: bytes) -> None:
+    def store_content(
+        self, tx: Transaction, alert_id: bytes, incoming: bool, core: bytes, disclosures: bytes
+    ) -> None:
         """Keep an alert's core and disclosures. ``ensure_month`` was called before the transaction."""
         kek = self._newest()
         key = SecretBytes(self._env.random(KEY_BYTES))
@@ -53,10 +55,15 @@ class Vault:
         kek, wrapped, ciphertext = row
         key = SecretBytes(
             aead_open(
-                self._secrets.get(kek), wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], labels.VAULT_KEY + alert_id
+                self._secrets.get(kek),
+                wrapped[:NONCE_BYTES],
+                wrapped[NONCE_BYTES:],
+                labels.VAULT_KEY + alert_id,
             )
         )
-        content = aead_open(key, ciphertext[:NONCE_BYTES], ciphertext[NONCE_BYTES:], labels.VAULT_CONTENT + alert_id)
+        content = aead_open(
+            key, ciphertext[:NONCE_BYTES], ciphertext[NONCE_BYTES:], labels.VAULT_CONTENT + alert_id
+        )
         match wire.decode_untrusted(content, bytes_max=CONTENT_BYTES_MAX):
             case [bytes(core), bytes(disclosures)]:
                 return core, disclosures

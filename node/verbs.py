@@ -13,11 +13,18 @@ from pydantic import ValidationError
 
 from keys.errors import MalformedInput, PolicyRefused
 from node.control import Channel, Params
+from node.views import Role
 from protocol.alert import Alert
 
 if TYPE_CHECKING:
     from node.daemon import Node
 
+ROLES: dict[str, Role] = {
+    "officer": "officer",
+    "supervisor": "supervisor",
+    "auditor": "auditor",
+    "operator": "operator",
+}
 Verb = Callable[["Node", Params, Channel], Awaitable[dict[str, Any]]]
 
 
@@ -35,9 +42,9 @@ def _number(params: Params, name: str) -> int:
     return value
 
 
-def plain(view: object) -> Any:
+def plain(view: Any) -> dict[str, Any]:
     """A view as JSON values; secrets of a session are never part of a result."""
-    return json.loads(json.dumps(dataclasses.asdict(view)))  # type: ignore[call-overload]
+    return dict(json.loads(json.dumps(dataclasses.asdict(view))))
 
 
 async def _status(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
@@ -53,9 +60,9 @@ async def _officers_list(node: "Node", params: Params, channel: Channel) -> dict
 async def _officers_add(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
     del channel
     role = _text(params, "role")
-    if role not in ("officer", "supervisor", "auditor", "operator"):
+    if role not in ROLES:
         raise MalformedInput("role_unknown", "A role is officer, supervisor, auditor or operator.")
-    number = await node.add_officer(alias=_text(params, "alias"), role=role, pin=_text(params, "pin"))
+    number = await node.add_officer(alias=_text(params, "alias"), role=ROLES[role], pin=_text(params, "pin"))
     return {"officer": number}
 
 
@@ -81,10 +88,10 @@ async def _send(node: "Node", params: Params, channel: Channel) -> dict[str, Any
     except ValidationError as faults:
         named = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in faults.errors())
         raise PolicyRefused("alert_invalid", f"The alert was not kept. {named}") from faults
-    recipients = [node.desk.find_peer(str(name)) for name in params.get("to", [])]
+    recipients = [await node.desk.find_peer(str(name)) for name in params.get("to", [])]
     session = await node.desk.login(_number(params, "officer"), _text(params, "pin"))
     try:
-        return plain(await node.desk.submit(session, alert, recipients)) | {}
+        return plain(await node.desk.submit(session, alert, recipients))
     finally:
         await node.desk.logout(session)
 
@@ -95,7 +102,7 @@ async def _pending(node: "Node", params: Params, channel: Channel) -> dict[str, 
     try:
         draft = params.get("release")
         if draft is not None:
-            return plain(await node.desk.release(session, str(draft))) | {}
+            return plain(await node.desk.release(session, str(draft)))
         return {"pending": [plain(row) for row in await node.desk.pending(session)]}
     finally:
         await node.desk.logout(session)
@@ -123,8 +130,10 @@ async def _show(node: "Node", params: Params, channel: Channel) -> dict[str, Any
     del channel
     session = await node.desk.login(_number(params, "officer"), _text(params, "pin"))
     try:
-        view = await node.desk.open_alert(session, _text(params, "alert_id"), purpose=str(params.get("purpose", "")))
-        return plain(view) | {}
+        view = await node.desk.open_alert(
+            session, _text(params, "alert_id"), purpose=str(params.get("purpose", ""))
+        )
+        return plain(view)
     finally:
         await node.desk.logout(session)
 
@@ -171,5 +180,7 @@ VERBS: dict[str, Verb] = {
 async def run_verb(node: "Node", verb: str, params: Params, channel: Channel) -> dict[str, Any]:
     """Run one verb; MalformedInput ``verb_unknown`` for any other word."""
     if verb not in VERBS:
-        raise MalformedInput("verb_unknown", f"This node does not know '{verb[:40]}'; it may be an older version.")
+        raise MalformedInput(
+            "verb_unknown", f"This node does not know '{verb[:40]}'; it may be an older version."
+        )
     return await VERBS[verb](node, params, channel)

@@ -28,7 +28,9 @@ def parse_token_untrusted(text: str) -> SecretBytes:
     """The 32 secret bytes; spaces, line breaks and capitals are forgiven. MalformedInput only."""
     line = "".join(text[: 2 * _CHARACTERS_MAX].split()).lower()
     if not line.startswith(PREFIX) or len(line) > _CHARACTERS_MAX:
-        raise MalformedInput("token_malformed", f"A token begins with {PREFIX}; ask the broker's operator for one.")
+        raise MalformedInput(
+            "token_malformed", f"A token begins with {PREFIX}; ask the broker's operator for one."
+        )
     letters = line.removeprefix(PREFIX)
     try:
         data = base64.b32decode(letters.upper().encode("ascii") + b"=" * (-len(letters) % 8))

@@ -7,7 +7,6 @@ CREATE TABLE office (
     root_public BLOB NOT NULL,
     certificate BLOB NOT NULL,
     key_version INTEGER NOT NULL,
-    instance BLOB NOT NULL,          -- changes only at a restore or the rollback ceremony
     created_ms INTEGER NOT NULL
 ) STRICT;
 
@@ -213,4 +212,14 @@ CREATE TABLE access (
     count INTEGER NOT NULL,
     last_index INTEGER NOT NULL,
     PRIMARY KEY (alert_id, incoming)
+) STRICT;
+
+-- What both offices signed when they paired.
+CREATE TABLE pairing_evidence (
+    peer BLOB NOT NULL,
+    at_ms INTEGER NOT NULL,
+    transcript BLOB NOT NULL,
+    own_pair_ok BLOB NOT NULL,
+    peer_pair_ok BLOB NOT NULL,
+    PRIMARY KEY (peer, transcript)
 ) STRICT;

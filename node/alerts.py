@@ -1,0 +1,547 @@
+"""Alerts of this office: written, released, kept, listed, opened, erased.
+
+Spec: docs/life-of-an-alert.md. Two rules: releasing puts content, numbers, signatures, envelopes and log entries
+into one transaction; reading commits its access entry before the content key is unwrapped.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from audit.store import AuditLog
+from keys.card import Role as ListedRole
+from keys.errors import BrokenInvariant, MalformedInput, PolicyRefused
+from keys.trust import check_active
+from node.identity import Identity
+from node.inbox import content_commitments, queue_receipt
+from node.officers import Officers
+from node.outbox import Outbox, ToSend, add_rung
+from node.peers import load_peer, save_peer
+from node.receive_keys import FreshKey, ReceiveKeyRing
+from node.vault import Vault
+from node.views import (
+    AlertRow,
+    AlertView,
+    LadderStep,
+    OutboxRow,
+    PendingView,
+    Recipient,
+    Session,
+    Submitted,
+)
+from protocol import limits
+from protocol.alert import Alert, headline
+from protocol.disclosures import decode_core_untrusted, decode_disclosures_untrusted, join_alert
+from protocol.receipts import ReceiptState
+from protocol.release import (
+    OfficerSigner,
+    PreparedAlert,
+    ReleasedAlert,
+    ReleasePolicy,
+    needs_second_officer,
+    prepare,
+    prepared_from_bytes,
+    release_prepared,
+)
+from protocol.sealing import MessageType
+from runtime.env import Env
+from runtime.sqlite import Database, Snapshot, Transaction
+
+PURPOSE_DUTY = "duty"
+REASON_CODES = ("duty", "case", "handover", "supervision", "court", "other")
+LIST_MAX = 500
+_ORDER = {
+    step: place
+    for place, step in enumerate(("kept", "on_broker", "delivered", "opened", "refused", "expired"))
+}
+_COLUMNS = (
+    "alert_id, incoming, peer, hh, status, crime_type, urgency, headline, needs_reason, created_ms, stored_ms,"
+    " author, releaser, flags, opened_ms, erased_ms"
+)
+
+
+class Alerts:
+    """Everything officers do with alerts; ``Desk`` is what they reach it through."""
+
+    def __init__(
+        self,
+        env: Env,
+        db: Database,
+        log: AuditLog,
+        identity: Identity,
+        officers: Officers,
+        vault: Vault,
+        keys: ReceiveKeyRing,
+        outbox: Outbox,
+        *,
+        policy: ReleasePolicy,
+        language: str,
+        opened_receipts: bool,
+    ) -> None:
+        self._env = env
+        self._db = db
+        self._log = log
+        self._identity = identity
+        self._officers = officers
+        self._vault = vault
+        self._keys = keys
+        self._outbox = outbox
+        self._policy = policy
+        self._language = language
+        self._opened_receipts = opened_receipts
+
+    # --- writing and releasing ------------------------------------------------------------------------------
+
+    async def submit(self, session: Session, alert: Alert, recipients: Sequence[str]) -> Submitted:
+        """Release at once, or put aside for a second officer. PolicyRefused names what stands in the way."""
+        audience = await self._db.read(partial(_check_audience, recipients=recipients))
+        author = await self._signer(session)
+        prepared = prepare(alert, author=author, audience=audience, random=self._env.random)
+        if needs_second_officer(alert):
+            return await self._put_aside(session, prepared, audience)
+        released = release_prepared(prepared, policy=self._policy, now_ms=self._env.clock.now_ms())
+        await self._keep(released, prepared, draft_id=None)
+        return Submitted(state="released", alert_id=released.alert_id.hex(), draft_id=None)
+
+    async def release(self, session: Session, draft_id: str) -> Submitted:
+        """Sign as second officer and let the alert go."""
+        prepared = await self._db.read(partial(_load_draft, draft_id=draft_id))
+        signer = await self._signer(session)
+        released = release_prepared(
+            prepared, policy=self._policy, now_ms=self._env.clock.now_ms(), releaser=signer
+        )
+        await self._keep(released, prepared, draft_id=draft_id)
+        return Submitted(state="released", alert_id=released.alert_id.hex(), draft_id=None)
+
+    async def release_emergency(self, session: Session, draft_id: str, reason: str) -> Submitted:
+        """The author releases alone, with a reason: marked, counted, to be reviewed."""
+        prepared = await self._db.read(partial(_load_draft, draft_id=draft_id))
+        signer = await self._signer(session)
+        released = release_prepared(
+            prepared,
+            policy=self._policy,
+            now_ms=self._env.clock.now_ms(),
+            emergency_author=signer,
+            emergency_reason=reason,
+        )
+        await self._keep(released, prepared, draft_id=draft_id)
+        return Submitted(state="released", alert_id=released.alert_id.hex(), draft_id=None)
+
+    async def discard(self, session: Session, draft_id: str) -> None:
+        """Throw away what waits; only its author or a supervisor may."""
+
+        def record(tx: Transaction) -> None:
+            prepared = _load_draft(tx, draft_id=draft_id)
+            if session.officer != prepared.author.officer_number and session.role != "supervisor":
+                raise PolicyRefused("not_yours", "Only its author or a supervisor may discard this alert.")
+            tx.execute("DELETE FROM pending WHERE draft_id = ?", (bytes.fromhex(draft_id),))
+
+        await self._db.transact(record)
+
+    async def pending(self, session: Session) -> tuple[PendingView, ...]:
+        """What waits for a second officer, oldest first."""
+        del session
+
+        def read(tx: Snapshot) -> tuple[PendingView, ...]:
+            rows = tx.execute(
+                "SELECT p.draft_id, p.prepared, p.recipients, p.author, o.alias, p.headline, p.created_ms"
+                " FROM pending p JOIN officer o ON o.number = p.author ORDER BY p.created_ms"
+            )
+            names = _peer_names(tx)
+            return tuple(
+                PendingView(
+                    draft_id=draft_id.hex(),
+                    author=author,
+                    author_alias=alias,
+                    created_ms=created,
+                    headline=line,
+                    fields=prepared_from_bytes(prepared).alert.model_dump(mode="json"),
+                    recipients=tuple(names.get(bytes.fromhex(r), r) for r in recipients.split()),
+                )
+                for draft_id, prepared, recipients, author, alias, line, created in rows
+            )
+
+        return await self._db.read(read)
+
+    async def _put_aside(
+        self, session: Session, prepared: PreparedAlert, audience: Sequence[bytes]
+    ) -> Submitted:
+        draft_id = self._env.random(16)
+        now_ms = self._env.clock.now_ms()
+
+        def record(tx: Transaction) -> None:
+            tx.execute(
+                "INSERT INTO pending (draft_id, prepared, recipients, author, headline, created_ms)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    draft_id,
+                    prepared.to_bytes(),
+                    " ".join(office_id.hex() for office_id in audience),
+                    session.officer,
+                    headline(prepared.alert, language=self._language),
+                    now_ms,
+                ),
+            )
+
+        await self._db.transact(record)
+        return Submitted(state="awaiting_release", alert_id=None, draft_id=draft_id.hex())
+
+    async def _keep(self, released: ReleasedAlert, prepared: PreparedAlert, *, draft_id: str | None) -> None:
+        """Content, every recipient's envelope, and the entries that say so: one transaction."""
+        await self._vault.ensure_month()
+        fresh = await self._keys.prepare(office_id for office_id, _ in released.audience)
+        await self._db.transact(
+            partial(self._record, released=released, prepared=prepared, draft_id=draft_id, fresh=fresh)
+        )
+
+    def _record(
+        self,
+        tx: Transaction,
+        *,
+        released: ReleasedAlert,
+        prepared: PreparedAlert,
+        draft_id: str | None,
+        fresh: dict[bytes, FreshKey],
+    ) -> None:
+        if draft_id is not None:
+            tx.execute("DELETE FROM pending WHERE draft_id = ?", (bytes.fromhex(draft_id),))
+            if tx.changes() != 1:
+                raise PolicyRefused("draft_gone", "Somebody released or discarded this alert a moment ago.")
+        alert, now_ms = prepared.alert, self._env.clock.now_ms()
+        core = decode_core_untrusted(released.core)
+        signatures = {signature.role: signature.officer_number for signature in core.signatures}
+        tx.execute(
+            "INSERT INTO alert (alert_id, incoming, status, crime_type, urgency, headline, needs_reason, created_ms,"
+            " stored_ms, expires_ms, erase_at_ms, author, releaser, flags)"
+            " VALUES (?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                released.alert_id,
+                alert.status,
+                alert.crime_type,
+                alert.urgency,
+                headline(alert, alert_id=released.alert_id, language=self._language),
+                int(alert.has_victim),
+                alert.created_ms,
+                now_ms,
+                released.expires_ms,
+                released.erase_at_ms,
+                signatures["author"],
+                signatures.get("releaser"),
+                "emergency" if released.is_emergency else "",
+            ),
+        )
+        self._vault.store_content(tx, released.alert_id, False, released.core, released.disclosures)
+        self._log_release(tx, released, signatures)
+        commitments = content_commitments(core.salt, released.core, released.disclosures)
+        for office_id, _ in released.audience:
+            peer = load_peer(tx, office_id)
+            check_active(peer.trusted)
+            self._keys.use(peer, fresh)
+            _, msg_id = self._outbox.compose(
+                tx,
+                peer,
+                ToSend(
+                    type=MessageType.ALERT,
+                    released=released,
+                    expires_ms=released.expires_ms,
+                    urgent=alert.urgency == "immediate",
+                ),
+            )
+            save_peer(tx, peer)
+            self._log.append(
+                tx,
+                "msg.submit",
+                {
+                    "msg": msg_id.hex(),
+                    "peer": peer.pseudonym,
+                    "com": commitments,
+                    "exp": released.expires_ms,
+                    "alert": released.alert_id.hex(),
+                    "kind": alert.kind,
+                    "urgency": alert.urgency,
+                    "erase": released.erase_at_ms,
+                },
+            )
+            add_rung(tx, released.alert_id, office_id, "kept", now_ms, self._identity.name)
+
+    def _log_release(self, tx: Transaction, released: ReleasedAlert, signatures: dict[Any, int]) -> None:
+        alert_id = released.alert_id.hex()
+        author = self._officers.pseudonym(tx, signatures["author"])
+        self._log.append(tx, "rel.author", {"alert": alert_id, "actor": author})
+        if released.is_emergency:
+            self._log.append(tx, "rel.emergency", {"alert": alert_id, "actor": author, "code": "single_key"})
+        elif "releaser" in signatures:
+            releaser = self._officers.pseudonym(tx, signatures["releaser"])
+            self._log.append(tx, "rel.release", {"alert": alert_id, "actor": releaser})
+
+    async def _signer(self, session: Session) -> OfficerSigner:
+        if session.role not in ("officer", "supervisor"):
+            raise PolicyRefused(
+                "role_may_not", "Auditors and operators read; they do not write or release alerts."
+            )
+        key = self._officers.signing_key(session)
+        version: int = await self._db.read(lambda tx: tx.value("SELECT max(version) FROM officer_list"))
+        role = ListedRole.SUPERVISOR if session.role == "supervisor" else ListedRole.OFFICER
+        return OfficerSigner(number=session.officer, list_version=version, role=role, key=key)
+
+    # --- reading --------------------------------------------------------------------------------------------
+
+    async def inbox(
+        self, *, only_unopened: bool = False, peer: str | None = None, urgency: str | None = None
+    ) -> tuple[AlertRow, ...]:
+        """What came in, newest first; victims' names are never among it."""
+
+        def read(tx: Snapshot) -> tuple[AlertRow, ...]:
+            names = _peer_names(tx)
+            rows = tx.execute(
+                f"SELECT {_COLUMNS} FROM alert WHERE incoming = 1 AND erased_ms IS NULL"  # noqa: S608 - our constant
+                " AND (? = 0 OR opened_ms IS NULL) AND (? IS NULL OR peer = ?) AND (? IS NULL OR urgency = ?)"
+                " ORDER BY stored_ms DESC, rowid DESC LIMIT ?",
+                (int(only_unopened), peer_id, peer_id, urgency, urgency, LIST_MAX),
+            )
+            return tuple(
+                AlertRow(
+                    alert_id=row[0].hex(),
+                    peer_id=row[2].hex(),
+                    peer_name=names.get(row[2], ""),
+                    status=row[4],
+                    crime_type=row[5],
+                    urgency=row[6],
+                    headline=row[7],
+                    needs_reason=bool(row[8]),
+                    created_ms=row[9],
+                    received_ms=row[10],
+                    opened=row[14] is not None,
+                    flags=tuple(row[13].split()),
+                )
+                for row in rows
+            )
+
+        peer_id = None if peer is None else _id_untrusted(peer)
+        return await self._db.read(read)
+
+    async def outbox(self) -> tuple[OutboxRow, ...]:
+        """Our own alerts and where each delivery stands, newest first."""
+
+        def read(tx: Snapshot) -> tuple[OutboxRow, ...]:
+            rows = tx.execute(
+                f"SELECT {_COLUMNS} FROM alert WHERE incoming = 0 ORDER BY stored_ms DESC, rowid DESC LIMIT ?",  # noqa: S608
+                (LIST_MAX,),
+            )
+            names = _peer_names(tx)
+            return tuple(self._outbox_row(tx, row, names) for row in rows)
+
+        return await self._db.read(read)
+
+    def _outbox_row(self, tx: Snapshot, row: Sequence[Any], names: dict[bytes, str]) -> OutboxRow:
+        recipients = _recipients(tx, row[0], names)
+        reached = [recipient.ladder[-1].step if recipient.ladder else "kept" for recipient in recipients]
+        # The least far delivery names the row: a tick that is true for one of three offices is no tick.
+        state = min(reached, key=lambda step: _ORDER[step], default="kept")
+        return OutboxRow(
+            alert_id=row[0].hex(),
+            status=row[4],
+            crime_type=row[5],
+            urgency=row[6],
+            headline=row[7],
+            created_ms=row[9],
+            author=row[11],
+            state="waiting" if state == "kept" else state,
+            recipients=recipients,
+        )
+
+    async def open_alert(self, session: Session, alert_id: str, *, purpose: str) -> AlertView:
+        """Open one alert. The access is committed first; a victim needs a purpose other than plain duty."""
+        named = _id_untrusted(alert_id)
+        purpose = purpose or PURPOSE_DUTY
+        if purpose not in REASON_CODES:
+            raise PolicyRefused("reason_unknown", f"A reason is one of: {', '.join(REASON_CODES)}.")
+        row, index, peer_id = await self._db.transact(
+            partial(self._record_access, session=session, alert_id=named, purpose=purpose)
+        )
+        if peer_id is not None:
+            await self._tell_opened(peer_id)
+        incoming = bool(row[1])
+        stored = await self._db.read(
+            lambda tx: tx.one(
+                "SELECT kek, wrapped_key, ciphertext FROM vault WHERE alert_id = ? AND incoming = ?",
+                (named, int(incoming)),
+            )
+        )
+        if stored is None:
+            raise BrokenInvariant("vault_row_missing", "A kept alert has lost its content.")
+        core_bytes, disclosure_bytes = self._vault.open_content((stored[0], stored[1], stored[2]), named)
+        core = decode_core_untrusted(core_bytes)
+        alert = join_alert(core, decode_disclosures_untrusted(disclosure_bytes))
+        emergency = next((s.reason for s in core.signatures if s.role == "emergency"), None)
+
+        def read(tx: Snapshot) -> tuple[tuple[Recipient, ...], dict[bytes, str]]:
+            names = _peer_names(tx)
+            return (() if incoming else _recipients(tx, named, names)), names
+
+        recipients, names = await self._db.read(read)
+        ladder = recipients[0].ladder if len(recipients) == 1 else ()
+        return AlertView(
+            alert_id=named.hex(),
+            incoming=incoming,
+            peer_names=(names.get(row[2], ""),) if incoming else tuple(r.peer_name for r in recipients),
+            fields=alert.model_dump(mode="json"),
+            headline=row[7],
+            author=row[11],
+            releaser=row[12],
+            emergency_reason=emergency,
+            recipients=recipients,
+            ladder=ladder,
+            received_ms=row[10] if incoming else None,
+            access_index=index,
+            flags=tuple(row[13].split()),
+        )
+
+    def _record_access(
+        self, tx: Transaction, *, session: Session, alert_id: bytes, purpose: str
+    ) -> tuple[Sequence[Any], int, bytes | None]:
+        """The access entry, chained per alert; the first opening also queues a receipt. Returns its peer."""
+        rows = tx.execute(
+            f"SELECT {_COLUMNS} FROM alert WHERE alert_id = ? ORDER BY incoming DESC",  # noqa: S608 - our constant
+            (alert_id,),
+        )
+        if not rows:
+            raise PolicyRefused("alert_unknown", "There is no such alert here.")
+        row = rows[0]
+        if row[15] is not None:
+            raise PolicyRefused(
+                "alert_erased", "The content of this alert was erased; its history remains in the log."
+            )
+        if row[8] and purpose == PURPOSE_DUTY:
+            raise PolicyRefused("reason_needed", "This alert is about a victim. Say why you open it.")
+        actor = self._officers.pseudonym(tx, session.officer)
+        before = tx.one(
+            "SELECT count, last_index FROM access WHERE alert_id = ? AND incoming = ?", (alert_id, row[1])
+        )
+        count = 1 if before is None else before[0] + 1
+        fields: dict[str, str | int] = {
+            "alert": alert_id.hex(),
+            "actor": actor,
+            "purpose": purpose,
+            "k": count,
+        }
+        if before is not None:
+            fields["prev"] = before[1]
+        index = self._log.append(tx, "acc.read", fields)
+        tx.execute(
+            "INSERT INTO access (alert_id, incoming, count, last_index) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (alert_id, incoming) DO UPDATE SET count = excluded.count, last_index = excluded.last_index",
+            (alert_id, row[1], count, index),
+        )
+        if not row[1] or row[14] is not None:
+            return row, index, None
+        now_ms = self._env.clock.now_ms()
+        tx.execute("UPDATE alert SET opened_ms = ? WHERE alert_id = ? AND incoming = 1", (now_ms, alert_id))
+        if not self._opened_receipts:
+            return row, index, None
+        queue_receipt(tx, row[2], alert_id, row[3], ReceiptState.OPENED, now_ms, index, actor=actor)
+        return row, index, row[2]
+
+    async def _tell_opened(self, peer_id: bytes) -> None:
+        """Sign the waiting receipts in a transaction of their own: the window to the peer may be full."""
+        fresh = await self._keys.prepare((peer_id,))
+
+        def record(tx: Transaction) -> None:
+            peer = load_peer(tx, peer_id)
+            self._keys.use(peer, fresh)
+            self._outbox.compose_receipts(tx, peer)
+            save_peer(tx, peer)
+
+        try:
+            await self._db.transact(record)
+        except PolicyRefused:
+            return  # window_full or suspended: the receipt stays due and leaves with the next ones
+
+    # --- erasing --------------------------------------------------------------------------------------------
+
+    async def erase_due(self) -> int:
+        """Erase what has reached its time, at both sides of this office; how many."""
+        now_ms = self._env.clock.now_ms()
+
+        def record(tx: Transaction) -> int:
+            rows = tx.execute(
+                "SELECT alert_id, incoming FROM alert WHERE erase_at_ms <= ? AND erased_ms IS NULL LIMIT 64",
+                (now_ms,),
+            )
+            for alert_id, incoming in rows:
+                tx.execute("DELETE FROM vault WHERE alert_id = ? AND incoming = ?", (alert_id, incoming))
+                tx.execute(
+                    "UPDATE alert SET erased_ms = ?, headline = '' WHERE alert_id = ? AND incoming = ?",
+                    (now_ms, alert_id, incoming),
+                )
+                self._outbox.erase(tx, alert_id)
+                self._log.append(
+                    tx,
+                    "content.erased",
+                    {"alert": alert_id.hex(), "parts": ["content", "outbox"], "code": "due"},
+                )
+            return len(rows)
+
+        return await self._db.transact(record)
+
+
+# --- helpers ------------------------------------------------------------------------------------------------
+
+
+def _check_audience(tx: Snapshot, *, recipients: Sequence[str]) -> tuple[bytes, ...]:
+    """Recipients as office ids; each must be an active peer."""
+    if not recipients:
+        raise PolicyRefused("audience_empty", "Choose at least one office to send to.")
+    audience = tuple(_id_untrusted(recipient) for recipient in recipients)
+    for office_id in audience:
+        check_active(load_peer(tx, office_id).trusted)
+    return audience
+
+
+def _id_untrusted(text: str) -> bytes:
+    try:
+        found = bytes.fromhex(text)
+    except ValueError:
+        found = b""
+    if len(found) != limits.HASH_BYTES:
+        raise MalformedInput("id_malformed", "An id is 64 hex digits.")
+    return found
+
+
+def _load_draft(tx: Snapshot, *, draft_id: str) -> PreparedAlert:
+    try:
+        named = bytes.fromhex(draft_id)
+    except ValueError:
+        named = b""
+    row = tx.one("SELECT prepared FROM pending WHERE draft_id = ?", (named,))
+    if row is None:
+        raise PolicyRefused("draft_gone", "Somebody released or discarded this alert already.")
+    return prepared_from_bytes(row[0])
+
+
+def _peer_names(tx: Snapshot) -> dict[bytes, str]:
+    return {office_id: name for office_id, name in tx.execute("SELECT office_id, name FROM peer")}
+
+
+def _recipients(tx: Snapshot, alert_id: bytes, names: dict[bytes, str]) -> tuple[Recipient, ...]:
+    """Every delivery of one of our alerts with its ladder, lowest rung first."""
+    rungs: dict[bytes, list[LadderStep]] = {}
+    for peer, step, at_ms, clock, log_index, code in tx.execute(
+        "SELECT peer, step, at_ms, clock, log_index, code FROM ladder WHERE alert_id = ?", (alert_id,)
+    ):
+        rungs.setdefault(peer, []).append(
+            LadderStep(step=step, at_ms=at_ms, clock=clock, log_index=log_index, code=code)
+        )
+    deliveries = tx.execute(
+        "SELECT peer, cause, next_at_ms, phase FROM delivery WHERE alert_id = ? ORDER BY rowid", (alert_id,)
+    )
+    return tuple(
+        Recipient(
+            peer_id=peer.hex(),
+            peer_name=names.get(peer, ""),
+            ladder=tuple(sorted(rungs.get(peer, []), key=lambda rung: _ORDER[rung.step])),
+            cause=cause,
+            next_try_ms=next_at_ms if phase != "acknowledged" else None,
+        )
+        for peer, cause, next_at_ms, phase in deliveries
+    )

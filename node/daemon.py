@@ -1,0 +1,401 @@
+"""One office's node put together: opened, linked, listening, stopped.
+
+Spec: docs/operations.md#daemons. One rule: this file decides nothing; it opens parts in the only safe order and
+tells each whom to call. The same ``Node`` runs as a daemon, inside a command when no daemon runs, and in the
+simulator.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from audit.note import NoteSigner
+from audit.policy import single_log_policy
+from audit.store import AuditLog
+from keys.card import parse_broker_address_untrusted, parse_broker_card_untrusted
+from keys.errors import SalweenError
+from keys.keystore import Keystore
+from keys.primitives import Ed25519PrivateKey, self_test
+from keys.secret import SecretBytes
+from node import __version__
+from node.alerts import Alerts
+from node.broker_link import BrokerClient, BrokerLink
+from node.ceremony import Ceremonies
+from node.config import NodeConfig, load_config
+from node.control import SOCKET_NAME, Channel, ControlServer, Params
+from node.desk import Desk
+from node.doctor import check_node
+from node.events import Events
+from node.identity import Identity, load_identity
+from node.inbox import Inbox
+from node.layout import (
+    DATABASE_NAME,
+    HIGH_WATER_NAME,
+    KEYSTORE_NAME,
+    LOG_NAME,
+    POLICY_NAME,
+    KdfProfile,
+    SecretName,
+    open_node_database,
+)
+from node.metrics import NodeMetrics
+from node.officers import Officers
+from node.outbox import Outbox
+from node.receive_keys import ReceiveKeyRing
+from node.secrets import Secrets
+from node.traffic import NodeTraffic
+from node.vault import Vault
+from node.verbs import run_verb
+from node.views import LinkView, Role
+from node.web.app import make_app
+from node.web.guard import local_hosts
+from protocol.release import ReleasePolicy
+from runtime import logs
+from runtime.env import Env, Listener
+from runtime.service import Daemon, DaemonOptions, hold_directory, run_daemon
+from runtime.sqlite import Database
+
+NAME = "salween-node"
+HOUSEKEEPING_S = 5.0
+LOOPBACK = "127.0.0.1"
+
+_log = logs.get_logger("node")
+
+
+@dataclass(slots=True)
+class _Link:
+    link: BrokerLink
+    task: "asyncio.Task[None]"
+
+
+class Node:
+    """One office's node. ``open`` first; ``start_links`` and ``listen`` as wanted; ``stop`` once."""
+
+    def __init__(
+        self,
+        env: Env,
+        directory: str,
+        config: NodeConfig,
+        keystore: Keystore,
+        db: Database,
+        log: AuditLog,
+        signer: NoteSigner,
+        identity: Identity,
+        kdf: KdfProfile,
+    ) -> None:
+        """Use ``open``."""
+        self._env = env
+        self._directory = Path(directory)
+        self._config = config
+        self._db = db
+        self.log = log
+        self._identity = identity
+        self._links: dict[str, _Link] = {}
+        self._listeners: list[Listener] = []
+        self._control: ControlServer | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.is_running = False
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        policy = ReleasePolicy()
+        secrets = Secrets(env, keystore)
+        self._secrets = secrets
+        self.events = Events(env.clock)
+        self.keys = ReceiveKeyRing(env, db, secrets)
+        vault = Vault(env, secrets)
+        self.officers = Officers(env, db, log, secrets, idle_lock_ms=config.idle_lock_s * 1000, kdf=kdf.pin)
+        self._outbox = Outbox(
+            env,
+            db,
+            log,
+            identity,
+            self.keys,
+            wake=self._wake,
+            changed=lambda: self.events.tell("outbox"),
+        )
+        self._inbox = Inbox(
+            env,
+            db,
+            log,
+            identity,
+            self.keys,
+            secrets,
+            vault,
+            self._outbox,
+            policy=policy,
+            language=config.language,
+            look_again=self._reread,
+            shown=lambda: self.events.tell("inbox"),
+            ladder_moved=lambda: self.events.tell("outbox"),
+        )
+        self._traffic = NodeTraffic(
+            db, self._outbox, self._inbox, link_changed=lambda: self.events.tell("link")
+        )
+        self.alerts = Alerts(
+            env,
+            db,
+            log,
+            identity,
+            self.officers,
+            vault,
+            self.keys,
+            self._outbox,
+            policy=policy,
+            language=config.language,
+            opened_receipts=config.opened_receipts,
+        )
+        self.desk = Desk(
+            env,
+            db,
+            log,
+            identity,
+            self.officers,
+            self.alerts,
+            self.events,
+            version=__version__,
+            directory=self._directory,
+            log_directory=self._directory / LOG_NAME,
+            log_key=signer.log_key,
+            links=self.link_views,
+        )
+        self.ceremonies = Ceremonies(
+            env,
+            db,
+            log,
+            identity,
+            secrets,
+            self.keys,
+            log_directory=self._directory / LOG_NAME,
+            witness_name=log.origin.rsplit("/", 1)[0] + "/witness1",
+            paired=self._after_pairing,
+        )
+
+    @classmethod
+    async def open(
+        cls, env: Env, directory: str, passphrase: SecretBytes, *, kdf: KdfProfile | None = None
+    ) -> "Node":
+        """Open keystore, database and log. The caller holds the directory or is its only user."""
+        self_test()
+        config = load_config(env.files, directory)
+        base = Path(directory)
+        keystore = await env.run_blocking(
+            lambda: Keystore.open(env.files, str(base / KEYSTORE_NAME), passphrase, random=env.random)
+        )
+        db = await open_node_database(env, str(base / DATABASE_NAME), keystore.get(SecretName.DATABASE))
+        try:
+            signer = NoteSigner(
+                name=keystore.get(SecretName.ORIGIN).reveal().decode(),
+                key=Ed25519PrivateKey.from_seed(keystore.get(SecretName.LOG)),
+            )
+            log = await AuditLog.open(
+                env=env, db=db, directory=base / LOG_NAME, high_water=base / HIGH_WATER_NAME, signer=signer
+            )
+            identity = await db.read(lambda tx: load_identity(tx, Secrets(env, keystore)))
+            node = cls(env, directory, config, keystore, db, log, signer, identity, kdf or KdfProfile())
+            await node.keys.load()
+            # What an auditor needs to verify our log, beside it; a real auditor brings a copy of their own.
+            policy = single_log_policy(signer.log_key).encode()
+            await env.run_blocking(env.files.write_atomic, str(base / POLICY_NAME), policy, 0o644)
+        except BaseException:
+            await db.close()
+            raise
+        return node
+
+    @property
+    def config(self) -> NodeConfig:
+        """The settings it was opened with."""
+        return self._config
+
+    @property
+    def database(self) -> Database:
+        """For the doctor and the metrics."""
+        return self._db
+
+    @staticmethod
+    def is_locked(env: Env, directory: str) -> bool:
+        """Whether a daemon (or another command) works in this directory now."""
+        try:
+            hold_directory(env, NAME, directory).release()
+        except SalweenError as error:
+            if error.code == "already_running":
+                return True
+            raise
+        return False
+
+    # --- links ----------------------------------------------------------------------------------------------
+
+    async def start_links(self) -> None:
+        """Talk to every broker that some peer is reached through; housekeeping begins."""
+        self.is_running = True
+        await self._ensure_links()
+        self._run(self._housekeep(), "housekeeping")
+        self._run(self._publish(), "log")
+
+    def link_views(self) -> Sequence[LinkView]:
+        """Every link as screens show it."""
+        return [entry.link.view for entry in self._links.values()]
+
+    async def _ensure_links(self) -> None:
+        rows = await self._db.read(
+            lambda tx: tx.execute(
+                "SELECT address, card FROM broker WHERE address IN (SELECT broker_address FROM peer)"
+                " OR address IN (SELECT own_broker_address FROM peer)"
+            )
+        )
+        for address, card in rows:
+            if address not in self._links:
+                client = BrokerClient(
+                    self._env, parse_broker_address_untrusted(address), parse_broker_card_untrusted(card)
+                )
+                link = BrokerLink(self._env, client, self._traffic)
+                self._links[address] = _Link(link=link, task=self._run(link.run(), "broker-link"))
+
+    async def _after_pairing(self) -> None:
+        if self.is_running:
+            await self._ensure_links()
+        for entry in self._links.values():
+            entry.link.reread()
+        self.events.tell("link")
+
+    def _wake(self, address: str) -> None:
+        entry = self._links.get(address)
+        if entry is not None:
+            entry.link.wake()
+
+    def _reread(self, mailbox: str) -> None:
+        del mailbox
+        for entry in self._links.values():
+            entry.link.reread()
+
+    async def _publish(self) -> None:
+        if self.log.refusal is None:
+            await self.log.run()
+
+    async def _housekeep(self) -> None:
+        while True:
+            await self._outbox.housekeep_once()
+            if await self.alerts.erase_due():
+                self.events.tell("inbox")
+            await self._env.sleep(HOUSEKEEPING_S)
+
+    # --- doors ----------------------------------------------------------------------------------------------
+
+    async def listen(self) -> int:
+        """Open the pages and the control socket; returns the port of the pages."""
+        self._control = ControlServer(self._env, self.run_verb)
+        await self._control.start(str(self._directory / SOCKET_NAME))
+        hosts: frozenset[str] = frozenset()
+        app = make_app(self.desk, env=self._env, hosts=lambda: hosts)
+        listener = await self._env.network.serve_tcp(app, host=LOOPBACK, port=self._config.web_port)
+        hosts = local_hosts(listener.port)
+        self._listeners.append(listener)
+        return listener.port
+
+    async def run_verb(self, verb: str, params: Params, channel: Channel) -> dict[str, Any]:
+        """A command's verb; see node/verbs.py."""
+        return await run_verb(self, verb, params, channel)
+
+    # --- what commands ask ----------------------------------------------------------------------------------
+
+    async def add_officer(self, *, alias: str, role: Role, pin: str) -> int:
+        """Add an officer; peers hear of the new list with the next message."""
+        return await self.officers.add(
+            self._identity.operational,
+            alias=alias,
+            role=role,
+            pin=pin,
+            office_id=self._identity.office_id,
+            key_version=self._identity.key_version,
+        )
+
+    async def retire_officer(self, number: int) -> None:
+        """End an officer's rights."""
+        await self.officers.retire(
+            self._identity.operational,
+            number,
+            office_id=self._identity.office_id,
+            key_version=self._identity.key_version,
+        )
+
+    async def reset_pin(self, number: int, pin: str) -> None:
+        """Give an officer a new PIN."""
+        await self.officers.reset_pin(
+            self._identity.operational,
+            number,
+            pin,
+            office_id=self._identity.office_id,
+            key_version=self._identity.key_version,
+        )
+
+    async def doctor(self) -> list[dict[str, Any]]:
+        """Everything the doctor looks at, with the exact fix for each fault."""
+        clients = [entry.link.client for entry in self._links.values()]
+        return await check_node(self._env, self._directory, self._identity, self.log, self._db, clients)
+
+    # --- the end --------------------------------------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """Close the doors, end the tasks, publish, close the database. Safe after a failed start."""
+        self.is_running = False
+        for listener in self._listeners:
+            await listener.close()
+        if self._control is not None:
+            await self._control.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._db.failure is None:
+            await self.log.close()
+        await self._db.close()
+
+    def _run(self, work: Any, name: str) -> "asyncio.Task[None]":
+        task: asyncio.Task[None] = self._env.spawn(work, name=name)
+        self._tasks.append(task)
+        task.add_done_callback(self._task_ended)
+        return task
+
+    def _task_ended(self, task: "asyncio.Task[None]") -> None:
+        """A task that fails ends the node: half a node that still answers is worse than one started again."""
+        if not task.cancelled() and (error := task.exception()) is not None and not self.failed.done():
+            self.failed.set_exception(error)
+
+
+async def run_daemon_node(env: Env, directory: str, passphrase: SecretBytes, *, as_json: bool) -> int:
+    """The daemon of ``salween-node run``; its exit code."""
+
+    async def main(daemon: Daemon) -> None:
+        node = await Node.open(env, directory, passphrase)
+        daemon.spawn(_fail_with(daemon, node), name="node-failure")
+        try:
+            NodeMetrics(daemon.metrics, node)
+            if node.log.refusal is not None:
+                daemon.readiness.block(node.log.refusal.code, node.log.refusal.detail)
+            await node.start_links()
+            port = await node.listen()
+            daemon.announce_ready(
+                {"pages": f"http://localhost:{port}", "control": f"{directory}/{SOCKET_NAME}"}
+            )
+            await daemon.stop_requested()
+        finally:
+            await node.stop()
+
+    try:
+        config = load_config(env.files, directory)
+    except SalweenError as error:
+        env.process.stderr_line(f"{NAME}: {error.detail or error.code} [{error.code}]")
+        return 1
+    options = DaemonOptions(
+        name=NAME, directory=directory, health_port=config.health_port, ready_as_json=as_json
+    )
+    return await run_daemon(env, main, options)
+
+
+async def _fail_with(daemon: Daemon, node: Node) -> None:
+    try:
+        await node.failed
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        daemon.fail(error)

@@ -1,0 +1,330 @@
+"""What officers can do: the one API behind the pages, the control socket and the commands.
+
+One rule: every call carries a live session; whoever calls, the same rules hold. Says nothing to people itself
+(node/web/messages.py does) and knows no HTTP.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+from audit.entry import decode_entry_untrusted
+from audit.fsck import verify
+from audit.note import VerifierKey
+from audit.policy import single_log_policy
+from audit.reader import PublishedLog
+from audit.store import AuditLog
+from keys.errors import PolicyRefused
+from node.alerts import Alerts
+from node.events import DeskEvent, Events
+from node.identity import Identity
+from node.officers import Officers
+from node.peers import load_peers, peer_view
+from node.views import (
+    AlertRow,
+    AlertView,
+    EntryView,
+    LinkView,
+    LogView,
+    OfficerView,
+    OutboxRow,
+    PeerView,
+    PendingView,
+    Session,
+    StatusView,
+    Submitted,
+    VerifyView,
+)
+from protocol import limits
+from protocol.alert import Alert
+from runtime.env import Env
+from runtime.sqlite import Database, Snapshot
+
+ENTRIES_MAX = 500
+CLOCK_DOUBT_MS = 2 * limits.MINUTE_MS
+EXPIRES_AFTER_MS = 7 * limits.DAY_MS
+ERASE_AFTER_MS = 30 * limits.DAY_MS
+
+
+class Desk:
+    """The desk of one office."""
+
+    def __init__(
+        self,
+        env: Env,
+        db: Database,
+        log: AuditLog,
+        identity: Identity,
+        officers: Officers,
+        alerts: Alerts,
+        events: Events,
+        *,
+        version: str,
+        directory: Path,
+        log_directory: Path,
+        log_key: VerifierKey,
+        links: Callable[[], Sequence[LinkView]],
+    ) -> None:
+        self._env = env
+        self._db = db
+        self._log = log
+        self._identity = identity
+        self._officers = officers
+        self._alerts = alerts
+        self._events = events
+        self._version = version
+        self._directory = directory
+        self._log_directory = log_directory
+        self._log_key = log_key
+        self._links = links
+        self._started_ms = env.clock.now_ms()
+
+    @property
+    def office_name(self) -> str:
+        """Display name of this office."""
+        return self._identity.name
+
+    @property
+    def office_id_hex(self) -> str:
+        """64 hex digits."""
+        return self._identity.office_id.hex()
+
+    # --- sessions -------------------------------------------------------------------------------------------
+
+    async def login(self, officer: int, pin: str) -> Session:
+        """Open a session; see Officers.login."""
+        return await self._officers.login(officer, pin)
+
+    async def session(self, token: str, *, touch: bool = True) -> Session:
+        """The live session of a token."""
+        return self._officers.session(token, touch=touch)
+
+    async def logout(self, session: Session) -> None:
+        """End a session."""
+        await self._officers.logout(session)
+        self._events.tell("lock")
+
+    async def officers(self, session: Session | None) -> tuple[OfficerView, ...]:
+        """Officers by number; without a session only those who can log in."""
+        listed = await self._officers.list_all()
+        return listed if session is not None else tuple(o for o in listed if o.state != "retired")
+
+    # --- alerts ---------------------------------------------------------------------------------------------
+
+    async def inbox(
+        self,
+        session: Session,
+        *,
+        only_unopened: bool = False,
+        peer: str | None = None,
+        urgency: str | None = None,
+    ) -> tuple[AlertRow, ...]:
+        """What came in, newest first."""
+        self._alive(session)
+        return await self._alerts.inbox(only_unopened=only_unopened, peer=peer, urgency=urgency)
+
+    async def open_alert(self, session: Session, alert_id: str, *, purpose: str) -> AlertView:
+        """Open one alert; the access entry is committed first."""
+        self._alive(session)
+        view = await self._alerts.open_alert(session, alert_id, purpose=purpose)
+        self._events.tell("inbox")
+        return view
+
+    async def outbox(self, session: Session) -> tuple[OutboxRow, ...]:
+        """Our own alerts and where each stands."""
+        self._alive(session)
+        return await self._alerts.outbox()
+
+    async def submit(self, session: Session, alert: Alert, recipients: Sequence[str]) -> Submitted:
+        """Release at once, or put aside for a second officer."""
+        self._alive(session)
+        submitted = await self._alerts.submit(session, alert, recipients)
+        self._events.tell("outbox" if submitted.state == "released" else "pending")
+        return submitted
+
+    async def pending(self, session: Session) -> tuple[PendingView, ...]:
+        """What waits for a second officer."""
+        self._alive(session)
+        return await self._alerts.pending(session)
+
+    async def release(self, session: Session, draft_id: str) -> Submitted:
+        """Sign as second officer."""
+        self._alive(session)
+        submitted = await self._alerts.release(session, draft_id)
+        self._told_released()
+        return submitted
+
+    async def release_emergency(self, session: Session, draft_id: str, reason: str) -> Submitted:
+        """Let the author release alone."""
+        self._alive(session)
+        submitted = await self._alerts.release_emergency(session, draft_id, reason)
+        self._told_released()
+        return submitted
+
+    async def discard(self, session: Session, draft_id: str) -> None:
+        """Throw away what waits."""
+        self._alive(session)
+        await self._alerts.discard(session, draft_id)
+        self._events.tell("pending")
+
+    def _told_released(self) -> None:
+        self._events.tell("pending")
+        self._events.tell("outbox")
+
+    # --- the office -----------------------------------------------------------------------------------------
+
+    async def peers(self, session: Session) -> tuple[PeerView, ...]:
+        """Offices we are paired with."""
+        self._alive(session)
+        return await self._peers()
+
+    async def find_peer(self, name_or_id: str) -> str:
+        """Office id in hex of a peer named on a command line; PolicyRefused says whom there is."""
+        peers = await self._peers()
+        found = [
+            p for p in peers if name_or_id in (p.office_id, p.name) or p.office_id.startswith(name_or_id)
+        ]
+        if len(found) == 1:
+            return found[0].office_id
+        known = ", ".join(p.name for p in peers) or "none yet"
+        raise PolicyRefused(
+            "peer_unknown", f"No single paired office is called that. Paired offices: {known}."
+        )
+
+    async def _peers(self) -> tuple[PeerView, ...]:
+        return await self._db.read(
+            lambda tx: tuple(peer_view(tx, peer, self._identity.office_id) for peer in load_peers(tx))
+        )
+
+    async def status(self) -> StatusView:
+        """The node at a glance."""
+
+        def count(tx: Snapshot) -> tuple[int, int, int, int]:
+            return (
+                tx.value(
+                    "SELECT count(*) FROM delivery WHERE alert_id IS NOT NULL"
+                    " AND phase IN ('kept', 'held', 'address_lost')"
+                ),
+                tx.value(
+                    "SELECT count(*) FROM alert WHERE incoming = 1 AND opened_ms IS NULL AND erased_ms IS NULL"
+                ),
+                tx.value("SELECT count(*) FROM pending"),
+                tx.value("SELECT count(*) FROM quarantine"),
+            )
+
+        waiting, unopened, pending, quarantined = await self._db.read(count)
+        link = self._worst_link()
+        offset = link.broker_clock_offset_ms
+        doubt = None
+        if offset is not None and abs(offset) > CLOCK_DOUBT_MS:
+            doubt = f"The broker's clock differs by {offset // 1000} s. Check the clock of this machine."
+        return StatusView(
+            office_id=self.office_id_hex,
+            office_name=self.office_name,
+            country=self._identity.country,
+            version=self._version,
+            now_ms=self._env.clock.now_ms(),
+            started_ms=self._started_ms,
+            link=link,
+            log=self._log_view(),
+            peers=await self._peers(),
+            outbox_waiting=waiting,
+            inbox_unopened=unopened,
+            awaiting_release=pending,
+            disk_free_bytes=await self._env.run_blocking(self._env.files.free_bytes, str(self._directory)),
+            clock_doubt=doubt,
+            quarantined=quarantined,
+        )
+
+    def _worst_link(self) -> LinkView:
+        links = self._links()
+        if not links:
+            return LinkView(
+                state="connecting",
+                reason="not_paired",
+                detail="Not paired with any office yet.",
+                since_ms=self._started_ms,
+                next_try_ms=None,
+                broker_clock_offset_ms=None,
+            )
+        return max(links, key=lambda link: ("online", "connecting", "backing_off").index(link.state))
+
+    # --- the log --------------------------------------------------------------------------------------------
+
+    def _log_view(self) -> LogView:
+        published = self._log.published
+        refusal = self._log.refusal
+        return LogView(
+            origin=self._log.origin,
+            size=self._log.size,
+            published_size=published.size,
+            root=published.root.hex(),
+            published_ms=None,
+            state="ok"
+            if refusal is None
+            else "rolled_back"
+            if refusal.code == "log_rolled_back"
+            else "broken",
+        )
+
+    async def log_entries(
+        self, session: Session, *, before: int | None, count: int = 100
+    ) -> tuple[EntryView, ...]:
+        """Entries of our own log, newest first."""
+        self._alive(session)
+        rows = await self._db.read(
+            lambda tx: tx.execute(
+                "SELECT idx, entry FROM leaf WHERE idx < ? ORDER BY idx DESC LIMIT ?",
+                (self._log.size if before is None else before, min(count, ENTRIES_MAX)),
+            )
+        )
+        views = []
+        for index, data in rows:
+            entry: dict[str, Any] = dict(decode_entry_untrusted(data))
+            views.append(
+                EntryView(
+                    index=index,
+                    kind=entry["t"],
+                    at_ms=entry["ts"] // 1000,
+                    fields={
+                        k: v for k, v in entry.items() if k not in ("v", "t", "seq", "ts", "bt", "mo", "z")
+                    },
+                )
+            )
+        return tuple(views)
+
+    async def verify_log(self, session: Session) -> VerifyView:
+        """Publish, then verify our own published log as an auditor would."""
+        self._alive(session)
+        await self._log.publish()
+        report = await self._env.run_blocking(
+            verify, PublishedLog(str(self._log_directory)), single_log_policy(self._log_key)
+        )
+        return VerifyView(
+            verdict=" ".join(report.verdicts),
+            ok=not report.findings,
+            size=report.size,
+            root=report.root.hex(),
+            findings=tuple(f"{finding.label}: {finding.detail}" for finding in report.findings),
+        )
+
+    # --- events ---------------------------------------------------------------------------------------------
+
+    def subscribe(self) -> AbstractAsyncContextManager[AsyncIterator[DeskEvent]]:
+        """Contentless events from now on."""
+        return self._events.subscribe()
+
+    def with_times(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """An alert's fields with the times a person on a command line leaves out."""
+        now_ms = self._env.clock.now_ms()
+        times = {
+            "created_ms": now_ms,
+            "expires_ms": now_ms + EXPIRES_AFTER_MS,
+            "erase_at_ms": now_ms + ERASE_AFTER_MS,
+        }
+        return {**times, **fields}
+
+    def _alive(self, session: Session) -> None:
+        """The session may have been ended by another page or by retiring the officer."""
+        self._officers.session(session.token, touch=False)

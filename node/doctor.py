@@ -1,0 +1,108 @@
+"""``doctor``: looks at everything an office can mend by itself and prints the exact fix.
+
+One rule: a check says what was measured, not what it hopes; a check that could not run is a fault too.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from audit.store import AuditLog
+from keys.errors import SalweenError
+from node.broker_link import BrokerClient
+from node.identity import Identity
+from node.layout import KEYSTORE_NAME
+from protocol import limits
+from runtime.env import Env
+from runtime.sqlite import Database
+
+DISK_LOW_BYTES = 512 * 1024 * 1024
+YEAR_2026_MS = 1_767_225_600_000
+CLOCK_DOUBT_MS = 2 * limits.MINUTE_MS
+
+
+def _check(what: str, ok: bool, detail: str, fix: str) -> dict[str, Any]:
+    return {"what": what, "ok": ok, "detail": detail, "fix": "" if ok else fix}
+
+
+async def check_node(
+    env: Env,
+    directory: Path,
+    identity: Identity,
+    log: AuditLog,
+    db: Database,
+    clients: Sequence[BrokerClient],
+) -> list[dict[str, Any]]:
+    """Clock, disk, permissions, certificate, log, database, brokers; in the order they matter."""
+    now_ms = env.clock.now_ms()
+    checks = [
+        _check(
+            "clock",
+            now_ms > YEAR_2026_MS,
+            f"{now_ms // 1000} s since 1970",
+            "Set the clock: timedatectl set-time 'YYYY-MM-DD hh:mm:ss'",
+        )
+    ]
+    free = await env.run_blocking(env.files.free_bytes, str(directory))
+    checks.append(
+        _check(
+            "disk",
+            free > DISK_LOW_BYTES,
+            f"{free // 2**20} MiB free",
+            "Free space on this disk: below 512 MiB new alerts may be refused.",
+        )
+    )
+    for name, allowed in ((KEYSTORE_NAME, 0o600), ("", 0o700)):
+        path = directory / name if name else directory
+        mode = await env.run_blocking(env.files.mode, str(path))
+        checks.append(
+            _check(
+                f"permissions of {path.name}", not mode & ~allowed, f"{mode:04o}", f"chmod {allowed:o} {path}"
+            )
+        )
+    certificate = identity.certificate
+    days = (certificate.not_after_ms - now_ms) // limits.DAY_MS
+    checks.append(
+        _check(
+            "certificate",
+            days > 30,
+            f"{days} days left",
+            "Renew the operational key with the recovery sheet.",
+        )
+    )
+    refusal = log.refusal
+    checks.append(
+        _check(
+            "audit log",
+            refusal is None,
+            f"{log.size} entries" if refusal is None else refusal.code,
+            "" if refusal is None else refusal.detail,
+        )
+    )
+    failure = db.failure
+    checks.append(
+        _check(
+            "database",
+            failure is None,
+            "open" if failure is None else failure.code,
+            "Stop and start the node.",
+        )
+    )
+    for client in clients:
+        checks.append(await _check_broker(client))
+    return checks
+
+
+async def _check_broker(client: BrokerClient) -> dict[str, Any]:
+    what = f"broker {client.address.host}:{client.address.port}"
+    try:
+        await client.exchange([])
+    except SalweenError as error:
+        return _check(what, False, error.code, error.detail)
+    offset_ms = client.clock_offset_ms
+    return _check(
+        what,
+        abs(offset_ms) <= CLOCK_DOUBT_MS,
+        f"reached, clocks {offset_ms // 1000} s apart",
+        "Set the clock of this machine; alerts cross all the same.",
+    )

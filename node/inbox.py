@@ -1,0 +1,613 @@
+"""What arrives: opened, judged and recorded in one transaction, and only then deleted at the broker.
+
+Spec: docs/spec/envelope.md#opening. One rule: whatever an envelope turns out to be, exactly one outcome is
+committed for it, and a poisoned one blocks nothing behind it. What must wait for a card, a list or a pairing
+stays at the broker, unmarked, and is looked at again when that arrives.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+from audit.store import AuditLog
+from keys import labels, trust
+from keys.card import parse_officer_list_untrusted
+from keys.errors import MalformedInput, SalweenError, Unavailable, VerificationFailed
+from keys.primitives import Ed25519PrivateKey, XWingPrivateKey, labelled_hash
+from keys.secret import SecretBytes
+from keys.trust import TrustedPeer
+from node.broker_link import Arrival, Batch, Mailbox
+from node.identity import Identity
+from node.outbox import ACK_DELAY_MS, Outbox, add_rung
+from node.peers import Peer, load_peer, save_peer
+from node.receive_keys import FreshKey, ReceiveKeyRing
+from node.secrets import Secrets
+from node.vault import Vault
+from protocol.alert import headline
+from protocol.conversation import Judgement, after_receiving, apply_acknowledgement, judge
+from protocol.items import Acknowledgement, Item, KeyAnnouncement, OfficerListItem, is_service
+from protocol.receipts import Receipt, ReceiptState
+from protocol.receivekeys import KeyStatus, adopt, after_verified, status_of
+from protocol.release import ReleasePolicy
+from protocol.requests import Delete, Deleted, Result, sign_delete
+from protocol.sealing import (
+    Duplicate,
+    Equivocation,
+    Header,
+    LateDuplicate,
+    LeafOpening,
+    Mark,
+    MessageType,
+    OpenedAlert,
+    OpenedBodyless,
+    OpenedMessage,
+    PendingCard,
+    PendingOfficerList,
+    PendingPair,
+    Refused,
+    UnknownKey,
+    Verified,
+    open_envelope_untrusted,
+)
+from runtime.env import Env
+from runtime.exits import DiskFailed
+from runtime.logs import error_fields, get_logger
+from runtime.sqlite import Database, Snapshot, Transaction
+
+QUARANTINE_PER_PEER_MAX = 100
+MAILBOX_SECRET_BYTES = 96
+
+log = get_logger("inbox")
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What a recorded envelope asks for after its commit."""
+
+    closed_keys: tuple[bytes, ...] = ()
+    look_again: bool = False
+    shown: bool = False
+    ladder_moved: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MailboxKeys:
+    """Secrets of one of our mailboxes, as the keystore holds them: get 32, put 32, Ed25519 seed 32."""
+
+    get_secret: SecretBytes
+    put_secret: SecretBytes
+    signing_key: Ed25519PrivateKey = field(repr=False)
+
+    @staticmethod
+    def from_secret(secret: SecretBytes) -> "MailboxKeys":
+        """Read one keystore entry."""
+        data = secret.reveal()
+        assert len(data) == MAILBOX_SECRET_BYTES
+        return MailboxKeys(
+            get_secret=SecretBytes(data[:32]),
+            put_secret=SecretBytes(data[32:64]),
+            signing_key=Ed25519PrivateKey.from_seed(SecretBytes(data[64:])),
+        )
+
+
+class _Context:
+    """What opening may ask, answered from the transaction it runs in."""
+
+    def __init__(
+        self,
+        tx: Snapshot,
+        peer: Peer,
+        keys: ReceiveKeyRing,
+        my_office_id: bytes,
+        now_ms: int,
+        policy: ReleasePolicy,
+    ) -> None:
+        self._tx = tx
+        self._peer = peer
+        self._keys = keys
+        self.my_office_id = my_office_id
+        self.now_ms = now_ms
+        self.policy = policy
+
+    def receive_key(self, key_id: bytes) -> tuple[XWingPrivateKey, bytes] | None:
+        found = self._keys.find(key_id)
+        # A mailbox belongs to one peer: another peer's key in it is nobody's.
+        return found if found is not None and found[1] == self._peer.office_id else None
+
+    def key_id_status(self, key_id: bytes) -> Literal["unknown", "deleted"]:
+        return "deleted" if status_of(self._peer.receive_keys, key_id) is KeyStatus.DELETED else "unknown"
+
+    def peer(self, office_id: bytes) -> TrustedPeer:
+        assert office_id == self._peer.office_id
+        return self._peer.trusted
+
+    def judge(self, office_id: bytes, header: Header, opening: LeafOpening, hh: bytes) -> Judgement:
+        judgement = judge(
+            self._peer.pair, instance=header.instance, pair_seq=opening.pair_seq, rk_first=opening.rk_first
+        )
+        stored = self._tx.one(
+            "SELECT hh FROM received WHERE peer = ? AND instance = ? AND pair_seq = ?",
+            (office_id, header.instance, opening.pair_seq),
+        )
+        if stored is not None and stored[0] != hh:
+            return Judgement.EQUIVOCATION
+        if any(opening.pair_prev) and self._tx.execute(
+            "SELECT 1 FROM received WHERE peer = ? AND pair_prev = ? AND hh <> ?",
+            (office_id, opening.pair_prev, hh),
+        ):
+            return Judgement.EQUIVOCATION
+        return judgement
+
+
+class Inbox:
+    """Takes envelopes in for one office."""
+
+    def __init__(
+        self,
+        env: Env,
+        db: Database,
+        log: AuditLog,
+        identity: Identity,
+        keys: ReceiveKeyRing,
+        secrets: Secrets,
+        vault: Vault,
+        outbox: Outbox,
+        *,
+        policy: ReleasePolicy,
+        language: str,
+        look_again: Callable[[str], None],
+        shown: Callable[[], None],
+        ladder_moved: Callable[[], None],
+    ) -> None:
+        self._env = env
+        self._db = db
+        self._log = log
+        self._identity = identity
+        self._keys = keys
+        self._secrets = secrets
+        self._vault = vault
+        self._outbox = outbox
+        self._policy = policy
+        self._language = language
+        self._look_again = look_again
+        self._shown = shown
+        self._ladder_moved = ladder_moved
+        # Envelopes of one mailbox are taken in one after another, whoever brings them.
+        self._one_at_a_time = asyncio.Lock()
+
+    # --- for the link ---------------------------------------------------------------------------------------
+
+    async def mailboxes(self, address: str) -> list[Mailbox]:
+        """Our mailboxes at a broker."""
+        peers = await self._db.read(
+            lambda tx: [
+                row[0]
+                for row in tx.execute("SELECT office_id FROM peer WHERE own_broker_address = ?", (address,))
+            ]
+        )
+        found = []
+        for peer_id in peers:
+            for name in self._secrets.names(f"mailbox/{peer_id.hex()}/"):
+                keys = MailboxKeys.from_secret(self._secrets.get(name))
+                found.append(Mailbox(name=name, peer=peer_id, get_secret=keys.get_secret))
+        return found
+
+    async def arrived(self, arrivals: Sequence[Arrival]) -> None:
+        """Record a batch of envelopes; their transactions share a commit, each undone by itself on a fault."""
+        async with self._one_at_a_time:
+            await self._vault.ensure_month()
+            peer_ids = list(dict.fromkeys(arrival.mailbox.peer for arrival in arrivals))
+            fresh = await self._keys.prepare(peer_ids)
+            outcomes = await asyncio.gather(
+                *(
+                    self._db.transact(partial(self._record, arrival=arrival, fresh=fresh))
+                    for arrival in arrivals
+                ),
+                *(self._db.transact(partial(self._answer, peer_id=peer_id)) for peer_id in peer_ids),
+                return_exceptions=True,
+            )
+            for arrival, outcome in zip(arrivals, outcomes[: len(arrivals)], strict=True):
+                if isinstance(outcome, DiskFailed):
+                    raise outcome
+                if isinstance(outcome, BaseException):
+                    await self._set_aside(arrival, outcome)
+                elif isinstance(outcome, _Outcome):
+                    await self._follow_up(arrival, outcome)
+            for answer in outcomes[len(arrivals) :]:
+                if isinstance(answer, BaseException):
+                    raise answer
+
+    async def deletions(self, address: str, ops_max: int) -> Batch:
+        """Signed deletions a broker has not heard of yet."""
+        rows = await self._db.read(
+            lambda tx: tx.execute(
+                "SELECT mailbox, envelope_hash FROM broker_delete WHERE broker_address = ? LIMIT ?",
+                (address, ops_max),
+            )
+        )
+        ops = []
+        for name, envelope_hash in rows:
+            keys = MailboxKeys.from_secret(self._secrets.get(name))
+            ops.append(
+                Delete(
+                    get_secret=keys.get_secret.reveal(),
+                    envelope_hash=envelope_hash,
+                    signature=sign_delete(keys.signing_key, envelope_hash),
+                )
+            )
+        return Batch(ops=tuple(ops), marks=tuple((name, envelope_hash) for name, envelope_hash in rows))
+
+    async def settle_deletions(self, batch: Batch, results: Sequence[Result]) -> None:
+        """Forget the deletions a broker confirmed, or will never be able to."""
+        done = [
+            mark
+            for mark, result in zip(batch.marks, results, strict=True)
+            if isinstance(result, Deleted) or getattr(result, "code", None) in ("not_found", "gone")
+        ]
+        await self._db.transact(
+            lambda tx: tx.execute_many(
+                "DELETE FROM broker_delete WHERE mailbox = ? AND envelope_hash = ?", done
+            )  # type: ignore[arg-type]
+        )
+
+    # --- one envelope ---------------------------------------------------------------------------------------
+
+    def _record(self, tx: Transaction, *, arrival: Arrival, fresh: Mapping[bytes, FreshKey]) -> _Outcome:
+        peer = load_peer(tx, arrival.mailbox.peer)
+        self._keys.use(peer, fresh)
+        now_ms = self._env.clock.now_ms()
+        outcome = _Outcome()
+        try:
+            opened = self._open(tx, peer, arrival.envelope, now_ms, outcome)
+        except (MalformedInput, VerificationFailed) as junk:
+            self._record_junk(tx, peer, arrival, junk, now_ms)
+            save_peer(tx, peer)
+            return outcome
+        match opened:
+            case LateDuplicate():
+                self._log.append(tx, "msg.recv", {"env": arrival.envelope_hash.hex(), "verdict": "dup"})
+                self._delete_later(tx, peer, arrival)
+            case UnknownKey():
+                self._quarantine(tx, peer, arrival, "pending", "unknown_key", now_ms)
+                self._delete_later(tx, peer, arrival)
+            case PendingCard() | PendingPair() | PendingOfficerList():
+                pass  # stays at the broker, unmarked and unacknowledged
+            case Duplicate():
+                peer.pair = after_receiving(
+                    peer.pair,
+                    instance=opened.header.instance,
+                    pair_seq=opened.opening.pair_seq,
+                    service=False,
+                )
+                self._mark_keys(peer, opened, now_ms, outcome)
+                self._log_received(tx, peer, arrival, opened, "dup")
+                self._delete_later(tx, peer, arrival)
+            case Equivocation():
+                self._quarantine(tx, peer, arrival, "equivocation", "equivocation", now_ms)
+                self._log_received(tx, peer, arrival, opened, "refused", code="equivocation")
+                self._delete_later(tx, peer, arrival)
+            case Refused():
+                self._mark(tx, peer, opened, "refused", now_ms, outcome)
+                self._quarantine(tx, peer, arrival, "refused", opened.code, now_ms)
+                index = self._log_received(tx, peer, arrival, opened, "refused", code=opened.code)
+                self._receipt(tx, peer, opened, ReceiptState.REFUSED, index, now_ms, opened.code)
+                self._delete_later(tx, peer, arrival)
+            case OpenedBodyless():
+                self._mark(tx, peer, opened, "expired", now_ms, outcome)
+                self._log_received(tx, peer, arrival, opened, "stale")
+                self._delete_later(tx, peer, arrival)
+            case OpenedAlert():
+                self._mark(tx, peer, opened, "ok", now_ms, outcome)
+                self._apply_items(tx, peer, opened.piggyback_items, outcome)
+                self._keep_alert(tx, peer, arrival, opened, now_ms, outcome)
+                self._delete_later(tx, peer, arrival)
+            case OpenedMessage():
+                self._mark(tx, peer, opened, "ok", now_ms, outcome)
+                self._apply_items(tx, peer, (*opened.items, *opened.piggyback_items), outcome)
+                for receipt in opened.receipts:
+                    self._apply_receipt(tx, peer, receipt, outcome)
+                if not self._is_service(opened):
+                    self._log_received(tx, peer, arrival, opened, "ok")
+                self._delete_later(tx, peer, arrival)
+        peer.last_heard_ms = now_ms
+        if peer.pair.ack_due and peer.ack_due_ms is None:
+            peer.ack_due_ms = now_ms + ACK_DELAY_MS
+        save_peer(tx, peer)
+        return outcome
+
+    def _open(self, tx: Transaction, peer: Peer, envelope: bytes, now_ms: int, outcome: _Outcome):  # type: ignore[no-untyped-def]
+        context = _Context(tx, peer, self._keys, self._identity.office_id, now_ms, self._policy)
+        opened = open_envelope_untrusted(envelope, context)
+        if isinstance(opened, PendingOfficerList):
+            lists = [item for item in opened.piggyback_items if isinstance(item, OfficerListItem)]
+            if lists:
+                self._apply_items(tx, peer, lists, outcome)
+                opened = open_envelope_untrusted(envelope, context)
+        return opened
+
+    def _mark(
+        self, tx: Transaction, peer: Peer, opened: Verified, verdict: str, now_ms: int, outcome: _Outcome
+    ) -> None:
+        """Take its number in, for ever; prove and close receive keys."""
+        opening, header = opened.opening, opened.header
+        tx.execute(
+            "INSERT INTO received (peer, instance, pair_seq, hh, pair_prev, type, verdict, at_ms, header, signature,"
+            " opening) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                peer.office_id,
+                header.instance,
+                opening.pair_seq,
+                opened.hh,
+                opening.pair_prev,
+                int(header.type),
+                verdict,
+                now_ms,
+                opened.message.header,
+                opened.message.signature,
+                opening.encode(),
+            ),
+        )
+        peer.pair = after_receiving(
+            peer.pair, instance=header.instance, pair_seq=opening.pair_seq, service=self._is_service(opened)
+        )
+        self._mark_keys(peer, opened, now_ms, outcome)
+
+    def _mark_keys(self, peer: Peer, opened: Verified, now_ms: int, outcome: _Outcome) -> None:
+        peer.receive_keys, closed = after_verified(
+            peer.receive_keys,
+            opened_with=opened.key_id,
+            rk_known=opened.opening.rk_known,
+            rk_first=opened.opening.rk_first,
+            inbound=peer.pair.inbound,
+            instance=opened.header.instance,
+            now_ms=now_ms,
+        )
+        outcome.closed_keys += closed
+
+    def _keep_alert(
+        self,
+        tx: Transaction,
+        peer: Peer,
+        arrival: Arrival,
+        opened: OpenedAlert,
+        now_ms: int,
+        outcome: _Outcome,
+    ) -> None:
+        commitments = content_commitments(opened.core.salt, opened.message.core, opened.message.disclosures)
+        index = self._log_received(
+            tx, peer, arrival, opened, "ok", commitments=commitments, alert_id=opened.alert_id
+        )
+        self._receipt(tx, peer, opened, ReceiptState.DELIVERED, index, now_ms)
+        if tx.execute("SELECT 1 FROM alert WHERE alert_id = ? AND incoming = 1", (opened.alert_id,)):
+            return  # the same alert in a second delivery: received and answered, shown once
+        alert = opened.alert
+        flags = sorted(str(mark) for mark in opened.marks)
+        erase_due = Mark.ERASE_DUE in opened.marks
+        signatures = {signature.role: signature.officer_number for signature in opened.core.signatures}
+        tx.execute(
+            "INSERT INTO alert (alert_id, incoming, peer, hh, status, crime_type, urgency, headline, needs_reason,"
+            " created_ms, stored_ms, expires_ms, erase_at_ms, author, releaser, flags, erased_ms)"
+            " VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                opened.alert_id,
+                peer.office_id,
+                opened.hh,
+                alert.status,
+                alert.crime_type,
+                alert.urgency,
+                "" if erase_due else headline(alert, alert_id=opened.alert_id, language=self._language),
+                int(alert.has_victim),
+                alert.created_ms,
+                now_ms,
+                alert.expires_ms,
+                alert.erase_at_ms,
+                signatures.get("author"),
+                signatures.get("releaser"),
+                " ".join(flags),
+                now_ms if erase_due else None,
+            ),
+        )
+        if erase_due:
+            self._log.append(
+                tx,
+                "content.erased",
+                {"alert": opened.alert_id.hex(), "parts": ["content"], "code": "erase_due"},
+            )
+            return
+        self._vault.store_content(tx, opened.alert_id, True, opened.message.core, opened.message.disclosures)
+        outcome.shown = True
+
+    def _apply_items(self, tx: Transaction, peer: Peer, items: Sequence[Item], outcome: _Outcome) -> None:
+        """Facts the peer signed beside its message. One that does not hold is dropped; the message stands."""
+        for item in items:
+            try:
+                match item:
+                    case Acknowledgement():
+                        peer.pair, numbers = apply_acknowledgement(peer.pair, item)
+                        self._outbox.acknowledged(tx, peer, numbers)
+                    case KeyAnnouncement():
+                        peer.peer_key = adopt(peer.peer_key, item, peer.pair.outbound.next_seq)
+                    case OfficerListItem():
+                        listed = parse_officer_list_untrusted(item.officer_list)
+                        peer.trusted = trust.accept_officer_list(peer.trusted, listed)
+                        outcome.look_again = True
+                    case _:
+                        pass  # for a later version, or already used while opening
+            except (MalformedInput, VerificationFailed, Unavailable) as fault:
+                log.warning("item_dropped", code=fault.code)
+
+    def _apply_receipt(self, tx: Transaction, peer: Peer, receipt: Receipt, outcome: _Outcome) -> None:
+        """A rung of the ladder, if the receipt is about a delivery we really made to this peer."""
+        row = tx.one(
+            "SELECT alert_id, msg_id FROM delivery WHERE hh = ? AND peer = ?", (receipt.hh, peer.office_id)
+        )
+        if row is None or row[0] is None or (receipt.alert_id not in (row[0], bytes(32))):
+            log.warning("receipt_unmatched", code=receipt.state.value)
+            return
+        alert_id, msg_id = row
+        add_rung(
+            tx,
+            alert_id,
+            peer.office_id,
+            receipt.state.value,
+            receipt.at_ms,
+            peer.name,
+            receipt.log_index,
+            receipt.code or None,
+        )
+        if tx.changes() == 0:
+            return
+        fields: dict[str, str | int] = {
+            "msg": msg_id.hex(),
+            "step": receipt.state.value,
+            "at": receipt.at_ms,
+            "peer": peer.pseudonym,
+        }
+        if receipt.code:
+            fields["code"] = receipt.code
+        self._log.append(tx, "msg.receipt", fields)
+        outcome.ladder_moved = True
+
+    # --- parts ----------------------------------------------------------------------------------------------
+
+    def _is_service(self, opened: Verified) -> bool:
+        return (
+            isinstance(opened, OpenedMessage)
+            and opened.header.type in (MessageType.CONTROL, MessageType.COVER)
+            and is_service(opened.items)
+        )
+
+    def _receipt(
+        self,
+        tx: Transaction,
+        peer: Peer,
+        opened: Verified,
+        state: ReceiptState,
+        index: int,
+        now_ms: int,
+        code: str = "",
+    ) -> None:
+        # Only alerts are answered: a receipt for a receipt would never end.
+        if opened.header.type is MessageType.ALERT:
+            queue_receipt(tx, peer.office_id, opened.header.core_hash, opened.hh, state, now_ms, index, code)
+
+    def _log_received(
+        self,
+        tx: Transaction,
+        peer: Peer,
+        arrival: Arrival,
+        opened: Verified,
+        verdict: str,
+        *,
+        code: str | None = None,
+        commitments: list[str] | None = None,
+        alert_id: bytes | None = None,
+    ) -> int:
+        fields: dict[str, str | int | list[str]] = {
+            "env": arrival.envelope_hash.hex(),
+            "verdict": verdict,
+            "msg": opened.header.msg_id.hex(),
+            "peer": peer.pseudonym,
+            "hh": opened.hh.hex(),
+            "inst": opened.header.instance.hex(),
+            "ps": opened.opening.pair_seq,
+            "via": "broker",
+        }
+        if code is not None:
+            fields["code"] = code
+        if commitments is not None:
+            fields["com"] = commitments
+        if alert_id is not None:
+            fields["alert"] = alert_id.hex()
+        return self._log.append(tx, "msg.recv", fields)
+
+    def _record_junk(
+        self, tx: Transaction, peer: Peer, arrival: Arrival, junk: SalweenError, now_ms: int
+    ) -> None:
+        self._quarantine(tx, peer, arrival, "junk", junk.code, now_ms)
+        self._log.append(
+            tx, "msg.recv", {"env": arrival.envelope_hash.hex(), "verdict": "badsig", "code": junk.code}
+        )
+        self._delete_later(tx, peer, arrival)
+        log.warning("junk_received", code=junk.code)
+
+    def _quarantine(
+        self, tx: Transaction, peer: Peer, arrival: Arrival, verdict: str, code: str, now_ms: int
+    ) -> None:
+        """Keep the bytes as evidence; of junk only the last hundred per peer."""
+        tx.execute(
+            "INSERT OR IGNORE INTO quarantine (envelope_hash, peer, verdict, code, at_ms, bytes)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (arrival.envelope_hash, peer.office_id, verdict, code, now_ms, arrival.envelope),
+        )
+        tx.execute(
+            "DELETE FROM quarantine WHERE peer = ? AND verdict = 'junk' AND rowid NOT IN"
+            " (SELECT rowid FROM quarantine WHERE peer = ? AND verdict = 'junk' ORDER BY rowid DESC LIMIT ?)",
+            (peer.office_id, peer.office_id, QUARANTINE_PER_PEER_MAX),
+        )
+
+    def _delete_later(self, tx: Transaction, peer: Peer, arrival: Arrival) -> None:
+        """Recorded with everything else, sent after the commit."""
+        tx.execute(
+            "INSERT OR IGNORE INTO broker_delete (broker_address, mailbox, envelope_hash) VALUES (?, ?, ?)",
+            (peer.own_broker_address, arrival.mailbox.name, arrival.envelope_hash),
+        )
+
+    def _answer(self, tx: Transaction, *, peer_id: bytes) -> None:
+        """Receipts for what this batch brought, under one signature."""
+        peer = load_peer(tx, peer_id)
+        self._outbox.compose_receipts(tx, peer)
+        save_peer(tx, peer)
+
+    async def _follow_up(self, arrival: Arrival, outcome: _Outcome) -> None:
+        await self._keys.forget(arrival.mailbox.peer, outcome.closed_keys)
+        if outcome.look_again:
+            self._look_again(arrival.mailbox.name)
+        if outcome.shown:
+            self._shown()
+        if outcome.ladder_moved:
+            self._ladder_moved()
+
+    async def _set_aside(self, arrival: Arrival, bug: BaseException) -> None:
+        """An envelope that broke our own code: keep it for whoever mends that, and go on with the next."""
+        log.error("envelope_set_aside", **error_fields(bug))
+        now_ms = self._env.clock.now_ms()
+
+        def record(tx: Transaction) -> None:
+            peer = load_peer(tx, arrival.mailbox.peer)
+            self._quarantine(tx, peer, arrival, "poisoned", "internal", now_ms)
+            self._log.append(
+                tx, "msg.recv", {"env": arrival.envelope_hash.hex(), "verdict": "refused", "code": "internal"}
+            )
+            self._delete_later(tx, peer, arrival)
+
+        await self._db.transact(record)
+
+
+def queue_receipt(
+    tx: Transaction,
+    peer_id: bytes,
+    alert_id: bytes,
+    hh: bytes,
+    state: ReceiptState,
+    at_ms: int,
+    log_index: int,
+    code: str = "",
+    actor: str = "",
+) -> None:
+    """A receipt to leave with the next message that carries receipts."""
+    tx.execute(
+        "INSERT INTO receipt_due (peer, alert_id, hh, state, at_ms, log_index, code, actor)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (peer_id, alert_id, hh, state.value, at_ms, log_index, code, actor),
+    )
+
+
+def content_commitments(salt: bytes, core: bytes, disclosures: bytes) -> list[str]:
+    """What both offices' logs carry of one content: commitments under its 32-byte salt, erased with it."""
+    return [
+        labelled_hash(labels.LOG_COMMITMENT, salt, b"core", core).hex(),
+        labelled_hash(labels.LOG_COMMITMENT, salt, b"disclosures", disclosures).hex(),
+    ]

@@ -1,0 +1,75 @@
+"""Joins the outbox and the inbox to the links: which ops leave together, and who hears their results.
+
+One rule: deletions ride before puts, so that a broker whose mailbox is full makes room first.
+"""
+
+from collections.abc import Callable, Sequence
+
+from keys.card import parse_broker_card_untrusted
+from node.broker_link import Arrival, Batch, Mailbox
+from node.inbox import Inbox
+from node.outbox import Outbox, Row
+from protocol.requests import Result
+from runtime.sqlite import Database
+
+DELETIONS_PER_REQUEST_MAX = 96
+
+
+class NodeTraffic:
+    """See broker_link.Traffic."""
+
+    def __init__(
+        self, db: Database, outbox: Outbox, inbox: Inbox, *, link_changed: Callable[[], None]
+    ) -> None:
+        self._db = db
+        self._outbox = outbox
+        self._inbox = inbox
+        self._tell_link_changed = link_changed
+        self._custody_keys: dict[str, bytes] = {}
+
+    async def due(self, address: str, *, ops_max: int, bytes_max: int) -> Batch:
+        """Deletions first, then puts and questions."""
+        deletions = await self._inbox.deletions(address, min(ops_max, DELETIONS_PER_REQUEST_MAX))
+        sends = await self._outbox.due(address, ops_max=ops_max - len(deletions.ops), bytes_max=bytes_max)
+        return Batch(ops=deletions.ops + sends.ops, marks=deletions.marks + sends.marks)
+
+    async def next_due_ms(self, address: str) -> int | None:
+        """When the outbox' next timer fires."""
+        return await self._outbox.next_due_ms(address)
+
+    async def settle(self, address: str, batch: Batch, results: Sequence[Result]) -> None:
+        """Each half records its own results."""
+        rows = [mark for mark in batch.marks if isinstance(mark, Row)]
+        split = len(batch.ops) - len(rows)
+        if split:
+            await self._inbox.settle_deletions(
+                Batch(ops=batch.ops[:split], marks=batch.marks[:split]), results[:split]
+            )
+        if rows:
+            await self._outbox.settle(
+                rows, batch.ops[split:], results[split:], await self._custody_key(address)
+            )
+
+    def abandon(self, batch: Batch) -> None:
+        """No answer came: what was under way is due again."""
+        self._outbox.release([mark for mark in batch.marks if isinstance(mark, Row)])
+
+    async def mailboxes(self, address: str) -> Sequence[Mailbox]:
+        """Our mailboxes there."""
+        return await self._inbox.mailboxes(address)
+
+    async def arrived(self, arrivals: Sequence[Arrival]) -> None:
+        """Take envelopes in."""
+        await self._inbox.arrived(arrivals)
+
+    def link_changed(self) -> None:
+        """Screens want to know."""
+        self._tell_link_changed()
+
+    async def _custody_key(self, address: str) -> bytes:
+        if address not in self._custody_keys:
+            card = await self._db.read(
+                lambda tx: tx.value("SELECT card FROM broker WHERE address = ?", (address,))
+            )
+            self._custody_keys[address] = parse_broker_card_untrusted(card).custody_public
+        return self._custody_keys[address]
