@@ -1,8 +1,8 @@
 """The web application of one office: routes, and what surrounds every handler.
 
-Order for each request: guard (Host, target, method, sender, body type) -> language and session -> body and form
-token -> handler -> security headers. One rule: nothing answers outside this order, also not an error; what a
-handler raises is shown in words, and only a fault of our own is logged.
+Order for each request: guard (Host, target, method, sender, body type) -> language and session -> body
+and form token -> handler -> security headers. One rule: nothing answers outside this order, also not an
+error; what a handler raises is shown in words, and only a fault of our own is logged.
 """
 
 import pkgutil

@@ -33,6 +33,8 @@ LABELS: Final[Mapping[str, str]] = {
     "erase_at_ms": N_("Erased at both offices"),
     "references": N_("Refers to"),
     "recipients": N_("Recipients"),
+    "expires_hours": N_("Expires after"),
+    "erase_days": N_("Erased at both offices after"),
     "vehicle.plate": N_("Plate"),
     "vehicle.plate_country": N_("Country of the plate"),
     "vehicle.plate_province": N_("Province on the plate"),
@@ -85,11 +87,14 @@ _LONG: Final = frozenset({"vehicle.description", "person.description", "person.l
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One labelled value. ``code`` is the code as sent, where the value is a translated label."""
+    """One labelled value.
+
+    ``english`` is the label of a code in English, beside one nobody native has checked.
+    """
 
     label: Markup
     value: Markup
-    code: str | None = None
+    english: str | None = None
     is_long: bool = False
     language: str | None = None  # BCP 47 tag of free text
 
@@ -125,9 +130,9 @@ def _sections(fields: Mapping[str, object], words: Words, show: Show) -> Iterato
     if isinstance(text, Mapping):
         tag = str(text.get("language"))
         row = _row("text.text", text.get("text"), words)
-        written_in = Row(label=words.gettext(LABELS["text.language"]), value=_language(tag))
+        written_in = Row(label=_name("text.language", words), value=_language(tag))
         yield Section(
-            title=words.gettext(LABELS["text.text"]),
+            title=_name("text.text", words),
             rows=(
                 Row(label=row.label, value=row.value, is_long=True, language=tag if tag in BY_TAG else None),
                 written_in,
@@ -160,19 +165,23 @@ def _items(value: object) -> Sequence[object]:
 
 
 def _row(name: str, value: object, words: Words) -> Row:
-    label = words.gettext(LABELS[name]) if name in LABELS else foreign(name.rpartition(".")[2])
+    label = _name(name, words)
     if name in CODE_LISTS and isinstance(value, str):
         known = codelists.load(CODE_LISTS[name])
-        code = value if value in known.codes else None
-        return Row(label=label, value=foreign(known.label(value, words.language.tag)), code=code)
+        translated, english = known.label(value, words.language.tag), known.label(value, "en")
+        return Row(label=label, value=foreign(translated), english=english if english != translated else None)
     if name in COUNTRIES and isinstance(value, str):
-        return Row(label=label, value=foreign(country_name(value, words)), code=None)
+        return Row(label=label, value=foreign(country_name(value, words)))
     return Row(label=label, value=foreign(value), is_long=name in _LONG)
+
+
+def _name(name: str, words: Words) -> Markup:
+    return words.gettext(LABELS[name]) if name in LABELS else foreign(name.rpartition(".")[2])
 
 
 def _time(name: str, value: object, words: Words, show: Show) -> Row:
     shown = show.when(value) if isinstance(value, int) else foreign(value)
-    return Row(label=words.gettext(LABELS[name]), value=shown)
+    return Row(label=_name(name, words), value=shown)
 
 
 def _language(tag: str) -> Markup:

@@ -1,7 +1,7 @@
 """What the pages ask of the office's desk: the one list of calls that the web package may make.
 
-Spec: node/desk.py carries it out; tests of pages bring a small desk in memory. One rule: pages hold no state of
-their own that matters, so everything an officer is told went through one of these calls.
+Spec: node/desk.py carries it out; tests of pages bring a small desk in memory. One rule: pages hold no
+state of their own that matters, so everything an officer is told went through one of these calls.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -88,7 +88,10 @@ class DeskApi(Protocol):
         ...
 
     async def open_alert(self, session: Session, alert_id: str, *, purpose: str) -> AlertView:
-        """Open one alert; the access entry is committed first. PolicyRefused ``reason_needed`` for a victim."""
+        """Open one alert; the access entry is committed first.
+
+        PolicyRefused ``reason_needed`` for a victim.
+        """
         ...
 
     async def outbox(self, session: Session) -> Sequence[OutboxRow]:

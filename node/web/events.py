@@ -16,6 +16,7 @@ from node.web.desk_api import DeskEvent
 from runtime.env import Env
 
 HEARTBEAT_S: Final = 20.0
+WATCH_S: Final = 1.0
 WRITE_SECONDS_MAX: Final = 10.0  # a full socket buffer on loopback means that nobody reads
 STREAMS_MAX: Final = 32
 STREAMS_PER_SESSION_MAX: Final = 8
@@ -93,6 +94,12 @@ class Streams:
                 await check()
                 await write(": still here\n\n")
 
+        async def watch() -> None:
+            # Without it a page that was left would hold its place until the next heartbeat fails.
+            while request.transport is not None and not request.transport.is_closing():
+                await env.sleep(WATCH_S)
+            raise _Ended
+
         async def end() -> None:
             await self._closing.wait()
             raise _Ended
@@ -101,7 +108,7 @@ class Streams:
             # Headers alone do not open an EventSource everywhere; a first comment does.
             await write("retry: 3000\n: open\n\n")
             async with env.task_group() as tasks:
-                for part in (pump, beat, end):
+                for part in (pump, beat, watch, end):
                     tasks.create_task(part())
         except* (_Ended, ConnectionError, TimeoutError):
             pass

@@ -1,8 +1,8 @@
 """Text that somebody else wrote, made safe to look at: isolated, and what cannot be seen made visible.
 
-One rule: every character reaches the reader, either as itself or as its code point in a box; none is dropped in
-silence and none can reorder, hide or overprint the text around it. Escaping for HTML is here and in Jinja's
-autoescape; nothing is decided about whether the text is true.
+One rule: every character reaches the reader, either as itself or as its code point in a box; none is
+dropped in silence and none can reorder, hide or overprint the text around it. Escaping for HTML is here
+and in Jinja's autoescape; nothing is decided about whether the text is true.
 """
 
 import re

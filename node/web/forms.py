@@ -1,8 +1,9 @@
 """What an officer typed, turned into an Alert once, at the edge; or named faults, with nothing typed lost.
 
-Spec: docs/spec/alert.md says what an alert may hold; this says how a person is asked for it: at most 12 fields in
-sight, codes chosen from lists, times as "for how long". One rule: whatever arrives, the answer is an Alert or
-faults that name a field; no text is repaired here beyond normal form and surrounding space.
+Spec: docs/spec/alert.md says what an alert may hold; this says how a person is asked for it: at most 12
+fields in sight, codes chosen from lists, times as "for how long". One rule: whatever arrives, the answer
+is an Alert or faults that name a field; no text is repaired here beyond normal form and surrounding
+space.
 """
 
 import json
@@ -113,7 +114,10 @@ def _is_encodable(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Field:
-    """One field of the form. ``place``: sight (at most 12 of a kind), more (folded), when (shown on a choice)."""
+    """One field of the form.
+
+    ``place``: sight (at most 12 of a kind), more (folded), when (shown on a choice).
+    """
 
     name: str
     control: Literal["line", "area", "select", "radio", "offices"]
@@ -288,7 +292,8 @@ def _alert(kind: Kind, typed: Mapping[str, str], now_ms: int) -> Alert:
         if name.startswith(f"{kind}.") and value
     }
     expires_ms = min(now_ms + int(typed["expires_hours"]) * HOUR_MS, TIME_MS_MAX)
-    # Counted from now like the expiry; content that outlives its erasure date makes no sense to either office.
+    # Counted from now like the expiry; content that outlives its erasure date makes no sense to either
+    # office.
     erase_at_ms = min(now_ms + int(typed["erase_days"]) * DAY_MS, TIME_MS_MAX)
     values: dict[str, object] = {
         name: typed[name] or None
@@ -324,7 +329,7 @@ _FIELD_OF_RULE: Final = {
 
 
 def _field_of(loc: tuple[int | str, ...], rule: str, kind: Kind) -> str:
-    """Name in the form of what pydantic complains about; the kind's first field when it is about the whole."""
+    """Name in the form of what pydantic complains about; the kind's first field for the whole."""
     first = FIELDS[kind][4].name
     if rule in _FIELD_OF_RULE:
         return _FIELD_OF_RULE[rule]

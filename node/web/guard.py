@@ -1,12 +1,12 @@
 """Who may speak to the pages at all: judged from the request line and headers, before any handler runs.
 
-Spec: docs/decisions (local web UI), reliability rules B58-B72. One rule: a request that a page of this very
-origin, or the officer's own address bar, could not have made is refused before its body is read. It knows no
-officer and no alert; sessions and rights are the desk's.
+Spec: docs/decisions (local web UI), reliability rules B58-B72. One rule: a request that a page of this
+very origin, or the officer's own address bar, could not have made is refused before its body is read. It
+knows no officer and no alert; sessions and rights are the desk's.
 
-Why each check stands here although SameSite=Strict cookies exist: cookies ignore ports, so any other program on
-this machine that serves a page on another port of localhost is *same-site* with us; and a rebound DNS name makes
-a foreign page same-origin with its own name, which only the Host list sees.
+Why each check stands here although SameSite=Strict cookies exist: cookies ignore ports, so any other
+program on this machine that serves a page on another port of localhost is *same-site* with us; and a
+rebound DNS name makes a foreign page same-origin with its own name, which only the Host list sees.
 """
 
 import re
@@ -32,7 +32,7 @@ JSON: Final = "application/json"
 _PATH: Final = re.compile(
     r"/(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*(?:/[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)*)?"
 )
-_QUERY: Final = re.compile(r"[A-Za-z0-9_=&%.+~*-]*")
+_QUERY: Final = re.compile(r"[A-Za-z0-9_=&%.+~*/-]*")
 _CONTENT_TYPE: Final = re.compile(r'([a-z]+/[a-z-]+)(?:; ?charset="?utf-8"?)?', re.IGNORECASE)
 
 SECURITY_HEADERS: Final[Mapping[str, str]] = {

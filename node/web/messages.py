@@ -1,28 +1,32 @@
 """Codes to sentences: the only place where an error speaks to an officer.
 
-Spec: docs/spec/errors.md lists the codes. Each sentence says what failed, why as far as it is known, and what to
-do next. One rule: a code without a sentence still gets its family's sentence and shows the code, so that nothing
-fails in silence. The same table holds the causes shown in the outbox, the banner and the fields of forms.
+Spec: docs/spec/errors.md lists the codes. Each sentence says what failed, why as far as it is known, and
+what to do next. One rule: a code without a sentence still gets its family's sentence and shows the code,
+so that nothing fails in silence. The same table holds the causes shown in the outbox, the banner and the
+fields of forms.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from keys.errors import SalweenError
 from node.web.languages import N_, Words
+from protocol import codelists
 
 _FAMILIES: Final[Mapping[str, str]] = {
     "malformed": N_("What was sent could not be read, so nothing was done. Reload the page and try again."),
     "verification": N_(
-        "A signature or key did not hold, so this was not used. Nothing is lost; tell your supervisor the code."
+        "A signature or key did not hold, so this was not used. Nothing is lost; tell your"
+        " supervisor the code."
     ),
     "policy": N_("A rule does not allow this, so nothing was done. The code below says which rule."),
     "unavailable": N_("This is not possible right now. Nothing is lost; try again in a minute."),
     "invariant": N_(
-        "The program found a fault of its own and stopped this step. Your data is kept; tell the administrator"
+        "The program found a fault of its own and stopped this step. Your data is kept; tell the"
+        " administrator"
         " the code."
     ),
 }
@@ -30,15 +34,19 @@ _FAMILIES: Final[Mapping[str, str]] = {
 MESSAGES: Final[Mapping[str, str]] = {
     # --- logging in ---
     "pin_wrong": N_("Officer or PIN is wrong. Check both and try again; after three tries you have to wait."),
+    "officer_locked": N_(
+        "Too many wrong PINs, so this officer has to wait. Try again later or ask your supervisor"
+        " for a new PIN."
+    ),
+    "session_ended": N_("You were logged out, or the screen was locked after a quiet time. Log in to go on."),
     "officer_unknown": N_(
         "Officer or PIN is wrong. Check both and try again; after three tries you have to wait."
     ),
-    "officer_locked": N_(
-        "Too many wrong PINs, so this officer has to wait. Try again later or ask your supervisor for a new PIN."
+    "role_may_not": N_("Your role may read but not write or release alerts. Ask an officer or a supervisor."),
+    "officer_key_stale": N_(
+        "This PIN opens a key that is no longer used. Ask your supervisor for a new PIN."
     ),
-    "session_ended": N_("You were logged out, or the screen was locked after a quiet time. Log in to go on."),
     "login_busy": N_("Too many people are logging in at this moment. Wait a few seconds and try again."),
-    "role_refused": N_("Your role does not allow this. Ask a supervisor."),
     # --- pages and requests ---
     "csrf_wrong": N_("This page was too old to be sent. Nothing was done; reload it and try again."),
     "host_unknown": N_(
@@ -64,59 +72,66 @@ MESSAGES: Final[Mapping[str, str]] = {
     # --- alerts ---
     "alert_unknown": N_("There is no such alert here. It may have been erased, or the address is wrong."),
     "alert_erased": N_("The content of this alert was erased as agreed. Its log entries remain."),
+    "alert_expired": N_("This alert expired before it was released. Write it again if it still matters."),
     "reason_needed": N_("This alert concerns a victim. Say why you need to open it; the reason is logged."),
-    "draft_unknown": N_("This alert no longer waits. Another officer may have released or discarded it."),
+    "draft_gone": N_("This alert no longer waits. Another officer released or discarded it."),
+    "not_yours": N_("Only the author or a supervisor may discard this alert."),
+    "supervisor_needed": N_("A supervisor has to release this alert."),
     "same_officer": N_(
         "The author cannot be the second officer. Ask another officer to log in and release it."
     ),
     "second_officer_needed": N_("This alert needs a second officer before it leaves."),
     "emergency_reason_needed": N_("Sending without a second officer needs a reason. Write one."),
+    "emergency_author": N_("Only the author can send an alert without a second officer."),
+    "emergency_not_allowed": N_("This office never sends such an alert with one key. Ask a second officer."),
+    "pair_half": N_("Pairing with one of the chosen offices is not finished. Finish it first."),
+    "pair_suspended": N_("One of the chosen offices is suspended. Leave it out or ask your supervisor."),
+    "peer_unknown": N_("One of the chosen offices is not a partner of yours. Choose again."),
     "recipient_unknown": N_("One of the chosen offices is not a partner of yours. Choose again."),
-    "recipient_half": N_("Pairing with one of the chosen offices is not finished. Finish it first."),
-    "recipient_suspended": N_("One of the chosen offices is suspended. Leave it out or ask your supervisor."),
     "recipients_none": N_("No office is chosen. Choose who receives the alert."),
     "too_large": N_("The alert is too long to be sent in one piece. Shorten the text."),
-    "window_full": N_(
-        "Too many alerts wait for this office to confirm. New ones are kept here and leave when it answers."
-    ),
+    "window_full": N_("Too many alerts wait for the other office to confirm. Try again when it answers."),
     # --- the link and deliveries ---
-    "link_dns": N_("The name of the broker could not be found. Check the network cable and the address."),
-    "link_refused": N_("The broker's computer answers, but no broker listens there. Ask its operator."),
-    "link_timeout": N_("The broker does not answer in time. The line may be cut or slow."),
-    "link_unreachable": N_("There is no way to the broker. Check the network of this office."),
-    "link_tls": N_("A secure connection to the broker could not be made. Ask its operator."),
-    "link_fingerprint": N_(
-        "Something answers in the broker's place with the wrong key. Do not go on; ask the operator."
+    "not_paired": N_("This office is not paired with any other yet, so nothing can be sent or received."),
+    "broker_dns": N_("The name of the broker cannot be found. Check the network cable and the address."),
+    "broker_down": N_("Nothing listens at the address of the broker. Ask its operator."),
+    "broker_timeout": N_("The broker does not answer in time. The line may be cut or slow."),
+    "broker_unreachable": N_("There is no way to the broker. Check the cable, the radio and the router."),
+    "broker_tls": N_("A secure connection to the broker cannot be made. Ask its operator."),
+    "broker_wrong_key": N_(
+        "Another machine answers in the place of the broker. Do not go on; ask its operator."
     ),
-    "link_clock": N_("The clock of this computer and that of the broker differ too much. Correct the clock."),
-    "link_broker_error": N_("The broker answered with an error. It will be asked again."),
-    "link_lost": N_("The connection to the broker broke. It is being made again."),
+    "broker_clock": N_(
+        "The clock of this computer and that of the broker differ too much. Correct the clock."
+    ),
+    "broker_answer": N_("The broker answered with an error. It is asked again by itself."),
+    "broker_busy": N_("The broker is busy and is asked again by itself."),
+    "broker_lost": N_("The connection to the broker broke. It is made again by itself."),
+    "broker_quota": N_("The mailbox of the other office is full. The alert is kept here and tried again."),
     "link_starting": N_("The connection to the broker is being made."),
     "address_lost": N_(
         "The broker no longer knows this office's mailbox. The other office has to announce a new one."
     ),
-    "quota": N_("The other office's mailbox is full. The alert is kept here and tried again."),
     "waiting_link": N_("Waits for the connection to the broker."),
     "waiting_pickup": N_("The broker holds it; the other office has not fetched it yet."),
-    "waiting_retry": N_("The last try failed. It is tried again by itself."),
-    "waiting_release": N_("Waits for a second officer."),
-    "peer_suspended": N_("The other office is suspended, so nothing is sent to it."),
     # --- the machine ---
     "disk_full": N_(
         "The disk is full, so nothing new can be kept. Free some space, then start the node again."
     ),
     "disk_error": N_("The disk failed. The node stops so that nothing is lost; tell the administrator."),
     "clock_doubt": N_("The clock of this computer may be wrong. Alerts still cross, but times are marked."),
-    "clock_stepped": N_("The clock of this computer was changed by a large step. Check that it is right."),
-    "log_rolled_back": N_(
-        "The log of this office is older than what others have seen. Sending is stopped; tell your supervisor."
-    ),
+    "disk_low": N_("The disk is nearly full, so nothing new is taken in. Free some space."),
+    "log_frozen": N_("The log of this office does not verify. Sending is stopped; tell your supervisor."),
     "log_broken": N_("The log of this office does not verify. Sending is stopped; tell your supervisor."),
-    "starting": N_("The node is still starting. Try again in a few seconds."),
+    "log_rolled_back": N_(
+        "The log of this office is older than what others have seen. Sending is stopped; tell your"
+        " supervisor."
+    ),
     # --- fields of forms ---
     "form_invalid": N_("Some fields need your attention. Nothing you typed is lost."),
     "field_required": N_("Fill this in."),
     "field_choice": N_("Choose one of the list."),
+    "reason_unknown": N_("Choose one of the list."),
     "field_unknown": N_("This field is not known."),
     "text_blank": N_("This holds nothing that can be seen."),
     "text_long": N_("This is too long. Shorten it."),
@@ -135,7 +150,8 @@ MESSAGES: Final[Mapping[str, str]] = {
     "pin_wrong_here": N_("The PIN is wrong. Try again."),
     # --- faults of our own ---
     "internal_error": N_(
-        "The program found a fault of its own and stopped this step. Your data is kept; tell the administrator"
+        "The program found a fault of its own and stopped this step. Your data is kept; tell the"
+        " administrator"
         " the code."
     ),
 }
@@ -148,13 +164,13 @@ _STATUS_OF_CODE: Final[Mapping[str, int]] = {
     "login_busy": 503,
     "too_many_pages": 503,
     "alert_unknown": 404,
-    "draft_unknown": 404,
     "form_in_progress": 409,
+    "draft_gone": 409,
+    "form_invalid": 422,
     "page_unknown": 404,
     "alert_erased": 410,
     "body_too_large": 413,
     "body_too_slow": 408,
-    "form_invalid": 422,
 }
 _STATUS_OF_FAMILY: Final[Mapping[str, int]] = {
     "malformed": 400,
@@ -169,7 +185,7 @@ _DETAIL_HIDDEN: Final = frozenset({"pin_wrong", "officer_unknown", "session_ende
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
-    """What a screen shows of an error: a sentence, the stable code, and a technical detail in English or ''."""
+    """What a screen shows of an error: sentence, stable code, and a detail in English or ''."""
 
     sentence: Markup
     code: str
@@ -178,6 +194,12 @@ class Said:
 
 def sentence(code: str, words: Words, family: str = "policy") -> Markup:
     """The sentence of a code in the reader's language, or its family's."""
+    refusals = codelists.load("refusals")
+    if code not in MESSAGES and code in refusals.codes:
+        # Crossed the border as a code; its label is kept with the codes, not with our own sentences.
+        return escape(refusals.label(code, words.language.tag))
+    if code not in MESSAGES and code.startswith("broker_"):
+        code = "broker_answer"
     return words.gettext(MESSAGES.get(code, _FAMILIES.get(family, _FAMILIES["invariant"])))
 
 

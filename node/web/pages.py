@@ -1,11 +1,12 @@
 """The screens: each handler asks the desk and hands views to a template.
 
-Spec: docs/decisions (local web UI). One rule: a handler decides nothing an office depends on; rights, release,
-logging and truth are the desk's, and what the desk refuses is shown in words. Handlers run only after the guard
-and, where they take a session, with a live one and a checked form token.
+Spec: docs/decisions (local web UI). One rule: a handler decides nothing an office depends on; rights,
+release, logging and truth are the desk's, and what the desk refuses is shown in words. Handlers run only
+after the guard and, where they take a session, with a live one and a checked form token.
 """
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -14,7 +15,7 @@ from markupsafe import Markup
 from pydantic_core import PydanticCustomError
 
 from keys.errors import PolicyRefused, SalweenError
-from node.views import Session, Submitted
+from node.views import Recipient, Session, Submitted
 from node.web import forms
 from node.web.describe import describe
 from node.web.forms import Fault, Form
@@ -22,6 +23,7 @@ from node.web.languages import BY_TAG, N_, OF_COUNTRY, words
 from node.web.messages import Said, say, status_of
 from node.web.show import Show, zone_of
 from node.web.visit import Visit
+from protocol import codelists
 from protocol.alert import check_text, clean_text
 from protocol.limits import REASON_BYTES_MAX, REASON_POINTS_MAX
 from protocol.release import needs_second_officer
@@ -32,6 +34,8 @@ _LOCAL_PATH: Final = re.compile(
     r"/(?:inbox|outbox|new|pending|partners|audit|status|help|alert/[0-9a-f]{8,64})"
 )
 _PURPOSE_ON_DUTY: Final = "duty"
+# Codes, because they stand in the log, which holds no free text.
+REASONS: Final = ("case", "handover", "supervision", "court", "other")
 # What a page says after an action, named in its address; a word that is not here says nothing.
 _NOTICES: Final = {
     "sent": N_("The alert is kept on this computer and on its way."),
@@ -44,6 +48,10 @@ _NOTICES: Final = {
 def _notice(visit: Visit) -> Markup | None:
     code = visit.request.query.get("done", "")
     return visit.words.gettext(_NOTICES[code]) if code in _NOTICES else None
+
+
+def _by_name(faults: Sequence[Fault]) -> dict[str, str]:
+    return {fault.name: fault.code for fault in faults}
 
 
 def set_cookie(response: web.StreamResponse, name: str, value: str, *, max_age_s: int | None = None) -> None:
@@ -93,7 +101,7 @@ async def login_page(
         chosen=visit.said("officer"),
         next=wish if _LOCAL_PATH.fullmatch(wish) else "/inbox",
         error=error,
-        faults=faults,
+        faults=_by_name(faults),
         draft=draft or {},
     )
 
@@ -190,12 +198,12 @@ async def show_alert(visit: Visit, session: Session) -> web.StreamResponse:
 
 
 async def show_alert_with_reason(visit: Visit, session: Session) -> web.StreamResponse:
-    """One alert, opened for the reason the officer typed."""
-    reason, fault = _reason(visit.said("reason"), "reason")
-    if fault is not None:
+    """One alert, opened for the reason the officer chose."""
+    reason = visit.said("reason")
+    if reason not in REASONS:
         if visit.wants_json:
-            raise PolicyRefused(fault.code, "reason")
-        return _ask_reason(visit, faults=(fault,))
+            raise PolicyRefused("reason_unknown", ", ".join(REASONS))
+        return _ask_reason(visit, faults=(Fault(name="reason", code="reason_unknown"),))
     return await _open(visit, session, reason)
 
 
@@ -210,7 +218,7 @@ async def _open(visit: Visit, session: Session, purpose: str) -> web.StreamRespo
         return _ask_reason(visit)
     peers = await visit.site.desk.peers(session)
     countries = {peer.name: peer.country for peer in peers}
-    return visit.answer("alert.html", alert, alert=alert, countries=countries)
+    return visit.answer("alert.html", alert, alert=alert, countries=countries, cause_of=_cause_of(visit))
 
 
 def _ask_reason(visit: Visit, faults: tuple[Fault, ...] = ()) -> web.Response:
@@ -218,8 +226,8 @@ def _ask_reason(visit: Visit, faults: tuple[Fault, ...] = ()) -> web.Response:
         "reason.html",
         status=422 if faults else 403,
         alert_id=visit.request.match_info["alert_id"],
-        faults=faults,
-        typed=visit.said("reason"),
+        faults=_by_name(faults),
+        reasons=REASONS,
     )
 
 
@@ -238,7 +246,21 @@ def _reason(typed: str, name: str) -> tuple[str, Fault | None]:
 async def outbox(visit: Visit, session: Session) -> web.StreamResponse:
     """Our own alerts and where each delivery stands, with the cause in words."""
     rows = await visit.site.desk.outbox(session)
-    return visit.answer("outbox.html", rows, rows=rows, notice=_notice(visit))
+    return visit.answer("outbox.html", rows, rows=rows, notice=_notice(visit), cause_of=_cause_of(visit))
+
+
+def _cause_of(visit: Visit) -> Callable[[Recipient], str | None]:
+    """Why a delivery has not arrived: what the desk says, else what follows from how far it came."""
+
+    def cause(recipient: Recipient) -> str | None:
+        if recipient.cause is not None:
+            return recipient.cause
+        reached = recipient.ladder[-1].step if recipient.ladder else "kept"
+        if reached == "on_broker":
+            return "waiting_pickup"
+        return "waiting_link" if reached == "kept" and visit.status.link.state != "online" else None
+
+    return cause
 
 
 async def partners(visit: Visit, session: Session) -> web.StreamResponse:
@@ -383,6 +405,7 @@ async def _form_page(
         for field in forms.FIELDS[other]
         if field.name not in here and form.get(field.name, ("",))[0]
     }
+    choices = _labels_of_choices(visit)
     return visit.page(
         "new.html",
         status=status,
@@ -393,10 +416,11 @@ async def _form_page(
         recipients=recipients,
         peers=active,
         elsewhere=elsewhere,
-        faults={fault.name: fault.code for fault in faults},
+        faults=_by_name(faults),
         error=error,
-        options=forms.options,
-        labels_of_choices=_labels_of_choices(visit),
+        by_name={field.name: field for field in fields},
+        labels_of_choices=choices,
+        gist=_gist(visit, typed, choices),
     )
 
 
@@ -408,6 +432,18 @@ def _labels_of_choices(visit: Visit) -> dict[str, dict[str, str]]:
         "erase_days": {str(d): visit.show.lasting(d * 24 * hour_ms) for d in forms.ERASE_DAYS},
         "text.language": {tag: language.own_name for tag, language in BY_TAG.items()},
     }
+
+
+def _gist(visit: Visit, typed: dict[str, str], choices: dict[str, dict[str, str]]) -> Markup:
+    """What the folded part of the form says at this moment, so that nobody sends a default unseen."""
+    language = visit.words.language.tag
+    codes = [codelists.load(name).label(typed[name], language) for name in ("status", "handling", "tlp")]
+    times = visit.words.gettext(
+        "expires after %(expires)s, erased after %(erased)s",
+        expires=choices["expires_hours"].get(typed["expires_hours"], "?"),
+        erased=choices["erase_days"].get(typed["erase_days"], "?"),
+    )
+    return Markup(" · ").join([*codes, times])
 
 
 async def _review_page(visit: Visit, session: Session, parsed: forms.Parsed) -> web.Response:

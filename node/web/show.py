@@ -16,8 +16,8 @@ from node.web.languages import Words
 from protocol.limits import TIME_MS_MAX
 
 _MINUTES_OF_COUNTRY: Final = {
-    "MM": 390, "CN": 480, "TH": 420, "LA": 420, "KH": 420, "VN": 420, "IN": 330, "BD": 360, "MY": 480, "SG": 480,
-    "PH": 480, "ID": 420, "HK": 480, "MO": 480,
+    "MM": 390, "CN": 480, "TH": 420, "LA": 420, "KH": 420, "VN": 420, "IN": 330, "BD": 360, "MY": 480,
+    "SG": 480, "PH": 480, "ID": 420, "HK": 480, "MO": 480,
 }  # fmt: skip
 _BUDDHIST_YEARS_AHEAD: Final = 543
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -45,8 +45,8 @@ class Show:
         except OverflowError:  # the last hours of year 9999 have no local date
             local = instant
         iso = instant.strftime("%Y-%m-%dT%H:%M:%SZ")
-        return Markup('<time datetime="{}" title="{}">{}</time>').format(
-            iso, iso, f"{self._day(local)} {local:%H:%M} {_offset(local)}"
+        return Markup('<time datetime="{}" title="{}"><span>{}</span> <span>{}</span></time>').format(
+            iso, iso, self._day(local), f"{local:%H:%M} {_offset(local)}"
         )
 
     def _day(self, local: datetime) -> str:

@@ -1,8 +1,8 @@
 """One request as the pages see it, and how a page becomes an answer.
 
-Every page answers twice: as HTML for people and, when ``Accept`` asks for JSON alone, as the same views in plain
-JSON. One rule: HTML is only made by templates with autoescape on, from one place, so that no handler can forget
-the language, the banner or the cross-site token.
+Every page answers twice: as HTML for people and, when ``Accept`` asks for JSON alone, as the same views
+in plain JSON. One rule: HTML is only made by templates with autoescape on, from one place, so that no
+handler can forget the language, the banner or the cross-site token.
 """
 
 import json
@@ -22,7 +22,8 @@ from node.web.describe import CODE_LISTS, COUNTRIES, LABELS, country_name, descr
 from node.web.desk_api import DeskApi
 from node.web.events import Streams
 from node.web.foreign import foreign, plain
-from node.web.forms import Form
+from node.web.forms import Form, options
+from node.web.labels import clock_of, rung, word
 from node.web.languages import LANGUAGES, N_, Words
 from node.web.messages import sentence
 from node.web.sent import SentForms
@@ -122,6 +123,11 @@ class Visit:
             show=self.show,
             label=label,
             name_of=lambda name: words.gettext(LABELS[name]),
+            known_names=LABELS,
+            options=options,
+            word=lambda group, code: word(group, code, words),
+            rung=lambda step, office: rung(step, office, words),
+            clock_of=lambda clock: clock_of(clock, words),
             sentence=lambda code, family="policy": sentence(code, words, family),
             describe=lambda fields: describe(fields, words, self.show),
             visit=self,
@@ -198,7 +204,9 @@ def _banners(visit: Visit) -> list[Banner]:
                 code="disk_low",
             )
         )
-    if link.state != "online":
+    if link.reason == "not_paired":
+        found.append(Banner(level="warn", text=sentence(link.reason, words), code=link.reason))
+    elif link.state != "online":
         parts = [
             words.gettext("Not connected to the broker since %(time)s.", time=show.when(link.since_ms)),
             sentence(link.reason or "link_starting", words, "unavailable"),
@@ -210,7 +218,7 @@ def _banners(visit: Visit) -> list[Banner]:
             )
         found.append(Banner(level="warn", text=Markup(" ").join(parts), code=link.reason or link.state))
     if status.clock_doubt is not None:
-        found.append(Banner(level="warn", text=sentence(status.clock_doubt, words), code=status.clock_doubt))
+        found.append(Banner(level="warn", text=sentence("clock_doubt", words), code="clock_doubt"))
     if status.quarantined:
         text = words.ngettext(
             "%(count)s item from a partner did not pass the checks and is kept aside.",

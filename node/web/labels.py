@@ -1,0 +1,113 @@
+"""Short words on screens: states, steps, roles, kinds of log entries.
+
+One rule: a code without a word here is shown as it is, never hidden; a newer log or peer may know more.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from markupsafe import Markup
+
+from node.web.foreign import foreign
+from node.web.languages import N_, Words
+
+_WORDS: Final[Mapping[str, str]] = {
+    "kind.vehicle": N_("Vehicle"),
+    "kind.person": N_("Person"),
+    "kind.text": N_("Free text"),
+    "reason.case": N_("for a case I work on"),
+    "reason.handover": N_("handing over the shift"),
+    "reason.supervision": N_("supervision"),
+    "reason.court": N_("for a court"),
+    "reason.other": N_("another duty"),
+    "urgency.immediate": N_("Immediate"),
+    "urgency.expected": N_("Expected"),
+    "urgency.future": N_("Future"),
+    "role.officer": N_("officer"),
+    "role.supervisor": N_("supervisor"),
+    "role.auditor": N_("auditor"),
+    "role.operator": N_("administrator"),
+    "flag.clock_suspect": N_("the sender's clock is in doubt"),
+    "flag.stale": N_("arrived after its expiry"),
+    "flag.emergency": N_("sent without a second officer"),
+    "state.awaiting_release": N_("Waits for a second officer"),
+    "at.kept": N_("Kept here"),
+    "at.on_broker": N_("At the broker"),
+    "at.delivered": N_("Delivered"),
+    "at.opened": N_("Opened"),
+    "at.refused": N_("Refused"),
+    "at.expired": N_("Expired"),
+    "peer.half": N_("pairing not finished"),
+    "peer.active": N_("active"),
+    "peer.suspended": N_("suspended"),
+    "link.online": N_("connected"),
+    "link.connecting": N_("connecting"),
+    "link.backing_off": N_("not connected"),
+    "log.ok": N_("in order"),
+    "log.rolled_back": N_("older than others have seen"),
+    "log.broken": N_("does not verify"),
+    "entry.log.start": N_("Log begun"),
+    "entry.log.freeze": N_("Log closed"),
+    "entry.log.prune": N_("Old entries removed"),
+    "entry.key.rotate": N_("Key changed"),
+    "entry.clk.step": N_("Clock changed"),
+    "entry.cfg.change": N_("Settings changed"),
+    "entry.backup.restore": N_("Backup restored"),
+    "entry.audit.export": N_("Log exported"),
+    "entry.pair.begin": N_("Pairing begun"),
+    "entry.pair.ok": N_("Paired"),
+    "entry.peer.suspend": N_("Partner suspended"),
+    "entry.peer.revoke": N_("Partner's key revoked"),
+    "entry.officer.add": N_("Officer added"),
+    "entry.officer.retire": N_("Officer retired"),
+    "entry.ses.login": N_("Logged in"),
+    "entry.ses.fail": N_("Wrong PIN"),
+    "entry.ses.lock": N_("Screen locked"),
+    "entry.ses.logout": N_("Logged out"),
+    "entry.msg.submit": N_("Alert kept"),
+    "entry.msg.seal": N_("Alert sealed for sending"),
+    "entry.msg.custody": N_("Broker took it"),
+    "entry.msg.receipt": N_("Receipt from the other office"),
+    "entry.msg.expired": N_("Expired before delivery"),
+    "entry.msg.cancel": N_("Cancelled"),
+    "entry.msg.recv": N_("Alert received"),
+    "entry.rel.author": N_("Signed by its author"),
+    "entry.rel.release": N_("Released"),
+    "entry.rel.refuse": N_("Release refused"),
+    "entry.rel.emergency": N_("Sent without a second officer"),
+    "entry.acc.read": N_("Alert opened"),
+    "entry.acc.print": N_("Alert printed"),
+    "entry.acc.export": N_("Alert exported"),
+    "entry.acc.deny": N_("Access refused"),
+    "entry.content.erased": N_("Content erased"),
+    "entry.content.held": N_("Erasure held back"),
+    "entry.wit.cosigned": N_("Witnessed a log"),
+    "entry.wit.refused": N_("Refused to witness a log"),
+}
+_RUNGS: Final[Mapping[str, str]] = {
+    "kept": N_("Kept on this computer"),
+    "on_broker": N_("Held by the broker, who cannot read it"),
+    "delivered": N_("Delivered: on the disk of %(office)s"),
+    "opened": N_("Opened by an officer of %(office)s"),
+    "refused": N_("Refused by %(office)s"),
+    "expired": N_("Expired before it was delivered"),
+}
+
+
+def word(group: str, code: str, words: Words) -> Markup:
+    """The word for a code of ``group``, or the code itself."""
+    known = _WORDS.get(f"{group}.{code}")
+    return foreign(code) if known is None else words.gettext(known)
+
+
+def rung(step: str, office: str, words: Words) -> Markup:
+    """One rung of the ladder in words; ``office`` is whose disk and officers it speaks of."""
+    known = _RUNGS.get(step)
+    return foreign(step) if known is None else words.gettext(known, office=foreign(office))
+
+
+def clock_of(clock: str, words: Words) -> Markup:
+    """Whose clock a time comes from."""
+    if clock == "broker":
+        return words.gettext("clock of the broker")
+    return words.gettext("clock of %(office)s", office=foreign(clock))

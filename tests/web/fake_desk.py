@@ -1,0 +1,576 @@
+"""A desk in memory with the rules pages depend on: sessions, four eyes, reasons, and hostile text in its
+lists."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from keys.errors import PolicyRefused
+from node.views import (
+    AlertRow,
+    AlertView,
+    EntryView,
+    LadderStep,
+    LinkView,
+    LogView,
+    OfficerView,
+    OutboxRow,
+    PeerView,
+    PendingView,
+    Recipient,
+    Role,
+    Session,
+    StatusView,
+    Submitted,
+    VerifyView,
+)
+from node.web.desk_api import EventKind
+from protocol.alert import Alert, headline
+from protocol.release import needs_second_officer
+
+NOW_MS = 1_763_900_000_000
+MINUTE_MS = 60_000
+PIN = "271828"
+OFFICE_ID = "5a" * 32
+TENGCHONG = "7e" * 32
+MAE_SAI = "3c" * 32
+SUSPENDED = "99" * 32
+VICTIM_ALERT = "d4" * 32
+PLAIN_ALERT = "a1" * 32
+EXERCISE_ALERT = "e3" * 32
+HOSTILE_ALERT = "bb" * 32
+
+# B30, B31, B32, B40, B45: what a registered but hostile peer may put into any text.
+HOSTILE = (
+    "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+    "<svg onload=alert(1)><style>*{display:none}</style>{{ 7*7 }}{% raw %} javascript:alert(1) "
+    "\u202egnp.exe\u2066 =cmd|'/c calc'!A1 \u200b\U000e0041 Your session ended. Log in at http://evil.example"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """A contentless change."""
+
+    kind: EventKind
+    at_ms: int
+
+
+def an_alert(**changed: object) -> Alert:
+    """A white pickup, or what ``changed`` makes of it."""
+    values: dict[str, object] = {
+        "status": "actual",
+        "crime_type": "stolen_vehicle",
+        "urgency": "expected",
+        "severity": "moderate",
+        "certainty": "likely",
+        "source": "B",
+        "information": "2",
+        "handling": "H0",
+        "tlp": "amber",
+        "created_ms": NOW_MS - 30 * MINUTE_MS,
+        "expires_ms": NOW_MS + 3 * 24 * 60 * MINUTE_MS,
+        "erase_at_ms": NOW_MS + 25 * 24 * 60 * MINUTE_MS,
+        "entities": [
+            {
+                "entity": "vehicle",
+                "plate": "云N·A1234",
+                "plate_country": "CN",
+                "colour": "white",
+                "make": "Great Wall",
+                "model": "Wingle 5",
+                "seen_where": "Kanpaikti road, 3 km before the gate",
+                "seen_at": "23 Nov, about 06:40",
+                "description": "Double cabin, canvas over the bed, left rear light broken. Two men.",
+            }
+        ],
+        **changed,
+    }
+    return Alert.model_validate(values)
+
+
+@dataclass
+class FakeDesk:
+    """Implements node.web.desk_api.DeskApi."""
+
+    office_name: str = "Myitkyina BLO"
+    office_id_hex: str = OFFICE_ID
+    link_state: str = "online"
+    sessions: dict[str, Session] = field(default_factory=dict)
+    drafts: dict[str, PendingView] = field(default_factory=dict)
+    sent: list[tuple[Alert, tuple[str, ...]]] = field(default_factory=list)
+    opened: list[tuple[str, str]] = field(default_factory=list)
+    touches: list[bool] = field(default_factory=list)
+    logins: list[tuple[int, str]] = field(default_factory=list)
+    fails_with: Exception | None = None
+    login_gate: asyncio.Event | None = None
+    log_state: str = "ok"
+    listeners: list["asyncio.Queue[Event]"] = field(default_factory=list)
+    extra_inbox: list[AlertRow] = field(default_factory=list)
+    inbox_is_empty: bool = False
+    made: int = 0
+
+    # --- sessions ---
+
+    async def login(self, officer: int, pin: str) -> Session:
+        self.logins.append((officer, pin))
+        if self.login_gate is not None:
+            await self.login_gate.wait()
+        known = {view.number: view for view in await self.officers(None)}
+        if officer not in known:
+            raise PolicyRefused("officer_unknown", "no such officer")
+        if known[officer].state == "locked":
+            raise PolicyRefused("officer_locked", "Wait 30 s.")
+        if pin != PIN:
+            raise PolicyRefused("pin_wrong", "2 tries left")
+        self.made += 1
+        session = Session(
+            token=f"{self.made:064x}",
+            officer=officer,
+            alias=known[officer].alias,
+            role=known[officer].role,
+            started_ms=NOW_MS,
+            csrf=f"{self.made:032x}",
+        )
+        self.sessions[session.token] = session
+        return session
+
+    async def session(self, token: str, *, touch: bool = True) -> Session:
+        self.touches.append(touch)
+        if token not in self.sessions:
+            raise PolicyRefused("session_ended")
+        return self.sessions[token]
+
+    async def logout(self, session: Session) -> None:
+        self.sessions.pop(session.token, None)
+
+    def lock_all(self) -> None:
+        """What the idle lock does."""
+        self.sessions.clear()
+        self.tell("lock")
+
+    async def officers(self, session: Session | None) -> Sequence[OfficerView]:
+        def officer(
+            number: int, alias: str, role: Role, state: Literal["active", "locked", "retired"] = "active"
+        ) -> OfficerView:
+            return OfficerView(
+                number=number, alias=alias, role=role, state=state, since_ms=NOW_MS, until_ms=None
+            )
+
+        return (
+            officer(1, "Duty desk A", "officer"),
+            officer(2, "Shift lead", "supervisor"),
+            officer(3, "Auditor", "auditor"),
+            officer(4, "Duty desk B", "officer", "locked"),
+            officer(5, "Former", "officer", "retired"),
+        )
+
+    # --- reading ---
+
+    async def inbox(
+        self,
+        session: Session,
+        *,
+        only_unopened: bool = False,
+        peer: str | None = None,
+        urgency: str | None = None,
+    ) -> Sequence[AlertRow]:
+        self._fail()
+        if self.inbox_is_empty:
+            return ()
+
+        def row(alert_id: str, minutes: int, headline: str, **changed: object) -> AlertRow:
+            plain = AlertRow(
+                alert_id=alert_id,
+                peer_id=TENGCHONG,
+                peer_name="Tengchong BLO",
+                status="actual",
+                crime_type="stolen_vehicle",
+                urgency="expected",
+                headline=headline,
+                received_ms=NOW_MS - minutes * MINUTE_MS,
+                created_ms=NOW_MS - (minutes + 1) * MINUTE_MS,
+                opened=False,
+                needs_reason=False,
+            )
+            return replace(plain, **changed)  # type: ignore[arg-type]
+
+        rows = [
+            *self.extra_inbox,
+            row(
+                VICTIM_ALERT,
+                4,
+                "Victim ·a1b2",
+                crime_type="human_trafficking",
+                urgency="immediate",
+                needs_reason=True,
+                flags=("emergency",),
+            ),
+            row(PLAIN_ALERT, 31, "Vehicle 云N·A1234 White Great Wall Wingle 5"),
+            row(
+                "c2" * 32,
+                77,
+                "Two drums of acetone, no papers, truck turned back at the gate",
+                opened=True,
+                crime_type="precursor_trafficking",
+                urgency="future",
+                peer_id=MAE_SAI,
+                peer_name="Mae Sai BLO",
+            ),
+            row(
+                EXERCISE_ALERT,
+                140,
+                "Missing ·77fe",
+                status="exercise",
+                crime_type="missing_person",
+                opened=True,
+            ),
+            row(
+                HOSTILE_ALERT,
+                200,
+                HOSTILE,
+                flags=("clock_suspect", "stale"),
+                peer_name=HOSTILE[:60],
+                crime_type="new_code_2031",
+            ),
+            row(
+                "f0" * 32,
+                1500,
+                "Line check",
+                status="test",
+                crime_type="online_fraud",
+                urgency="future",
+                opened=True,
+            ),
+        ]
+        return [
+            found
+            for found in rows
+            if (not only_unopened or not found.opened)
+            and peer in (None, found.peer_id)
+            and urgency in (None, found.urgency)
+        ]
+
+    async def open_alert(self, session: Session, alert_id: str, *, purpose: str) -> AlertView:
+        self._fail()
+        rows = {row.alert_id: row for row in await self.inbox(session)}
+        ours = {row.alert_id: row for row in await self.outbox(session)}
+        if alert_id not in rows and alert_id not in ours:
+            raise PolicyRefused("alert_unknown")
+        if purpose not in ("duty", "case", "handover", "supervision", "court", "other"):
+            raise PolicyRefused("reason_unknown")
+        if alert_id in rows and rows[alert_id].needs_reason and purpose == "duty":
+            raise PolicyRefused("reason_needed")
+        self.opened.append((alert_id, purpose))
+        fields: dict[str, object] = an_alert().model_dump(mode="python")
+        if alert_id == VICTIM_ALERT:
+            victim = {
+                "entity": "person",
+                "role": "victim",
+                "name": "阿",
+                "name_romanised": "A",
+                "sex": "female",
+                "birth": "about 17",
+                "last_seen": "Ruili bus station with two men, yesterday evening",
+                "description": "Small scar on the left hand. Frightened; do not contact the family.",
+            }
+            fields = an_alert(
+                urgency="immediate",
+                urgency_reason="Seen today, may cross tonight",
+                crime_type="human_trafficking",
+                entities=[victim],
+                handling="H2",
+                tlp="red",
+            ).model_dump(mode="python")
+        if alert_id == EXERCISE_ALERT:
+            fields = an_alert(status="exercise").model_dump(mode="python")
+        if alert_id == HOSTILE_ALERT:
+            fields = {
+                **fields,
+                "crime_type": "new_code_2031",
+                "entities": [
+                    {"entity": "drone", "name": HOSTILE},
+                    {"entity": "vehicle", "plate": HOSTILE, "wings": 2},
+                ],
+                "text": {
+                    "language": "xx-hostile",
+                    "text": HOSTILE + "\n" + "w" * 4096 + "a" + "\u0301" * 1000,
+                },
+                HOSTILE: HOSTILE,
+            }
+        incoming = alert_id in rows
+        return AlertView(
+            alert_id=alert_id,
+            incoming=incoming,
+            peer_names=("Tengchong BLO",),
+            fields=fields,
+            headline=rows[alert_id].headline if incoming else ours[alert_id].headline,
+            author=3,
+            releaser=5 if alert_id == VICTIM_ALERT else None,
+            emergency_reason=HOSTILE if alert_id == HOSTILE_ALERT else None,
+            recipients=() if incoming else ours[alert_id].recipients,
+            ladder=_ladder("delivered", "opened") if incoming else (),
+            received_ms=NOW_MS - 4 * MINUTE_MS if incoming else None,
+            access_index=1203,
+            flags=("clock_suspect",) if alert_id == HOSTILE_ALERT else (),
+        )
+
+    async def outbox(self, session: Session) -> Sequence[OutboxRow]:
+        self._fail()
+        if self.inbox_is_empty:
+            return ()
+
+        def row(
+            alert_id: str, headline: str, state: str, recipients: Sequence[Recipient], **changed: object
+        ) -> OutboxRow:
+            plain = OutboxRow(
+                alert_id=alert_id,
+                status="actual",
+                crime_type="stolen_vehicle",
+                urgency="expected",
+                headline=headline,
+                created_ms=NOW_MS - 20 * MINUTE_MS,
+                author=1,
+                state=state,
+                recipients=tuple(recipients),
+            )
+            return replace(plain, **changed)  # type: ignore[arg-type]
+
+        tengchong = _recipient(
+            TENGCHONG, "Tengchong BLO", _ladder("kept", "on_broker", "delivered", "opened")
+        )
+        waiting = _recipient(MAE_SAI, "Mae Sai BLO", _ladder("kept"), None, NOW_MS + 40_000)
+        refused = _recipient(
+            TENGCHONG,
+            "Tengchong BLO",
+            (
+                *_ladder("kept", "on_broker"),
+                LadderStep(
+                    step="refused",
+                    at_ms=NOW_MS,
+                    clock="Tengchong BLO",
+                    log_index=9,
+                    code="second_officer_missing",
+                ),
+            ),
+        )
+        sent = [
+            row(
+                f"{number:064x}",
+                headline(alert),
+                "waiting",
+                [_recipient(to, self._peer_name(to), _ladder("kept"), None) for to in recipients],
+                urgency=alert.urgency,
+                crime_type=alert.crime_type,
+                status=alert.status,
+                created_ms=alert.created_ms,
+            )
+            for number, (alert, recipients) in reversed(list(enumerate(self.sent)))
+        ]
+        return [
+            *sent,
+            row(
+                "0a" * 32,
+                "Vehicle 7G 4821 Black Toyota Hilux",
+                "opened",
+                [tengchong, waiting],
+                urgency="immediate",
+            ),
+            row(
+                "0b" * 32, "Suspect known as “Uncle”", "refused", [refused], crime_type="wildlife_trafficking"
+            ),
+            row("0c" * 32, HOSTILE, "awaiting_release", [], status="exercise"),
+        ]
+
+    def _peer_name(self, office_id: str) -> str:
+        return {TENGCHONG: "Tengchong BLO", MAE_SAI: "Mae Sai BLO"}.get(office_id, office_id)
+
+    async def peers(self, session: Session) -> Sequence[PeerView]:
+        def peer(office_id: str, name: str, country: str, state: str, **changed: object) -> PeerView:
+            plain = PeerView(
+                office_id=office_id,
+                name=name,
+                country=country,
+                state=state,  # type: ignore[arg-type]
+                since_ms=NOW_MS - 40 * 24 * 60 * MINUTE_MS,
+                safety_number=" ".join(f"{12345 + 97 * group:05d}" for group in range(12)),
+                last_heard_ms=NOW_MS - 3 * MINUTE_MS,
+                waiting_out=0,
+                missing_in=0,
+            )
+            return replace(plain, **changed)  # type: ignore[arg-type]
+
+        return (
+            peer(TENGCHONG, "Tengchong BLO", "CN", "active"),
+            peer(MAE_SAI, "Mae Sai BLO", "TH", "active", waiting_out=2, missing_in=1, last_heard_ms=None),
+            peer(SUSPENDED, HOSTILE[:48], "LA", "suspended"),
+        )
+
+    # --- writing ---
+
+    async def submit(self, session: Session, alert: Alert, recipients: Sequence[str]) -> Submitted:
+        self._fail()
+        await asyncio.sleep(0)
+        if needs_second_officer(alert):
+            draft_id = f"{len(self.drafts) + 1:032x}"
+            self.drafts[draft_id] = PendingView(
+                draft_id=draft_id,
+                author=session.officer,
+                author_alias=session.alias,
+                created_ms=NOW_MS,
+                headline=headline(alert),
+                fields=alert.model_dump(mode="python"),
+                recipients=tuple(recipients),
+            )
+            return Submitted(state="awaiting_release", alert_id=None, draft_id=draft_id)
+        self.sent.append((alert, tuple(recipients)))
+        return Submitted(state="released", alert_id=f"{len(self.sent):064x}", draft_id=None)
+
+    async def pending(self, session: Session) -> Sequence[PendingView]:
+        return tuple(self.drafts.values())
+
+    async def release(self, session: Session, draft_id: str) -> Submitted:
+        draft = self._draft(draft_id)
+        if draft.author == session.officer:
+            raise PolicyRefused("same_officer")
+        del self.drafts[draft_id]
+        return Submitted(state="released", alert_id="ab" * 32, draft_id=None)
+
+    async def release_emergency(self, session: Session, draft_id: str, reason: str) -> Submitted:
+        if self._draft(draft_id).author != session.officer:
+            raise PolicyRefused("emergency_author")
+        del self.drafts[draft_id]
+        return Submitted(state="released", alert_id="ac" * 32, draft_id=None)
+
+    async def discard(self, session: Session, draft_id: str) -> None:
+        self._draft(draft_id)
+        del self.drafts[draft_id]
+
+    def _draft(self, draft_id: str) -> PendingView:
+        if draft_id not in self.drafts:
+            raise PolicyRefused("draft_gone")
+        return self.drafts[draft_id]
+
+    # --- the machine ---
+
+    async def status(self) -> StatusView:
+        online = self.link_state == "online"
+        peers = await self.peers(next(iter(self.sessions.values()), _NOBODY))
+        return StatusView(
+            office_id=self.office_id_hex,
+            office_name=self.office_name,
+            country="MM",
+            version="0.1.0",
+            now_ms=NOW_MS,
+            started_ms=NOW_MS - 5 * 60 * MINUTE_MS,
+            link=LinkView(
+                state=self.link_state,  # type: ignore[arg-type]
+                reason=None if online else "broker_timeout",
+                detail=None if online else "no answer from 203.0.113.7:7440 within 10 s",
+                since_ms=NOW_MS - 42 * MINUTE_MS,
+                next_try_ms=None if online else NOW_MS + 95_000,
+                broker_clock_offset_ms=-120,
+            ),
+            log=LogView(
+                origin="salween.example/7f3a/log1",
+                size=1_204,
+                published_size=1_190,
+                root="0f" * 32,
+                published_ms=NOW_MS - MINUTE_MS,
+                state=self.log_state,  # type: ignore[arg-type]
+            ),
+            peers=tuple(peers),
+            outbox_waiting=1 + len(self.sent),
+            inbox_unopened=3 + len(self.extra_inbox),
+            awaiting_release=len(self.drafts),
+            disk_free_bytes=41 * 2**30 if online else 100 * 2**20,
+            clock_doubt=None if online else "The broker's clock differs by 190 s.",
+            quarantined=0 if online else 1,
+        )
+
+    async def log_entries(
+        self, session: Session, *, before: int | None, count: int = 100
+    ) -> Sequence[EntryView]:
+        top = 1204 if before is None else min(before, 1204)
+        kinds = (
+            "acc.read",
+            "msg.receipt",
+            "msg.custody",
+            "msg.seal",
+            "msg.submit",
+            "rel.release",
+            "zz.new",
+            "clk.step",
+        )
+        return tuple(
+            EntryView(
+                index=index,
+                kind=kinds[index % len(kinds)],
+                at_ms=NOW_MS - (1204 - index) * MINUTE_MS,
+                fields={"v": 1, "seq": index, "alert": "a1" * 32, "code": "duty"},
+            )
+            for index in range(top - 1, max(-1, top - 1 - count), -1)
+        )
+
+    async def verify_log(self, session: Session) -> VerifyView:
+        ok = self.log_state == "ok"
+        return VerifyView(
+            verdict="VERIFIED" if ok else "CORRUPT(17)",
+            ok=ok,
+            size=1_190,
+            root="0f" * 32,
+            findings=() if ok else ("leaf 17 differs from its tile",),
+        )
+
+    # --- events ---
+
+    def tell(self, kind: EventKind) -> None:
+        """Let every open page know."""
+        for queue in self.listeners:
+            queue.put_nowait(Event(kind=kind, at_ms=NOW_MS))
+
+    @asynccontextmanager
+    async def subscribe(self) -> AsyncIterator[AsyncIterator[Event]]:
+        queue: asyncio.Queue[Event] = asyncio.Queue()
+        self.listeners.append(queue)
+
+        async def events() -> AsyncIterator[Event]:
+            while True:
+                yield await queue.get()
+
+        try:
+            yield events()
+        finally:
+            self.listeners.remove(queue)
+
+    def _fail(self) -> None:
+        if self.fails_with is not None:
+            raise self.fails_with
+
+
+_NOBODY = Session(token="", officer=0, alias="", role="officer", started_ms=0, csrf="")
+
+
+def _ladder(*steps: str) -> tuple[LadderStep, ...]:
+    clocks = {"kept": "Myitkyina BLO", "on_broker": "broker"}
+    return tuple(
+        LadderStep(
+            step=step,  # type: ignore[arg-type]
+            at_ms=NOW_MS - (10 - place) * MINUTE_MS,
+            clock=clocks.get(step, "Tengchong BLO"),
+            log_index=None if step in clocks else 410 + place,
+        )
+        for place, step in enumerate(steps)
+    )
+
+
+def _recipient(
+    peer_id: str,
+    name: str,
+    ladder: tuple[LadderStep, ...],
+    cause: str | None = None,
+    next_try_ms: int | None = None,
+) -> Recipient:
+    return Recipient(peer_id=peer_id, peer_name=name, ladder=ladder, cause=cause, next_try_ms=next_try_ms)
