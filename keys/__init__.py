@@ -5,13 +5,15 @@ Spec: docs/spec/keys.md and docs/spec/pairing.md. Files in reading order:
 - ``errors``: the five error families every package extends
 - ``labels``: every domain-separation label, in one place
 - ``secret``: bytes that cannot be printed, copied, pickled or compared by accident
-- ``primitives``: suite 0x01; the only file that imports cryptography and nacl
+- ``primitives``: suite 0x01; but for ``tls`` the only file that imports cryptography and nacl
 - ``known_answers``: the vectors the start-up self-test runs
 - ``layout``: the strict reader and writer of the fixed layouts below
 - ``card``: office certificates, officer lists, broker cards, the pairing bundle, the safety number
 - ``trust``: what we know of one peer, and the rules by which that may change
 - ``pairing``: the by-voice ceremony as a machine, one type per step; invitations
 - ``keystore``: the passphrase-sealed key file; the only file here that asks for I/O
+- ``pin``: an officer's seed, sealed a second time under that officer's PIN
+- ``tls``: the self-signed certificate of a broker
 
 Never imports protocol, runtime, audit, broker or node; no clock and no randomness of its own
 (the wrap and signature libraries draw theirs).
