@@ -52,22 +52,26 @@ class OldReceiveKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceiveKeys:
-    """Every receive key of one pair: ``cur``, at most one unproven ``next``, old ones, deleted ids."""
+    """Every receive key of one pair: ``cur``, at most one unproven ``next``, old ones, deleted ids.
+
+    ``deleted`` is packed, because it is stored with every message and seldom asked: key id 8 | deleted at
+    ms u64 big-endian, oldest first.
+    """
 
     cur: ReceiveKey
     next: ReceiveKey | None
     old: tuple[OldReceiveKey, ...]
-    deleted: tuple[tuple[bytes, int], ...]  # (key id, deleted at ms), oldest first
+    deleted: bytes
 
     def encode(self) -> bytes:
-        """For one database column: about 1.3 KB, up to 36 KB when many keys were deleted in 60 days."""
+        """For one database column: about 1.3 KB, up to 36 KB while many keys are old or remembered."""
         return wire.encode(
             {
                 "v": 1,
                 "cur": _key_to_wire(self.cur),
                 "next": None if self.next is None else _key_to_wire(self.next),
                 "old": [[k.key_id, k.hi, k.retired_ms, k.peer_instance] for k in self.old],
-                "del": b"".join(key_id + at_ms.to_bytes(8, "big") for key_id, at_ms in self.deleted),
+                "del": self.deleted,
             }
         )
 
@@ -79,20 +83,15 @@ class ReceiveKeys:
             fields.integer("v", least=1, most=1)
             cur = _key_from_wire(fields.take("cur"))
             pending = fields.take("next")
+            following = None if pending is None else _key_from_wire(pending)
             old = tuple(_old_from_wire(v) for v in fields.items("old", items_max=limits.OLD_RECEIVE_KEYS_MAX))
-            packed = fields.raw("del", bytes_max=limits.DELETED_KEYS_REMEMBERED_MAX * _ENTRY_BYTES)
+            deleted = fields.raw("del", bytes_max=limits.DELETED_KEYS_REMEMBERED_MAX * _ENTRY_BYTES)
             fields.done()
         except MalformedInput as error:
             raise BrokenInvariant("receive_keys", "stored receive keys cannot be read") from error
-        return ReceiveKeys(
-            cur=cur,
-            next=None if pending is None else _key_from_wire(pending),
-            old=old,
-            deleted=tuple(
-                (packed[at : at + limits.KEY_ID_BYTES], int.from_bytes(packed[at + 8 : at + 16], "big"))
-                for at in range(0, len(packed), _ENTRY_BYTES)
-            ),
-        )
+        if len(deleted) % _ENTRY_BYTES:
+            raise BrokenInvariant("receive_keys", "the memory of deleted keys is cut")
+        return ReceiveKeys(cur=cur, next=following, old=old, deleted=deleted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +135,7 @@ def first_receive_keys(
         used=False,
         peer_instance=peer_instance,
     )
-    return ReceiveKeys(cur=cur, next=None, old=(), deleted=())
+    return ReceiveKeys(cur=cur, next=None, old=(), deleted=b"")
 
 
 def wants_next(keys: ReceiveKeys, now_ms: int) -> bool:
@@ -240,16 +239,18 @@ def close_old(keys: ReceiveKeys, *, inbound: Inbound, now_ms: int) -> tuple[Rece
     under an earlier instance goes when the broker can hold nothing sealed to it any more (14 days + 2).
     """
     closed = tuple(key.key_id for key in keys.old if _is_closed(key, inbound, now_ms))
-    if not closed and not _forgets(keys, now_ms):
+    start = 0
+    while _deleted_ms(keys, start) < now_ms - limits.DELETED_KEY_MEMORY_MS:
+        start += _ENTRY_BYTES
+    if not closed and not start:
         return keys, ()
-    remembered = [entry for entry in keys.deleted if now_ms - entry[1] <= limits.DELETED_KEY_MEMORY_MS]
-    remembered += [(key_id, now_ms) for key_id in closed]
+    deleted = keys.deleted[start:] + b"".join(key_id + now_ms.to_bytes(8, "big") for key_id in closed)
     return (
         replace(
             keys,
             old=tuple(key for key in keys.old if key.key_id not in closed),
             # Beyond the cap a late duplicate costs one nack, which the sender answers with nothing.
-            deleted=tuple(remembered[-limits.DELETED_KEYS_REMEMBERED_MAX :]),
+            deleted=deleted[-limits.DELETED_KEYS_REMEMBERED_MAX * _ENTRY_BYTES :],
         ),
         closed,
     )
@@ -259,9 +260,11 @@ def status_of(keys: ReceiveKeys, key_id: bytes) -> KeyStatus:
     """Whether ``key_id`` opens, once opened, or was never ours."""
     if key_id in live_key_ids(keys):
         return KeyStatus.LIVE
-    if any(key_id == deleted for deleted, _ in keys.deleted):
-        return KeyStatus.DELETED
-    return KeyStatus.UNKNOWN
+    at = keys.deleted.find(key_id)
+    while at >= 0 and at % _ENTRY_BYTES:
+        # Found across two entries, or inside a time.
+        at = keys.deleted.find(key_id, at + 1)
+    return KeyStatus.UNKNOWN if at < 0 else KeyStatus.DELETED
 
 
 def live_key_ids(keys: ReceiveKeys) -> tuple[bytes, ...]:
@@ -306,8 +309,11 @@ def _is_closed(key: OldReceiveKey, inbound: Inbound, now_ms: int) -> bool:
     return now_ms - key.retired_ms >= limits.OLD_RECEIVE_KEY_TTL_MS
 
 
-def _forgets(keys: ReceiveKeys, now_ms: int) -> bool:
-    return bool(keys.deleted) and now_ms - keys.deleted[0][1] > limits.DELETED_KEY_MEMORY_MS
+def _deleted_ms(keys: ReceiveKeys, start: int) -> int:
+    """When the key remembered at ``start`` was deleted; the end of time after the last."""
+    if start >= len(keys.deleted):
+        return limits.U64_MAX
+    return int.from_bytes(keys.deleted[start + limits.KEY_ID_BYTES : start + _ENTRY_BYTES], "big")
 
 
 def _key_to_wire(key: ReceiveKey) -> Value:

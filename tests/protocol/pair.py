@@ -352,7 +352,7 @@ class End:
         self.state = PairState.decode(self.state.encode())
         self.keys = ReceiveKeys.decode(self.keys.encode())
         self.peer_key = PeerKey.decode(self.peer_key.encode())
-        for row in self.outbox.values():
+        for row in self.open_rows.values():
             row.delivery = DeliveryState.decode(row.delivery.encode())
 
 
