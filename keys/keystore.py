@@ -98,7 +98,7 @@ class KdfParameters:
         return layout.u32(self.memory_kib) + layout.u32(self.iterations) + layout.u8(self.lanes)
 
 
-# 0.4 s on a 2 GHz office PC (decision 2 of docs/spec/suite.md).
+# 0.4 s on a 2 GHz office PC, once per start; out of reach for guessing on a graphics card by its memory.
 DEFAULT_KDF: Final = KdfParameters(memory_kib=256 * 1024, iterations=3, lanes=2)
 
 

@@ -3,6 +3,7 @@
 import itertools
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from keys import keystore, labels, layout
 from keys.errors import MalformedInput, PolicyRefused
-from keys.keystore import DEFAULT_KDF, KdfParameters, Keystore, KeystoreFiles
+from keys.keystore import DEFAULT_KDF, AnyPath, KdfParameters, Keystore, KeystoreFiles
 from keys.primitives import labelled_hash
 from keys.secret import SecretBytes
 from runtime.env import RealFiles
@@ -141,10 +142,16 @@ def test_nothing_in_the_file_is_in_clear() -> None:
 
 def test_two_threads_lose_no_key() -> None:
     """Each save rewrites the file; one must not write the other's new key away."""
-    store, files = a_keystore()
+
+    class SlowFiles(MemoryFiles):
+        def write_atomic(self, path: AnyPath, data: bytes, mode: int = 0o600) -> None:
+            time.sleep(0.001)  # an fsync: the other threads run
+            super().write_atomic(path, data, mode)
+
+    store, files = a_keystore(SlowFiles())
 
     def put_all(thread: int) -> None:
-        for number in range(20):
+        for number in range(5):
             store.put(f"receive/{thread}-{number}", SecretBytes(b"x" * 32))
 
     threads = [threading.Thread(target=put_all, args=(thread,)) for thread in range(4)]
@@ -152,7 +159,7 @@ def test_two_threads_lose_no_key() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(reopen(files).names("receive/")) == 80
+    assert len(reopen(files).names("receive/")) == 20
 
 
 # --- what can be wrong with it ---

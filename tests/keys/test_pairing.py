@@ -543,6 +543,16 @@ def test_every_single_typing_error_is_noticed() -> None:
                 parse_invitation_untrusted(text)
 
 
+@pytest.mark.parametrize("host", ["a", "ab", "abc", "abcd", "abcde"])
+def test_an_invitation_has_one_spelling(host: str) -> None:
+    """Bits that base32 has to spare at the end are zero, whatever the length."""
+    line = an_invitation(broker_address=replace(a_broker_address(), host=host)).encode()
+    for last in "abcdefghijklmnopqrstuvwxyz234567":
+        if last != line[-1]:
+            with pytest.raises(MalformedInput, match="invitation_mistyped"):
+                parse_invitation_untrusted(line[:-1] + last)
+
+
 @settings(max_examples=300)
 @given(near(LINE.encode()).map(lambda data: data.decode("latin-1")))
 def test_an_invitation_is_malformed_mistyped_or_itself(text: str) -> None:
