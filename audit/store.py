@@ -208,6 +208,8 @@ class AuditLog:
         BrokenInvariant ``log_edge_mismatch`` when the disk or the database does not hold what was written:
         the log then freezes.
         """
+        if self._refusal is not None:
+            raise self._refusal
         wanted = self._committed
         while self._publication is not None or self._published.size < wanted:
             if self._publication is None:
@@ -305,8 +307,6 @@ class AuditLog:
     # Publishing
 
     async def _publish(self) -> Checkpoint:
-        if self._refusal is not None:
-            raise self._refusal
         try:
             return await self._publish_steps()
         except BrokenInvariant as error:

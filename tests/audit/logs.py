@@ -99,7 +99,7 @@ async def open_log(
 ) -> AsyncIterator[OpenLog]:
     """The log of the data directory ``home``: node.db, high-water, log/."""
     env = env or real_env()
-    home.mkdir(exist_ok=True)
+    env.files.mkdir(home)
     db = await open_database(env, home / "node.db", SecretBytes(b"k" * 32), load_migrations("audit"))
     try:
         log = await AuditLog.open(
