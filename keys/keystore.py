@@ -103,6 +103,7 @@ DEFAULT_KDF: Final = KdfParameters(memory_kib=256 * 1024, iterations=3, lanes=2)
 
 
 def read_kdf(reader: Reader) -> KdfParameters:
+    """Nine bytes as ``KdfParameters.encode`` writes them; the reader's code if they are out of range."""
     kdf = KdfParameters(memory_kib=reader.u32(), iterations=reader.u32(), lanes=reader.u8())
     fault = kdf.fault()
     if fault is not None:

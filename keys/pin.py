@@ -1,8 +1,8 @@
 """What an officer's PIN opens: a seed sealed under a key from that PIN.
 
-Spec: docs/spec/keys.md#officers. The sealed seed stands inside the passphrase keystore, so a PIN guards against a
-colleague, not against a thief of the disk. One rule: the cost stored beside the seed is checked before it is
-paid. Counting tries and waiting after wrong ones is the caller's.
+Spec: docs/spec/keys.md#officers. The sealed seed stands inside the passphrase keystore, so a PIN guards
+against a colleague, not against a thief of the disk. One rule: the cost stored beside the seed is checked
+before it is paid. Counting tries and waiting after wrong ones is the caller's.
 """
 
 from collections.abc import Callable
