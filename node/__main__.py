@@ -5,10 +5,10 @@ node itself only when none runs. Secrets come from a prompt, a 0600 file or a sy
 arguments or the environment. Exit codes: runtime/exits.py.
 """
 
-import asyncio
 import json
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from pathlib import PurePath
 from typing import Any, Literal, NoReturn
 
@@ -166,22 +166,25 @@ def pair(
             click.echo(json.dumps(event))
         elif event["event"] == "invitation":
             click.echo(
-                f"Read or send this to the other office (once, within 10 minutes):\n\n  {event['invitation']}\n"
+                "Read or send this to the other office (once, within 10 minutes):\n\n "
+                f" {event['invitation']}\n"
             )
         elif event["event"] == "code":
             click.echo(f"Read this code aloud to the other office:   {event['mine']}")
         elif event["event"] == "waiting":
             click.echo("Waiting for the other office ...")
 
-    async def answer(event: dict[str, Any]) -> str:
+    async def answer(env: Env, event: dict[str, Any]) -> str:
         if as_json:
-            line = await asyncio.to_thread(sys.stdin.readline)
+            line = await env.run_blocking(sys.stdin.readline)
             try:
                 return str(json.loads(line)["peer_code"])
             except (ValueError, KeyError, TypeError):
                 return ""
+        if "again" in event:
+            click.echo(f"{event['again']} Type it again.", err=True)
         return str(
-            await asyncio.to_thread(click.prompt, "Type the code the other office reads to you", type=str)
+            await env.run_blocking(click.prompt, "Type the code the other office reads to you", type=str)
         )
 
     async def work(env: Env) -> dict[str, Any]:
@@ -196,7 +199,14 @@ def pair(
             params = {"invitation": invitation}
         verb = "pair.invite" if invite else "pair.join"
         return await _call(
-            env, directory, passphrase_file, verb, params, on_event=on_event, answer=answer, links=True
+            env,
+            directory,
+            passphrase_file,
+            verb,
+            params,
+            on_event=on_event,
+            answer=partial(answer, env),
+            links=True,
         )
 
     def show(result: dict[str, Any]) -> None:
@@ -440,7 +450,8 @@ def status(directory: str, passphrase_file: str | None, as_json: bool) -> None:
 
     def show_status(result: dict[str, Any]) -> None:
         click.echo(
-            f"{result['office_name']} ({result['country']}), {'running' if result['running'] else 'not running'}"
+            f"{result['office_name']} ({result['country']}), "
+            + ("running" if result["running"] else "not running")
         )
         link = result["link"]
         click.echo(
@@ -448,7 +459,8 @@ def status(directory: str, passphrase_file: str | None, as_json: bool) -> None:
         )
         click.echo(f"Waiting to leave: {result['outbox_waiting']}; unopened: {result['inbox_unopened']}")
         click.echo(
-            f"Log: {result['log']['size']} entries, {result['log']['published_size']} published, {result['log']['state']}"
+            f"Log: {result['log']['size']} entries, {result['log']['published_size']} published,"
+            f" {result['log']['state']}"
         )
         _table(
             ("Office", "State", "Waiting", "Missing"),

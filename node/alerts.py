@@ -1,7 +1,7 @@
 """Alerts of this office: written, released, kept, listed, opened, erased.
 
-Spec: docs/life-of-an-alert.md. Two rules: releasing puts content, numbers, signatures, envelopes and log entries
-into one transaction; reading commits its access entry before the content key is unwrapped.
+Spec: docs/life-of-an-alert.md. Two rules: releasing puts content, numbers, signatures, envelopes and log
+entries into one transaction; reading commits its access entry before the content key is unwrapped.
 """
 
 from collections.abc import Sequence
@@ -55,7 +55,8 @@ _ORDER = {
     for place, step in enumerate(("kept", "on_broker", "delivered", "opened", "refused", "expired"))
 }
 _COLUMNS = (
-    "alert_id, incoming, peer, hh, status, crime_type, urgency, headline, needs_reason, created_ms, stored_ms,"
+    "alert_id, incoming, peer, hh, status, crime_type, urgency, headline, needs_reason, created_ms,"
+    " stored_ms,"
     " author, releaser, flags, opened_ms, erased_ms"
 )
 
@@ -211,7 +212,8 @@ class Alerts:
         core = decode_core_untrusted(released.core)
         signatures = {signature.role: signature.officer_number for signature in core.signatures}
         tx.execute(
-            "INSERT INTO alert (alert_id, incoming, status, crime_type, urgency, headline, needs_reason, created_ms,"
+            "INSERT INTO alert (alert_id, incoming, status, crime_type, urgency, headline,"
+            " needs_reason, created_ms,"
             " stored_ms, expires_ms, erase_at_ms, author, releaser, flags)"
             " VALUES (?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
@@ -325,7 +327,8 @@ class Alerts:
 
         def read(tx: Snapshot) -> tuple[OutboxRow, ...]:
             rows = tx.execute(
-                f"SELECT {_COLUMNS} FROM alert WHERE incoming = 0 ORDER BY stored_ms DESC, rowid DESC LIMIT ?",  # noqa: S608
+                f"SELECT {_COLUMNS} FROM alert WHERE incoming = 0 ORDER BY stored_ms DESC, rowid DESC"  # noqa: S608
+                " LIMIT ?",
                 (LIST_MAX,),
             )
             names = _peer_names(tx)
@@ -430,7 +433,8 @@ class Alerts:
         index = self._log.append(tx, "acc.read", fields)
         tx.execute(
             "INSERT INTO access (alert_id, incoming, count, last_index) VALUES (?, ?, ?, ?)"
-            " ON CONFLICT (alert_id, incoming) DO UPDATE SET count = excluded.count, last_index = excluded.last_index",
+            " ON CONFLICT (alert_id, incoming) DO UPDATE SET count = excluded.count, last_index ="
+            " excluded.last_index",
             (alert_id, row[1], count, index),
         )
         if not row[1] or row[14] is not None:
@@ -520,7 +524,7 @@ def _load_draft(tx: Snapshot, *, draft_id: str) -> PreparedAlert:
 
 
 def _peer_names(tx: Snapshot) -> dict[bytes, str]:
-    return {office_id: name for office_id, name in tx.execute("SELECT office_id, name FROM peer")}
+    return dict(tx.execute("SELECT office_id, name FROM peer"))
 
 
 def _recipients(tx: Snapshot, alert_id: bytes, names: dict[bytes, str]) -> tuple[Recipient, ...]:

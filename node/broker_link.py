@@ -1,8 +1,9 @@
 """The link to one broker: the only socket on this side, and whose turn it is to speak.
 
-Spec: docs/spec/broker.md. Two turns run side by side: one sends whatever is due (many ops share one request),
-one waits for what arrives (a long poll over all our mailboxes there). One rule: the link decides when to speak,
-never what is true; facts come from and go to the outbox and the inbox, each in one transaction of its own.
+Spec: docs/spec/broker.md. Two turns run side by side: one sends whatever is due (many ops share one
+request), one waits for what arrives (a long poll over all our mailboxes there). One rule: the link decides
+when to speak, never what is true; facts come from and go to the outbox and the inbox, each in one
+transaction of its own.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ from protocol.requests import (
     request_bytes,
     seal_request,
 )
-from runtime.env import Env, TlsPin
+from runtime.env import AnyCertificate, Env, TlsPin
 from runtime.exits import DiskFailed
 from runtime.logs import get_logger
 
@@ -120,7 +121,7 @@ class BrokerClient:
     async def card(self) -> BrokerCard:
         """The broker's card, fetched once and held against the hash in the address."""
         if self._card is None:
-            pin = None if self.address.is_loopback else TlsPin(certificate_sha256=None)
+            pin = None if self.address.is_loopback else AnyCertificate()
             scheme = "http" if pin is None else "https"
             async with self._env.network.client_session(tls_pin=pin) as session:
                 data = await self._read(session, "GET", scheme, b"", CARD_BYTES_MAX)
@@ -332,7 +333,8 @@ class BrokerLink:
                     continue
                 envelope = got[0].envelope
             arrivals.append(Arrival(mailbox=mailbox, envelope_hash=item.envelope_hash, envelope=envelope))
-        # The cursor moves only past what is committed: what was not taken in is listed again. Shielded, because
+        # The cursor moves only past what is committed: what was not taken in is listed again.
+        # Shielded, because
         # a cancelled poll must not leave a commit behind whose deletions nobody announces.
         await asyncio.shield(self._env.spawn(self._traffic.arrived(arrivals), name="arrivals"))
         self._cursors[mailbox.name] = listed.items[-1].cursor

@@ -1,8 +1,9 @@
 """Pairing by voice, driven: two rendezvous mailboxes at a broker, two people with a telephone.
 
-Spec: docs/spec/pairing.md. ``keys.pairing`` holds every rule; this file carries items to and from the broker, asks
-the officer for the code the other side reads aloud, and records the result. One rule: our ``pair-ok`` leaves only
-after the half pair it speaks of is committed, and nothing is shown or sent before the peer's has verified.
+Spec: docs/spec/pairing.md. ``keys.pairing`` holds every rule; this file carries items to and from the
+broker, asks the officer for the code the other side reads aloud, and records the result. One rule: our
+``pair-ok`` leaves only after the half pair it speaks of is committed, and nothing is shown or sent before
+the peer's has verified.
 """
 
 import asyncio
@@ -342,7 +343,8 @@ class Ceremonies:
         )
         await self._db.transact(
             lambda tx: tx.execute(
-                "INSERT INTO broker (address, card) VALUES (?, ?) ON CONFLICT (address) DO UPDATE SET card = excluded.card",
+                "INSERT INTO broker (address, card) VALUES (?, ?) ON CONFLICT (address) DO UPDATE"
+                " SET card = excluded.card",
                 (str(address), card),
             )
         )
@@ -444,7 +446,8 @@ class Ceremonies:
                 ),
             )
             tx.execute(
-                "INSERT INTO broker (address, card) VALUES (?, ?) ON CONFLICT (address) DO UPDATE SET card = excluded.card",
+                "INSERT INTO broker (address, card) VALUES (?, ?) ON CONFLICT (address) DO UPDATE"
+                " SET card = excluded.card",
                 (str(bundle.broker_address), encode_broker_card(bundle.broker_card)),
             )
             self._log.append(tx, "pair.begin", {"peer": _pseudonym(bundle), "role": role})
@@ -459,7 +462,8 @@ class Ceremonies:
             peer.trusted = trust.activate(peer.trusted, now_ms)
             save_peer(tx, peer)
             tx.execute(
-                "INSERT INTO pairing_evidence (peer, at_ms, transcript, own_pair_ok, peer_pair_ok) VALUES (?, ?, ?, ?, ?)",
+                "INSERT INTO pairing_evidence (peer, at_ms, transcript, own_pair_ok, peer_pair_ok)"
+                " VALUES (?, ?, ?, ?, ?)",
                 (peer_id, now_ms, paired.transcript, own_pair_ok, paired.evidence),
             )
             self._log.append(

@@ -1,8 +1,8 @@
 """One office's node put together: opened, linked, listening, stopped.
 
-Spec: docs/operations.md#daemons. One rule: this file decides nothing; it opens parts in the only safe order and
-tells each whom to call. The same ``Node`` runs as a daemon, inside a command when no daemon runs, and in the
-simulator.
+Spec: docs/operations.md#daemons. One rule: this file decides nothing; it opens parts in the only safe order
+and tells each whom to call. The same ``Node`` runs as a daemon, inside a command when no daemon runs, and in
+the simulator.
 """
 
 import asyncio

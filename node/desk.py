@@ -207,7 +207,8 @@ class Desk:
                     " AND phase IN ('kept', 'held', 'address_lost')"
                 ),
                 tx.value(
-                    "SELECT count(*) FROM alert WHERE incoming = 1 AND opened_ms IS NULL AND erased_ms IS NULL"
+                    "SELECT count(*) FROM alert WHERE incoming = 1 AND opened_ms IS NULL AND"
+                    " erased_ms IS NULL"
                 ),
                 tx.value("SELECT count(*) FROM pending"),
                 tx.value("SELECT count(*) FROM quarantine"),

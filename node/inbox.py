@@ -195,7 +195,8 @@ class Inbox:
         return found
 
     async def arrived(self, arrivals: Sequence[Arrival]) -> None:
-        """Record a batch of envelopes; their transactions share a commit, each undone by itself on a fault."""
+        """Record a batch of envelopes; their transactions share a commit, each undone by itself on"
+        " a fault."""
         async with self._one_at_a_time:
             await self._vault.ensure_month()
             peer_ids = list(dict.fromkeys(arrival.mailbox.peer for arrival in arrivals))
@@ -333,7 +334,8 @@ class Inbox:
         """Take its number in, for ever; prove and close receive keys."""
         opening, header = opened.opening, opened.header
         tx.execute(
-            "INSERT INTO received (peer, instance, pair_seq, hh, pair_prev, type, verdict, at_ms, header, signature,"
+            "INSERT INTO received (peer, instance, pair_seq, hh, pair_prev, type, verdict, at_ms,"
+            " header, signature,"
             " opening) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 peer.office_id,
@@ -387,7 +389,8 @@ class Inbox:
         erase_due = Mark.ERASE_DUE in opened.marks
         signatures = {signature.role: signature.officer_number for signature in opened.core.signatures}
         tx.execute(
-            "INSERT INTO alert (alert_id, incoming, peer, hh, status, crime_type, urgency, headline, needs_reason,"
+            "INSERT INTO alert (alert_id, incoming, peer, hh, status, crime_type, urgency, headline,"
+            " needs_reason,"
             " created_ms, stored_ms, expires_ms, erase_at_ms, author, releaser, flags, erased_ms)"
             " VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (

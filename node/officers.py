@@ -6,6 +6,7 @@ One rule: every try of a PIN is counted and committed before its result is told.
 """
 
 import asyncio
+import itertools
 from dataclasses import dataclass, field
 
 from audit.store import AuditLog
@@ -47,7 +48,7 @@ def check_pin(pin: str) -> None:
     """PolicyRefused ``pin_too_weak`` says what a PIN must be."""
     if not (PIN_DIGITS_MIN <= len(pin) <= PIN_DIGITS_MAX and pin.isascii() and pin.isdigit()):
         raise PolicyRefused("pin_too_weak", f"A PIN is {PIN_DIGITS_MIN} to {PIN_DIGITS_MAX} digits.")
-    steps = {int(b) - int(a) for a, b in zip(pin, pin[1:], strict=False)}
+    steps = {int(b) - int(a) for a, b in itertools.pairwise(pin)}
     if steps in ({0}, {1}, {-1}):
         raise PolicyRefused("pin_too_weak", "This PIN is all one digit or a plain count. Choose another.")
 
@@ -210,7 +211,8 @@ class Officers:
                 raise PolicyRefused("pin_wrong", "Officer number or PIN is wrong.") from None
             signing_key = Ed25519PrivateKey.from_seed(seed)
             if signing_key.public_bytes != public:
-                # Power failed between the keystore and the transaction of a PIN reset: peers know another key.
+                # Power failed between the keystore and the transaction of a PIN reset:
+                # peers know another key.
                 raise PolicyRefused(
                     "officer_key_stale", "This PIN opens a key that was never announced. Reset the PIN again."
                 )

@@ -1,7 +1,8 @@
-"""What leaves: numbered, signed, sealed and kept in one transaction, sent afterwards until the peer acknowledges.
+"""What leaves: numbered, signed, sealed and kept in one transaction, sent afterwards until the peer
+acknowledges.
 
-Spec: docs/spec/conversation.md#delivery. One rule: nothing is sent that is not committed, and every act here may
-be repeated safely. The table of ``protocol.delivery`` says what is due; this file carries it out.
+Spec: docs/spec/conversation.md#delivery. One rule: nothing is sent that is not committed, and every act here
+may be repeated safely. The table of ``protocol.delivery`` says what is due; this file carries it out.
 """
 
 from collections.abc import Callable, Sequence
@@ -152,7 +153,8 @@ class Outbox:
         sealed_hash = envelope_hash(envelope)
         state = new_delivery(now_ms=now_ms, expires_ms=message.expires_ms, service=message.service)
         tx.execute(
-            "INSERT INTO delivery (hh, peer, instance, pair_seq, type, alert_id, msg_id, service, urgent, message,"
+            "INSERT INTO delivery (hh, peer, instance, pair_seq, type, alert_id, msg_id, service,"
+            " urgent, message,"
             " opening, envelope, envelope_hash, attempt, state, phase, next_at_ms, expires_ms)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?)",
             (
@@ -221,7 +223,8 @@ class Outbox:
     def compose_receipts(self, tx: Transaction, peer: Peer) -> None:
         """Put every receipt that waits for this peer under one signature."""
         rows = tx.execute(
-            "SELECT number, alert_id, hh, state, at_ms, log_index, code, actor FROM receipt_due WHERE peer = ?"
+            "SELECT number, alert_id, hh, state, at_ms, log_index, code, actor FROM receipt_due"
+            " WHERE peer = ?"
             " ORDER BY number LIMIT ?",
             (peer.office_id, RECEIPTS_PER_MESSAGE),
         )
@@ -326,13 +329,12 @@ class Outbox:
         now_ms = self._env.clock.now_ms()
 
         def read(tx: Snapshot) -> tuple[list[Row], dict[bytes, bytes]]:
-            secrets = {
-                office_id: put_secret
-                for office_id, put_secret in tx.execute(
+            secrets = dict(
+                tx.execute(
                     "SELECT office_id, put_secret FROM peer WHERE broker_address = ? AND state = 'active'",
                     (address,),
                 )
-            }
+            )
             rows = tx.execute(
                 f"SELECT {_ROW} FROM delivery WHERE next_at_ms <= ?"  # noqa: S608 - our own constant
                 " AND peer IN (SELECT office_id FROM peer WHERE broker_address = ? AND state = 'active')"
@@ -463,7 +465,8 @@ class Outbox:
         if state.held_since_ms is not None or state.phase is Delivery.ACKNOWLEDGED:
             envelope = None  # the message stays until acknowledged, and can be sealed anew
         tx.execute(
-            "UPDATE delivery SET state = ?, phase = ?, next_at_ms = ?, envelope = ?, envelope_hash = ?, attempt = ?,"
+            "UPDATE delivery SET state = ?, phase = ?, next_at_ms = ?, envelope = ?, envelope_hash ="
+            " ?, attempt = ?,"
             " cause = ? WHERE hh = ?",
             (
                 state.encode(),

@@ -1,7 +1,7 @@
 """One paired office inside a transaction: its row as values of the core, loaded, changed, saved.
 
-Spec: docs/life-of-an-alert.md. One rule: whoever loads a peer in a transaction saves it in the same one; no peer
-value outlives its transaction, so memory never disagrees with the disk.
+Spec: docs/life-of-an-alert.md. One rule: whoever loads a peer in a transaction saves it in the same one; no
+peer value outlives its transaction, so memory never disagrees with the disk.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,8 @@ _COLUMNS = (
 
 @dataclass(slots=True, kw_only=True)
 class Peer:
-    """A paired office as one transaction sees it. The only mutable value of the node; see the module's rule."""
+    """A paired office as one transaction sees it. The only mutable value of the node; see the"
+    " module's rule."""
 
     office_id: bytes
     name: str
@@ -72,8 +73,10 @@ def load_peers(tx: Snapshot) -> list[Peer]:
 def save_peer(tx: Transaction, peer: Peer) -> None:
     """Write back what may have changed."""
     tx.execute(
-        "UPDATE peer SET name = ?, country = ?, state = ?, trusted = ?, pair = ?, receive_keys = ?, peer_key = ?,"
-        " broker_address = ?, put_secret = ?, own_broker_address = ?, officer_list_sent = ?, last_heard_ms = ?,"
+        "UPDATE peer SET name = ?, country = ?, state = ?, trusted = ?, pair = ?, receive_keys = ?,"
+        " peer_key = ?,"
+        " broker_address = ?, put_secret = ?, own_broker_address = ?, officer_list_sent = ?,"
+        " last_heard_ms = ?,"
         " ack_due_ms = ? WHERE office_id = ?",
         (
             peer.name,
@@ -98,9 +101,12 @@ def insert_peer(tx: Transaction, peer: Peer) -> None:
     """Add a peer, or replace what was known of the same office after a second ceremony."""
     tx.execute(
         "INSERT INTO peer (office_id, name, country, state, since_ms, trusted, pair, receive_keys, peer_key,"
-        " broker_address, put_secret, own_broker_address, officer_list_sent, log_origin, log_public, witness_name,"
-        " witness_public, checkpoint) VALUES (?, ?, ?, ?, ?, x'', x'', x'', x'', '', x'', '', 0, ?, ?, ?, ?, ?)"
-        " ON CONFLICT (office_id) DO UPDATE SET since_ms = excluded.since_ms, log_origin = excluded.log_origin,"
+        " broker_address, put_secret, own_broker_address, officer_list_sent, log_origin, log_public,"
+        " witness_name,"
+        " witness_public, checkpoint) VALUES (?, ?, ?, ?, ?, x'', x'', x'', x'', '', x'', '', 0, ?,"
+        " ?, ?, ?, ?)"
+        " ON CONFLICT (office_id) DO UPDATE SET since_ms = excluded.since_ms, log_origin ="
+        " excluded.log_origin,"
         " log_public = excluded.log_public, witness_name = excluded.witness_name,"
         " witness_public = excluded.witness_public, checkpoint = excluded.checkpoint",
         (
@@ -122,7 +128,8 @@ def insert_peer(tx: Transaction, peer: Peer) -> None:
 def peer_view(tx: Snapshot, peer: Peer, own_office_id: bytes) -> PeerView:
     """A peer as screens show it."""
     waiting: int = tx.value(
-        "SELECT count(*) FROM delivery WHERE peer = ? AND service = 0 AND phase IN ('kept', 'held', 'address_lost')",
+        "SELECT count(*) FROM delivery WHERE peer = ? AND service = 0 AND phase IN ('kept', 'held',"
+        " 'address_lost')",
         (peer.office_id,),
     )
     return PeerView(

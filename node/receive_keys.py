@@ -1,7 +1,7 @@
 """The receive keys of all pairs as this node holds them: seeds in the keystore, halves in the database.
 
-Spec: docs/spec/conversation.md#receive-keys. One rule: a seed is durable before the transaction that announces its
-key, and goes only after the transaction that gave the key up is.
+Spec: docs/spec/conversation.md#receive-keys. One rule: a seed is durable before the transaction that
+announces its key, and goes only after the transaction that gave the key up is.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,8 +1,8 @@
 """``init``: what a node's directory holds, and how it comes to be.
 
 Spec: docs/operations.md#directory. The root key is made here, certifies the operational key, goes onto the
-recovery sheet and is forgotten: it never stands in the keystore. One rule: a directory is complete or it is not
-a node; ``node.toml`` is written last and its absence means ``init`` may be run again.
+recovery sheet and is forgotten: it never stands in the keystore. One rule: a directory is complete or it is
+not a node; ``node.toml`` is written last and its absence means ``init`` may be run again.
 """
 
 import base64
@@ -143,7 +143,8 @@ def _check(env: Env, directory: str, passphrase: SecretBytes, name: str, country
     if env.files.exists(str(base / KEYSTORE_NAME)):
         raise PolicyRefused(
             "init_interrupted",
-            f"{directory} holds a node that was not finished. It was never used: remove the directory, run init again.",
+            f"{directory} holds a node that was not finished. It was never used: remove the"
+            " directory, run init again.",
         )
     card.check_name(name)
     if not (len(country) == 2 and country.isascii() and country.isalpha() and country.isupper()):

@@ -51,7 +51,8 @@ class Vault:
         )
 
     def open_content(self, row: tuple[str, bytes, bytes], alert_id: bytes) -> tuple[bytes, bytes]:
-        """(core, disclosures) of a vault row (kek, wrapped_key, ciphertext); the access entry is committed."""
+        """(core, disclosures) of a vault row (kek, wrapped_key, ciphertext); the access entry is"
+        " committed."""
         kek, wrapped, ciphertext = row
         key = SecretBytes(
             aead_open(

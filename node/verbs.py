@@ -1,7 +1,8 @@
 """What each command does inside a node: from plain JSON parameters to a plain JSON result.
 
-Spec: docs/operations.md#commands. The daemon runs verbs for its control socket; a command that finds no daemon
-opens the node itself and runs the same verb. One rule: parameters are untrusted, even from our own command.
+Spec: docs/operations.md#commands. The daemon runs verbs for its control socket; a command that finds no
+daemon opens the node itself and runs the same verb. One rule: parameters are untrusted, even from our own
+command.
 """
 
 import dataclasses
