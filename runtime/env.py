@@ -181,7 +181,11 @@ class Network(Protocol):
         ...
 
     def client_session(
-        self, *, tls_pin: "TlsPin | None" = None, unix_path: AnyPath | None = None, connections_max: int = 8
+        self,
+        *,
+        tls_pin: "TlsPin | AnyCertificate | None" = None,
+        unix_path: AnyPath | None = None,
+        connections_max: int = 8,
     ) -> aiohttp.ClientSession:
         """A client without cookies, proxies, redirects of its own or decompression. The caller closes it.
 
@@ -259,13 +263,21 @@ class TlsIdentity:
 class TlsPin:
     """Client side of TLS: SHA-256 of the one DER certificate accepted, whatever its dates or names."""
 
-    # 32 bytes. None accepts any certificate: only for the one fetch of a broker's card, whose hash the address
-    # names, so that what comes back is pinned although the connection is not.
-    certificate_sha256: bytes | None
+    certificate_sha256: bytes  # 32 bytes
 
     def __post_init__(self) -> None:
-        if self.certificate_sha256 is not None and len(self.certificate_sha256) != 32:
+        if len(self.certificate_sha256) != 32:
             raise MalformedInput("bad_tls_pin", "a certificate pin is 32 bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class AnyCertificate:
+    """In place of a pin: whatever certificate the server shows.
+
+    Only for fetching something whose hash is known already, as a broker's card that its address names: then
+    what comes back is pinned although the connection is not. A type of its own, so that nobody gets there by
+    a pin that was left empty.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -756,7 +768,11 @@ class RealNetwork:
         return HttpListener(runner, 0, unlink)
 
     def client_session(
-        self, *, tls_pin: TlsPin | None = None, unix_path: AnyPath | None = None, connections_max: int = 8
+        self,
+        *,
+        tls_pin: TlsPin | AnyCertificate | None = None,
+        unix_path: AnyPath | None = None,
+        connections_max: int = 8,
     ) -> aiohttp.ClientSession:
         """See Network."""
         if unix_path is not None:
@@ -806,21 +822,21 @@ class _PinnedTls(ssl.SSLObject):
         super().do_handshake()
         shown = self.getpeercert(binary_form=True) or b""
         pin = getattr(self.context, "pin", b"")
-        if pin is not None and hashlib.sha256(shown).digest() != pin:
+        if not isinstance(pin, AnyCertificate) and hashlib.sha256(shown).digest() != pin:
             raise ssl.SSLCertVerificationError("the server's certificate is not the pinned one")
 
 
 class _PinningContext(ssl.SSLContext):
     sslobject_class = _PinnedTls
-    pin: bytes | None
+    pin: bytes | AnyCertificate
 
 
-def _pinning_context(pin: TlsPin) -> ssl.SSLContext:
+def _pinning_context(pin: TlsPin | AnyCertificate) -> ssl.SSLContext:
     # No authority and no date is asked: the address the operator handed over names this one certificate, and
     # an office whose clock is a day off must still reach its broker.
     context = _PinningContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    context.pin = pin.certificate_sha256
+    context.pin = pin.certificate_sha256 if isinstance(pin, TlsPin) else pin
     return context

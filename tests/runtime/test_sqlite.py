@@ -314,6 +314,7 @@ async def test_a_file_cut_short_is_damaged_and_never_a_new_database(tmp_path: Pa
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(VerificationFailed, match="database_damaged"):
         await open_words(path)
+    assert path.stat().st_size == size, "evidence was changed"
 
 
 async def test_what_is_no_file_or_no_database_of_ours_is_refused(tmp_path: Path) -> None:

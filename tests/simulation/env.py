@@ -20,6 +20,7 @@ from aiohttp.client_proto import ResponseHandler
 
 from keys.errors import Unavailable
 from runtime.env import (
+    AnyCertificate,
     AnyPath,
     Env,
     HttpListener,
@@ -33,7 +34,7 @@ from runtime.env import (
     make_session,
 )
 from tests.simulation.loop import Incarnation, VirtualLoop
-from tests.simulation.network import VirtualTls
+from tests.simulation.network import ANY_CERTIFICATE, VirtualTls
 
 T = TypeVar("T")
 
@@ -90,13 +91,19 @@ class HostWorker:
 
     async def run(self, call: Callable[[], T]) -> T:
         async with self._turn:
-            await asyncio.sleep(self._choices.uniform(0.00005, 0.002))
+            await asyncio.sleep(self._delay_s())
             if not self._incarnation.is_alive:
                 raise Killed
             try:
                 return call()
             finally:
-                await asyncio.sleep(self._choices.uniform(0.00005, 0.002))
+                await asyncio.sleep(self._delay_s())
+
+    def _delay_s(self) -> float:
+        """Mostly what a thread and an fsync take; now and then what a tired disk takes."""
+        if self._choices.random() < 0.05:
+            return self._choices.uniform(0.02, 0.5)
+        return self._choices.uniform(0.00005, 0.002)
 
     async def close(self) -> None:
         async with self._turn:
@@ -191,9 +198,17 @@ class HostNetwork:
         return HttpListener(runner, 0, lambda: self._files.remove(path))
 
     def client_session(
-        self, *, tls_pin: TlsPin | None = None, unix_path: AnyPath | None = None, connections_max: int = 8
+        self,
+        *,
+        tls_pin: TlsPin | AnyCertificate | None = None,
+        unix_path: AnyPath | None = None,
+        connections_max: int = 8,
     ) -> aiohttp.ClientSession:
-        pin = VirtualTls(certificate_sha256=tls_pin.certificate_sha256) if tls_pin is not None else None
+        pin = None
+        if isinstance(tls_pin, TlsPin):
+            pin = VirtualTls(certificate_sha256=tls_pin.certificate_sha256)
+        elif tls_pin is not None:
+            pin = ANY_CERTIFICATE
         return make_session(
             _Connector(pin, str(unix_path) if unix_path is not None else None, connections_max)
         )

@@ -6,6 +6,7 @@ sends numbers one after another and repeats what was not answered. No answered n
 
 import asyncio
 import contextlib
+import functools
 import sys
 import tempfile
 from pathlib import Path
@@ -30,10 +31,15 @@ WRITE = "INSERT INTO numbers VALUES (?, 1) ON CONFLICT DO UPDATE SET times = tim
 READ = "SELECT number FROM numbers ORDER BY number"
 DIRECTORY = "/var/lib/ledger"
 POLL_S = 55.0
+SENDERS = 6
+GIVE_UP_S = 37.0
 
 
-async def keeper(daemon: Daemon) -> None:
-    """The server: POST /put writes a number, GET /poll waits for nothing."""
+async def keeper(daemon: Daemon, *, is_hasty: bool = False) -> None:
+    """The server: POST /put writes a number, GET /poll waits for nothing.
+
+    A hasty one answers before its commit: the planted bug that the simulator must find.
+    """
     env = daemon.env
     db = await open_database(
         env, f"{DIRECTORY}/ledger.db", SecretBytes(KEY), [TABLES], on_failure=daemon.fail
@@ -48,6 +54,9 @@ async def keeper(daemon: Daemon) -> None:
             )
             return int(tx.value("SELECT count(*) FROM numbers"))
 
+        if is_hasty:
+            daemon.spawn(db.transact(write), name="hasty")
+            return web.Response(text="soon")
         return web.Response(text=str(await db.transact(write)))
 
     async def poll(_: web.Request) -> web.Response:
@@ -75,12 +84,14 @@ class Caller:
         self.failures: dict[str, int] = {}
 
     async def run(self, env: Env) -> int:
-        """Send numbers for ever, one of several tasks at a time."""
-        async with env.network.client_session() as session, env.task_group() as tasks:
-            for number in range(3):
-                tasks.create_task(self._send(env, session), name=f"caller {number}")
-            tasks.create_task(self._poll(env, session), name="poller")
-        return 0
+        """Send numbers for ever; now and then give up all that is under way, as a link that is reset does."""
+        async with env.network.client_session() as session:
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    async with env.timeout(GIVE_UP_S), env.task_group() as tasks:
+                        for number in range(SENDERS):
+                            tasks.create_task(self._send(env, session), name=f"sender {number}")
+                        tasks.create_task(self._poll(env, session), name="poller")
 
     async def _send(self, env: Env, session: aiohttp.ClientSession) -> None:
         while True:
@@ -89,7 +100,7 @@ class Caller:
             while not await self._put(env, session, number):
                 await env.sleep(0.5 + env.jitter())
             self.answered.append(number)
-            await env.sleep(env.jitter())
+            await env.sleep(0.3 + env.jitter())
 
     async def _put(self, env: Env, session: aiohttp.ClientSession, number: int) -> bool:
         try:
@@ -118,7 +129,7 @@ class Outcome:
         self.lives = lives
 
 
-def eventful(seed: int, directory: Path, *, minutes: int = 10) -> Outcome:
+def eventful(seed: int, directory: Path, *, minutes: int = 5, is_hasty: bool = False) -> Outcome:
     """Minutes of sending while the keeper is killed, loses power, is cut off and has its streams reset."""
     with World(seed=seed, directory=directory) as world:
         keeper_host, caller_host = world.host("keeper", skew_ms=86_400_000), world.host("caller")
@@ -127,7 +138,7 @@ def eventful(seed: int, directory: Path, *, minutes: int = 10) -> Outcome:
 
         async def keep(env: Env) -> int:
             env.files.mkdir(DIRECTORY)
-            return await run_daemon(env, keeper, options)
+            return await run_daemon(env, functools.partial(keeper, is_hasty=is_hasty), options)
 
         async def script() -> list[int]:
             caller_host.start(caller.run)
@@ -171,4 +182,4 @@ async def _numbers(env: Env) -> list[int]:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as place:
-        sys.stdout.write(eventful(int(sys.argv[1]), Path(place), minutes=int(sys.argv[2])).trace + "\n")
+        sys.stdout.write(eventful(int(sys.argv[1]), Path(place)).trace + "\n")

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from keys.secret import SecretBytes
 from keys.tls import self_signed
-from runtime.env import Env, TlsIdentity, TlsPin
+from runtime.env import AnyCertificate, Env, TlsIdentity, TlsPin
 from tests.simulation.env import Killed
 from tests.simulation.ledger import eventful
 from tests.simulation.loop import StuckError
@@ -158,10 +158,17 @@ def test_a_killed_host_runs_no_finally_and_leaves_its_port(tmp_path: Path) -> No
     ran: list[str] = []
 
     async def doomed(env: Env) -> int:
+        async def wake_later() -> None:
+            await env.sleep(30)
+            ran.append("woke")
+
         try:
-            return await serve(env)
+            async with env.task_group() as tasks:
+                tasks.create_task(wake_later())
+                await serve(env)
         finally:
             ran.append("finally")
+        return 0
 
     with World(seed=3, directory=tmp_path) as world:
         broker, office = world.host("broker"), world.host("office")
@@ -248,7 +255,7 @@ def test_only_the_pinned_certificate_is_spoken_to(tmp_path: Path) -> None:
         await asyncio.Event().wait()
         return 0
 
-    async def ask(env: Env, pin: TlsPin | None, scheme: str) -> bytes:
+    async def ask(env: Env, pin: TlsPin | AnyCertificate | None, scheme: str) -> bytes:
         async with (
             env.network.client_session(tls_pin=pin) as session,
             session.post(f"{scheme}://broker:7440/echo", data=b"x") as answer,
@@ -263,6 +270,7 @@ def test_only_the_pinned_certificate_is_spoken_to(tmp_path: Path) -> None:
             office.boot()
             await asyncio.sleep(1)
             assert await office.run(lambda env: ask(env, right, "https")) == b"x"
+            assert await office.run(lambda env: ask(env, AnyCertificate(), "https")) == b"x"
             with pytest.raises(aiohttp.ClientConnectorCertificateError):
                 await office.run(lambda env: ask(env, wrong, "https"))
             with pytest.raises(aiohttp.ClientConnectorSSLError):
@@ -297,31 +305,39 @@ def test_an_exception_that_nobody_took_fails_the_run(tmp_path: Path) -> None:
         world.run(script())
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_no_answered_number_is_lost_whatever_happens(tmp_path: Path, seed: int) -> None:
     """Kills, power losses, cuts and resets for minutes: what the keeper answered stands in its database."""
     outcome = eventful(seed, tmp_path)
     assert len(outcome.caller.answered) > 500
     assert set(outcome.caller.answered) <= set(outcome.kept)
     assert set(outcome.kept) <= set(range(1, outcome.caller.sent + 1))
-    assert outcome.lives == 8
+    assert outcome.lives == 5
     assert sum(outcome.caller.failures.values()) > 0
 
 
+def test_an_answer_before_the_commit_is_found(tmp_path: Path) -> None:
+    """The planted bug: a keeper that answers first loses an answered number within a few seeds."""
+    for seed in range(12):
+        outcome = eventful(seed, tmp_path / str(seed), is_hasty=True)
+        if not set(outcome.caller.answered) <= set(outcome.kept):
+            return
+    pytest.fail("twelve seeds did not find it")
+
+
 def test_one_seed_is_one_history(tmp_path: Path) -> None:
-    """Two runs of one seed give one trace hash, another seed gives another; so too in other processes with
-    another allocator and another hash seed.
+    """Two runs of one seed give one trace hash, another seed gives another; so too in another
+    process with another allocator and another hash seed.
     """
-    here = eventful(11, tmp_path / "one", minutes=5).trace
-    assert eventful(11, tmp_path / "two", minutes=5).trace == here
-    assert eventful(12, tmp_path / "three", minutes=5).trace != here
-    for settings in ({"PYTHONHASHSEED": "1"}, {"PYTHONHASHSEED": "4242", "PYTHONMALLOC": "malloc"}):
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.simulation.ledger", "11", "5"],
-            cwd=Path(__file__).parents[2],
-            env={**os.environ, **settings},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert done.stdout.strip() == here
+    here = eventful(11, tmp_path / "one").trace
+    assert eventful(11, tmp_path / "two").trace == here
+    assert eventful(12, tmp_path / "three").trace != here
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.simulation.ledger", "11"],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONHASHSEED": "4242", "PYTHONMALLOC": "malloc"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == here
