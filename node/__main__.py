@@ -183,9 +183,7 @@ def pair(
                 return ""
         if "again" in event:
             click.echo(f"{event['again']} Type it again.", err=True)
-        return str(
-            await env.run_blocking(click.prompt, "Type the code the other office reads to you", type=str)
-        )
+        return str(await env.run_blocking(click.prompt, "Type the code the other office reads to you"))
 
     async def work(env: Env) -> dict[str, Any]:
         if invite:

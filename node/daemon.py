@@ -59,6 +59,7 @@ from runtime.sqlite import Database
 
 NAME = "salween-node"
 HOUSEKEEPING_S = 5.0
+KEY_ROUNDS = 720  # once an hour
 LOOPBACK = "127.0.0.1"
 
 _log = logs.get_logger("node")
@@ -274,8 +275,12 @@ class Node:
             await self.log.run()
 
     async def _housekeep(self) -> None:
+        rounds = 0
         while True:
             await self._outbox.housekeep_once()
+            if rounds % KEY_ROUNDS == 0:
+                await self.keys.close_old_once()
+            rounds += 1
             if await self.alerts.erase_due():
                 self.events.tell("inbox")
             await self._env.sleep(HOUSEKEEPING_S)

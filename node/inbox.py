@@ -31,7 +31,7 @@ from protocol.items import Acknowledgement, Item, KeyAnnouncement, OfficerListIt
 from protocol.receipts import Receipt, ReceiptState
 from protocol.receivekeys import KeyStatus, adopt, after_verified, status_of
 from protocol.release import ReleasePolicy
-from protocol.requests import Delete, Deleted, Result, sign_delete
+from protocol.requests import Delete, Deleted, OpRefused, Refusal, Result, sign_delete
 from protocol.sealing import (
     Duplicate,
     Equivocation,
@@ -58,6 +58,8 @@ from runtime.sqlite import Database, Snapshot, Transaction
 
 QUARANTINE_PER_PEER_MAX = 100
 MAILBOX_SECRET_BYTES = 96
+# A broker that lost its disk will never be able to delete: there is nothing left to do.
+_LOST = frozenset({Refusal.NOT_FOUND, Refusal.GONE})
 
 log = get_logger("inbox")
 
@@ -242,16 +244,20 @@ class Inbox:
 
     async def settle_deletions(self, batch: Batch, results: Sequence[Result]) -> None:
         """Forget the deletions a broker confirmed, or will never be able to."""
-        done = [
-            mark
-            for mark, result in zip(batch.marks, results, strict=True)
-            if isinstance(result, Deleted) or getattr(result, "code", None) in ("not_found", "gone")
-        ]
-        await self._db.transact(
-            lambda tx: tx.execute_many(
-                "DELETE FROM broker_delete WHERE mailbox = ? AND envelope_hash = ?", done
-            )  # type: ignore[arg-type]
-        )
+        done: list[tuple[str, bytes]] = []
+        for mark, result in zip(batch.marks, results, strict=True):
+            refusal = result.code if isinstance(result, OpRefused) else None
+            match mark:
+                case (str(name), bytes(envelope_hash)) if isinstance(result, Deleted) or refusal in _LOST:
+                    done.append((name, envelope_hash))
+                case _:
+                    pass  # said again with the next request
+
+        def record(tx: Transaction) -> None:
+            tx.execute_many("DELETE FROM broker_delete WHERE mailbox = ? AND envelope_hash = ?", done)
+
+        if done:
+            await self._db.transact(record)
 
     # --- one envelope ---------------------------------------------------------------------------------------
 

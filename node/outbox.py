@@ -13,6 +13,7 @@ from typing import Any
 from audit.store import AuditLog
 from keys.errors import BrokenInvariant, VerificationFailed
 from keys.primitives import sha256
+from keys.trust import PairState
 from node.broker_link import Batch
 from node.identity import Identity
 from node.peers import Peer, load_peer, load_peers, save_peer
@@ -49,7 +50,7 @@ from protocol.delivery import (
     step,
 )
 from protocol.envelope import envelope_hash
-from protocol.items import AudienceOpening, Item, encode_items
+from protocol.items import AudienceOpening, Item, OfficerListItem, encode_items
 from protocol.receipts import Receipt, ReceiptState, encode_receipts
 from protocol.receivekeys import after_announced, announcement, announcement_due_ms
 from protocol.release import ReleasedAlert
@@ -70,7 +71,6 @@ from runtime.sqlite import Database, Snapshot, Transaction
 RECEIPTS_PER_MESSAGE = 128
 CONTROL_LIFE_MS = 90 * limits.DAY_MS
 ACK_DELAY_MS = 20_000
-HOUSEKEEPING_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,7 +266,9 @@ class Outbox:
         The announcement rides whenever the envelope does not grow for it.
         """
         items = list(message.items)
-        if peer.pair.unreported and not message.service:
+        if message.type is MessageType.CONTROL:
+            return message.items  # made of such items itself
+        if peer.pair.unreported:
             items.append(acknowledgement(peer.pair, self._identity.key_version))
         announced = announcement(peer.receive_keys, self._identity.key_version)
         if announced is not None and _sealed_bytes(peer, message, [*items, announced]) == _sealed_bytes(
@@ -329,7 +331,7 @@ class Outbox:
         now_ms = self._env.clock.now_ms()
 
         def read(tx: Snapshot) -> tuple[list[Row], dict[bytes, bytes]]:
-            secrets = dict(
+            secrets: dict[bytes, bytes] = dict(
                 tx.execute(
                     "SELECT office_id, put_secret FROM peer WHERE broker_address = ? AND state = 'active'",
                     (address,),
@@ -538,14 +540,15 @@ class Outbox:
     # --- by itself ------------------------------------------------------------------------------------------
 
     async def housekeep_once(self) -> None:
-        """Expiry, acknowledgements without company, overdue key announcements."""
+        """Expiry; acknowledgements, key announcements and officer lists that found no company."""
         now_ms = self._env.clock.now_ms()
 
         def due_peers(tx: Snapshot) -> list[bytes]:
+            newest: int = tx.value("SELECT max(version) FROM officer_list")
             return [
                 peer.office_id
                 for peer in load_peers(tx)
-                if peer.trusted.state.name == "ACTIVE" and self._needs_control(peer, now_ms)
+                if peer.trusted.state is PairState.ACTIVE and _needs_control(peer, newest, now_ms)
             ]
 
         for peer_id in await self._db.read(due_peers):
@@ -553,27 +556,24 @@ class Outbox:
             await self._db.transact(partial(self._control, peer_id=peer_id, fresh=fresh, now_ms=now_ms))
         await self._db.transact(lambda tx: self._expire(tx, now_ms))
 
-    def _needs_control(self, peer: Peer, now_ms: int) -> bool:
-        announce_ms = announcement_due_ms(peer.receive_keys)
-        return (peer.ack_due_ms is not None and peer.ack_due_ms <= now_ms) or (
-            announce_ms is not None and announce_ms <= now_ms
-        )
-
     def _control(self, tx: Transaction, peer_id: bytes, fresh: dict[bytes, FreshKey], now_ms: int) -> None:
         peer = load_peer(tx, peer_id)
-        if not self._needs_control(peer, now_ms):
+        newest, officers = tx.execute(
+            "SELECT version, bytes FROM officer_list ORDER BY version DESC LIMIT 1"
+        )[0]
+        if not _needs_control(peer, newest, now_ms):
             return
         self._keys.use(peer, fresh)
-        announced = announcement(peer.receive_keys, self._identity.key_version)
         items: list[Item] = [acknowledgement(peer.pair, self._identity.key_version)]
+        announced = announcement(peer.receive_keys, self._identity.key_version)
         if announced is not None:
             items.append(announced)
-        peer.ack_due_ms = None
-        # An announcement must be acknowledged, or it could be lost for ever; an acknowledgement must not.
-        self.compose_control(tx, peer, items, service=announced is None)
-        peer.pair = after_acknowledgement_sent(peer.pair)
-        if announced is not None:
-            peer.receive_keys = after_announced(peer.receive_keys, now_ms)
+        if peer.officer_list_sent < newest:
+            items.append(OfficerListItem(officer_list=officers))
+            peer.officer_list_sent = newest
+        # A lost announcement or list would be lost for ever unless acknowledged; an acknowledgement must not be.
+        self.compose_control(tx, peer, items, service=len(items) == 1)
+        self._note_company(peer, items, now_ms)
         save_peer(tx, peer)
 
     def _expire(self, tx: Transaction, now_ms: int) -> None:
@@ -597,6 +597,16 @@ class Outbox:
             (peer.office_id, peer.pair.outbound.instance, number),
         )
         return None if row is None else _row(row)
+
+
+def _needs_control(peer: Peer, newest_list: int, now_ms: int) -> bool:
+    """Whether something waits for this peer that found no company in time."""
+    announce_ms = announcement_due_ms(peer.receive_keys)
+    return (
+        (peer.ack_due_ms is not None and peer.ack_due_ms <= now_ms)
+        or (announce_ms is not None and announce_ms <= now_ms)
+        or peer.officer_list_sent < newest_list
+    )
 
 
 def _sealed_bytes(peer: Peer, message: ToSend, items: Sequence[Item]) -> int:

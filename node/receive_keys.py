@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from keys.primitives import XWingPrivateKey
 from keys.secret import SecretBytes
 from node.layout import SecretName
-from node.peers import Peer, load_peer, load_peers
+from node.peers import Peer, load_peer, load_peers, save_peer
 from node.secrets import Secrets
 from protocol import limits
-from protocol.receivekeys import live_key_ids, wants_next, with_next
+from protocol.receivekeys import close_old, live_key_ids, wants_next, with_next
 from runtime.env import Env
-from runtime.sqlite import Database
+from runtime.sqlite import Database, Transaction
 
 SEED_BYTES = 32
 
@@ -87,6 +87,23 @@ class ReceiveKeyRing:
                 peer_instance=peer.pair.inbound.instance,
                 now_ms=now_ms,
             )
+
+    async def close_old_once(self) -> None:
+        """Rule 4 on the timer: old keys nothing on its way can need go even when no message arrives."""
+        now_ms = self._env.clock.now_ms()
+
+        def record(tx: Transaction) -> list[tuple[bytes, tuple[bytes, ...]]]:
+            closed_by_peer = []
+            for peer in load_peers(tx):
+                keys, closed = close_old(peer.receive_keys, inbound=peer.pair.inbound, now_ms=now_ms)
+                if closed:
+                    peer.receive_keys = keys
+                    save_peer(tx, peer)
+                    closed_by_peer.append((peer.office_id, closed))
+            return closed_by_peer
+
+        for peer_id, closed in await self._db.transact(record):
+            await self.forget(peer_id, closed)
 
     async def forget(self, peer_id: bytes, key_ids: Iterable[bytes]) -> None:
         """After the commit that gave them up: wipe these keys."""
