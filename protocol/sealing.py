@@ -738,6 +738,8 @@ def open_envelope_untrusted(data: bytes, context: OpeningContext) -> Opened:
         raise MalformedInput("leaf_opening", "what was wrapped has the wrong form")
     content_key = SecretBytes(unwrapped[:CONTENT_KEY_BYTES])
     opening = decode_opening_untrusted(unwrapped[CONTENT_KEY_BYTES:-4])
+    # A traceback of a later step must not carry the key.
+    del unwrapped
 
     # 4. Decrypt to the end: nothing is looked at before the last tag held.
     padded = blob_decrypt(content_key, labels.BLOB, envelope.blob)

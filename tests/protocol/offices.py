@@ -395,7 +395,6 @@ def forge(
     wrapped_opening: bytes | None = None,
     sender_id: bytes = MYITKYINA.id,
     recipient: Office = TENGCHONG,
-    bucket_bytes: int = 8192,
     padding: bytes | None = None,
     info_tail: bytes = b"",
 ) -> bytes:
@@ -404,7 +403,8 @@ def forge(
     ``wrapped_opening`` is bytes 32 to 111 of what is wrapped; ``padding`` replaces 0x80 and zeros.
     """
     key_id, key = recipient.receive_key_id, recipient.receive_key
-    room_bytes = bucket_bytes - 1257 - 56 - 16 * ((bucket_bytes - 1257) // (16 * 1024) + 1)
+    # Smallest of 8, 16, 32 and 64 KiB, less 1257 outside, 56 and a tag per 16 KiB inside the blob.
+    room_bytes = next(room for room in (6863, 15055, 31423, 64159) if len(plaintext) < room)
     padding = b"\x80" + bytes(room_bytes - len(plaintext) - 1) if padding is None else padding
     content_key = seed("content key", 32)
     blob = blob_encrypt(content_key, labels.BLOB, plaintext + padding)

@@ -87,7 +87,7 @@ def refusal(call: Any, *args: Any, **kwargs: Any) -> str:
     ],
 )
 def test_what_can_hurt_a_person_needs_two_officers_at_both_ends(changes: dict[str, Any]) -> None:
-    """Victims, named persons, H2 and above, TLP:RED: the sender refuses one officer, and so does the recipient."""
+    """Victims, named persons, H2 and above, TLP:RED: neither sender nor recipient takes one officer."""
     alert = vehicle_alert(**changes)
     assert needs_second_officer(alert)
     assert refusal(released, alert) == "second_officer_needed"

@@ -449,7 +449,7 @@ def signatures() -> Iterator[Case]:
         "office_id_mismatch",
         sealed(foreign_card),
     )
-    forged_certificate = flipped(certificate_only.core, 2100)
+    forged_certificate = flipped(certificate_only.core, 4000)
     forged_card = signed_message(MessageType.CARD, forged_certificate, sender=SECOND)
     yield junk(
         "card-forged",
@@ -692,7 +692,7 @@ def bodies() -> Iterator[Case]:
     malformed = signed_message(MessageType.CONTROL, b"\xc1")
     yield refused("control-malformed", "items that are not msgpack", "wire_type", sealed(malformed))
     empty = signed_message(MessageType.RECEIPT, encode_items([]))
-    yield refused("receipt-empty", "a receipt of nothing", "receipts_empty", sealed(empty))
+    yield refused("receipt-empty", "a receipt of nothing", "receipts_wrong", sealed(empty))
 
 
 def released_values(values: dict[str, str]) -> bytes:
