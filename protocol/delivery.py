@@ -40,7 +40,6 @@ class DeliveryState:
     next_at_ms: int | None
     expires_ms: int
     held_since_ms: int | None  # None while no broker is known to hold the latest envelope
-    sealed_at_ms: int  # when the latest Reseal was commanded, or the item was made
     bodyless: bool
     service: bool
 
@@ -54,7 +53,6 @@ class DeliveryState:
                 "t": self.next_at_ms,
                 "e": self.expires_ms,
                 "h": self.held_since_ms,
-                "s": self.sealed_at_ms,
                 "b": self.bodyless,
                 "q": self.service,
             }
@@ -72,7 +70,6 @@ class DeliveryState:
                 next_at_ms=_time_or_none(fields, "t"),
                 expires_ms=fields.integer("e"),
                 held_since_ms=_time_or_none(fields, "h"),
-                sealed_at_ms=fields.integer("s"),
                 bodyless=fields.boolean("b"),
                 service=fields.boolean("q"),
             )
@@ -307,7 +304,6 @@ def new_delivery(*, now_ms: int, expires_ms: int, service: bool) -> DeliveryStat
         next_at_ms=now_ms,
         expires_ms=expires_ms,
         held_since_ms=None,
-        sealed_at_ms=now_ms,
         bodyless=False,
         service=service,
     )
@@ -347,9 +343,9 @@ def step(
             return _wait_for_link(moved, now_ms, jitter), ()
         case HeldYes():
             return _ask_later(moved, now_ms, jitter), ()
-        case PeerMarkPassed() if now_ms - state.sealed_at_ms < limits.RESEAL_SPACING_MS:
-            # Probably still on its way: look again when that can no longer be. The broker may know by then.
-            soon = state.sealed_at_ms + limits.RESEAL_SPACING_MS
+        case PeerMarkPassed() if now_ms < (state.held_since_ms or 0) + limits.RESEAL_SPACING_MS:
+            # Overtaken on its way, most likely: ask the broker when it should have arrived.
+            soon = (state.held_since_ms or 0) + limits.RESEAL_SPACING_MS
             earlier = soon if state.next_at_ms is None else min(soon, state.next_at_ms)
             return replace(state, next_at_ms=earlier), ()
         case AddressKnown() | HeldNo() | PeerMarkPassed() | Nacked() | ResetAsked():
@@ -417,13 +413,8 @@ def _wait_for_address(state: DeliveryState, now_ms: int, jitter: float) -> Deliv
 
 
 def _reseal(state: DeliveryState, now_ms: int) -> tuple[DeliveryState, tuple[Command, ...]]:
-    sealed = replace(
-        state,
-        attempt=0,
-        next_at_ms=now_ms + limits.BROKER_ANSWER_WAIT_MS,
-        held_since_ms=None,
-        sealed_at_ms=now_ms,
-    )
+    wait_ms = limits.BROKER_ANSWER_WAIT_MS
+    sealed = replace(state, attempt=0, next_at_ms=now_ms + wait_ms, held_since_ms=None)
     # An expired or cancelled item that was acknowledged once stays without body when the peer asks again.
     return sealed, (Reseal(bodyless=state.bodyless),)
 

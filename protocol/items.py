@@ -55,8 +55,12 @@ class OfficerListItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MailboxSuccessor:
-    """Put to this mailbox from now on; the one it follows is retired once an item arrived here."""
+    """Put to this mailbox from now on; the one it follows is retired once an item arrived here.
 
+    The highest ``generation`` wins: messages overtake each other, and nobody goes back to an older address.
+    """
+
+    generation: int
     put_secret: bytes = field(repr=False)  # 32
     mailbox_public: bytes  # Ed25519, 32: signs the deletes
     broker_address: str  # salween://host:port#fingerprint
@@ -219,7 +223,13 @@ def _to_wire(item: Item) -> Value:
         case OfficerListItem():
             return {"k": "ofl", "b": item.officer_list}
         case MailboxSuccessor():
-            return {"k": "mbx", "p": item.put_secret, "m": item.mailbox_public, "a": item.broker_address}
+            return {
+                "k": "mbx",
+                "g": item.generation,
+                "p": item.put_secret,
+                "m": item.mailbox_public,
+                "a": item.broker_address,
+            }
         case AudienceOpening():
             return {"k": "aud", "b": item.opening}
         case HeartBeat():
@@ -259,24 +269,25 @@ def _read_known(tag: str, fields: Fields) -> Item | None:
                 ranges=ranges_from_wire(fields.take("r")),
             )
         case "ofl":
-            return OfficerListItem(officer_list=fields.raw("b", bytes_max=limits.BODY_BYTES_MAX))
+            return OfficerListItem(officer_list=fields.raw("b", bytes_max=limits.ITEM_BYTES_MAX))
         case "mbx":
             return MailboxSuccessor(
+                generation=fields.integer("g", most=limits.U32_MAX),
                 put_secret=fields.raw("p", size=limits.SECRET_BYTES),
                 mailbox_public=fields.raw("m", size=limits.ED25519_PUBLIC_BYTES),
                 broker_address=fields.text("a", bytes_max=limits.BROKER_ADDRESS_BYTES_MAX),
             )
         case "aud":
-            return AudienceOpening(opening=fields.raw("b", bytes_max=limits.BODY_BYTES_MAX))
+            return AudienceOpening(opening=fields.raw("b", bytes_max=limits.ITEM_BYTES_MAX))
         case "hb":
             return HeartBeat(
                 highest_seq=fields.integer("h", most=limits.PAIR_SEQ_MAX),
                 at_ms=fields.integer("t", most=limits.TIME_MS_MAX),
             )
         case "card":
-            return CardItem(certificate=fields.raw("b", bytes_max=limits.BODY_BYTES_MAX))
+            return CardItem(certificate=fields.raw("b", bytes_max=limits.ITEM_BYTES_MAX))
         case "rev":
-            return RevocationItem(revocation=fields.raw("b", bytes_max=limits.BODY_BYTES_MAX))
+            return RevocationItem(revocation=fields.raw("b", bytes_max=limits.ITEM_BYTES_MAX))
         case "nokey":
             return UnknownKeyNotice(envelope_hashes=_read_hashes(fields))
         case _:

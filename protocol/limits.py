@@ -117,9 +117,7 @@ assert LONG_POLL_MS_MAX < MINUTE_MS, "common proxies cut an idle request after o
 
 # --- items, receipts, conversation, requests, mailbox (docs/spec/conversation.md, docs/spec/broker.md) ---
 ED25519_PUBLIC_BYTES: Final = 32
-ITEMS_BYTES_MAX: Final = BODY_BYTES_MAX
 ITEM_BYTES_MAX: Final = 32_768
-RECEIPTS_BYTES_MAX: Final = BODY_BYTES_MAX
 # Wire integers end at 2**64 - 1; leaving half of it free keeps every sum below it.
 PAIR_SEQ_MAX: Final = 2**63 - 1
 ITEMS_PER_MESSAGE_MAX: Final = 64

@@ -45,7 +45,8 @@ class MailboxState:
     """One mailbox as the store counts it.
 
     ``first_item_ms``: when the first item ever arrived here, which proves that the sender knows the address;
-    None before. ``successor_first_item_ms``: the same of the first of its successors to be proven.
+    None before. ``successor_first_item_ms``: the same of the first to be proven among all that follow it,
+    its successors and theirs.
     """
 
     kind: MailboxKind
@@ -61,7 +62,7 @@ class MailboxState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """Store it until ``expires_at_ms``. ``proves``: it is the first item here, so predecessors may retire."""
+    """Store it until ``expires_at_ms``. ``proves``: it is the first item here, so all before it may retire."""
 
     expires_at_ms: int
     proves: bool

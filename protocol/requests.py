@@ -42,7 +42,6 @@ _ANSWER_SALT_BYTES: Final = 32
 _REQUEST_FRAME_BYTES: Final = 1 + WRAP_OVERHEAD_BYTES
 _ANSWER_FRAME_BYTES: Final = _ANSWER_SALT_BYTES + AEAD_OVERHEAD_BYTES
 _PAD: Final = b"\x80"
-_MALFORMED: Final = "malformed"
 
 
 class Refusal(StrEnum):

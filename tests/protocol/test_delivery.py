@@ -73,7 +73,6 @@ def at(phase: Delivery, *, held: bool = False, service: bool = False) -> Deliver
         next_at_ms=None if done or (service and held) else NOW,
         expires_ms=NOW + limits.DAY_MS,
         held_since_ms=NOW - limits.HOUR_MS if held else None,
-        sealed_at_ms=NOW - limits.HOUR_MS,
         bodyless=phase in (Delivery.EXPIRED, Delivery.CANCELLED),
         service=service,
     )
@@ -198,10 +197,10 @@ def test_nothing_is_sealed_again_while_the_broker_holds_it() -> None:
     assert set(resealing) == {HeldNo, PeerMarkPassed, Nacked, ResetAsked}
 
 
-def test_a_mark_that_passes_right_after_sealing_is_looked_at_again_later() -> None:
+def test_a_mark_that_passes_right_after_the_put_is_looked_at_again_later() -> None:
     """An item overtaken on its way is not sent twice at once; the broker is asked when it should be there."""
-    held = at(Delivery.HELD)
-    fresh = step(step(held, HeldNo(), NOW, 0.0)[0], PutAccepted(), NOW, 0.0)[0]
+    waiting = at(Delivery.KEPT)
+    fresh = step(waiting, PutAccepted(), NOW, 0.0)[0]
     looked, commands = step(fresh, PeerMarkPassed(), NOW + 5_000, 0.0)
     assert commands == ()
     assert looked.phase is Delivery.HELD

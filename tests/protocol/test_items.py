@@ -55,6 +55,7 @@ items: st.SearchStrategy[Item] = st.one_of(
     st.builds(OfficerListItem, officer_list=signed),
     st.builds(
         MailboxSuccessor,
+        generation=versions,
         put_secret=st.binary(min_size=32, max_size=32),
         mailbox_public=st.binary(min_size=32, max_size=32),
         broker_address=st.text(max_size=100),
@@ -170,5 +171,7 @@ def test_only_acknowledgements_heartbeats_and_witness_items_are_service() -> Non
 
 def test_a_put_secret_is_not_shown() -> None:
     """Whoever prints a list of items prints no capability."""
-    item = MailboxSuccessor(put_secret=b"S" * 32, mailbox_public=bytes(32), broker_address="salween://h:1#x")
+    item = MailboxSuccessor(
+        generation=1, put_secret=b"S" * 32, mailbox_public=bytes(32), broker_address="salween://h:1#x"
+    )
     assert "SSSS" not in repr(item)
