@@ -571,7 +571,7 @@ class Outbox:
         if peer.officer_list_sent < newest:
             items.append(OfficerListItem(officer_list=officers))
             peer.officer_list_sent = newest
-        # A lost announcement or list would be lost for ever unless acknowledged; an acknowledgement must not be.
+        # An announcement or a list must be acknowledged or it may be lost for ever.
         self.compose_control(tx, peer, items, service=len(items) == 1)
         self._note_company(peer, items, now_ms)
         save_peer(tx, peer)

@@ -1,0 +1,174 @@
+"""The real broker and the real nodes as hosts of a simulated world.
+
+Cheap key derivation is the only difference from a real start: the simulator has no seconds to spend on it.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from broker.config import BrokerConfig
+from broker.control import make_tokens
+from broker.daemon import Broker, config_of
+from broker.identity import read_passphrase
+from broker.setup import initialise as initialise_broker
+from keys.keystore import KdfParameters
+from keys.secret import SecretBytes
+from node.daemon import Node
+from node.layout import KdfProfile
+from node.setup import initialise as initialise_node
+from node.views import AlertRow, OutboxRow, PeerView, Session, Submitted
+from protocol.alert import Alert
+from runtime.env import Env
+from tests.simulation.world import Host, World
+
+T = TypeVar("T")
+
+CHEAP = KdfParameters(memory_kib=64, iterations=1, lanes=1)
+CHEAP_PROFILE = KdfProfile(keystore=CHEAP, pin=CHEAP)
+PASSPHRASE = b"one two three four"
+PIN = "246813"
+BROKER_PORT = 7440
+
+
+class BrokerHost:
+    """A broker that lives on a host."""
+
+    def __init__(self, world: World, name: str = "broker") -> None:
+        self.host: Host = world.host(name)
+        self.broker: Broker | None = None
+        self.address = ""
+
+    async def make(self) -> None:
+        """``salween-broker init`` and a first start."""
+        self.host.boot()
+        values = {"host": "0.0.0.0", "public_host": self.host.name, "port": BROKER_PORT, "tls": True}
+        await self.host.run(lambda env: initialise_broker(env, "broker", values, kdf=CHEAP))
+        await self._serve()
+
+    async def restart(self) -> None:
+        """A new life on the same disk."""
+        self.host.boot()
+        await self._serve()
+
+    async def token(self) -> str:
+        """A fresh operator token."""
+        assert self.broker is not None
+        store = self.broker.store
+        (token,) = await self.host.run(lambda env: make_tokens(env, store, 1))
+        return token
+
+    async def _serve(self) -> None:
+        async def start(env: Env) -> None:
+            config: BrokerConfig = config_of(env, "broker")
+            self.broker = Broker(env, "broker", config, read_passphrase(env, "broker", None))
+            self.address = str((await self.broker.start()).address)
+
+        await self.host.run(start)
+
+
+class OfficeHost:
+    """An office that lives on a host, with one supervisor and one officer."""
+
+    def __init__(self, world: World, name: str, country: str) -> None:
+        self.name = name
+        self.country = country
+        self.host: Host = world.host(name.lower())
+        self.node: Node | None = None
+        self.session: Session | None = None
+
+    async def make(self) -> None:
+        """``salween-node init`` and a first start."""
+        self.host.boot()
+
+        async def start(env: Env) -> None:
+            await initialise_node(
+                env,
+                "node",
+                passphrase=SecretBytes(PASSPHRASE),
+                name=f"{self.name} BLO",
+                country=self.country,
+                alias="Duty",
+                role="supervisor",
+                pin=PIN,
+                recovery_sheet="sheet",
+                web_port=7441,
+                health_port=0,
+                kdf=CHEAP_PROFILE,
+            )
+
+        await self.host.run(start)
+        await self._serve()
+
+    async def restart(self) -> None:
+        """A new life on the same disk."""
+        self.host.boot()
+        await self._serve()
+
+    async def inbox(self) -> tuple[AlertRow, ...]:
+        """What the desk shows."""
+        return await self._at_desk(lambda node, session: node.desk.inbox(session))
+
+    async def outbox(self) -> tuple[OutboxRow, ...]:
+        """What the desk shows."""
+        return await self._at_desk(lambda node, session: node.desk.outbox(session))
+
+    async def peers(self) -> tuple[PeerView, ...]:
+        """What the desk shows."""
+        return await self._at_desk(lambda node, session: node.desk.peers(session))
+
+    async def send(self, alert: Alert) -> Submitted:
+        """To the only peer."""
+        (peer,) = await self.peers()
+        return await self._at_desk(lambda node, session: node.desk.submit(session, alert, [peer.office_id]))
+
+    async def open_alert(self, alert_id: str) -> dict[str, object]:
+        """The fields of an alert, opened by the officer on duty."""
+        view = await self._at_desk(lambda n, s: n.desk.open_alert(s, alert_id, purpose="duty"))
+        return view.fields
+
+    async def _serve(self) -> None:
+        async def start(env: Env) -> None:
+            self.node = await Node.open(env, "node", SecretBytes(PASSPHRASE), kdf=CHEAP_PROFILE)
+            await self.node.start_links()
+            await self.node.listen()
+            self.session = await self.node.desk.login(1, PIN)
+
+        await self.host.run(start)
+
+    async def _at_desk(self, ask: Callable[[Node, Session], Coroutine[Any, Any, T]]) -> T:
+        node, session = self.node, self.session
+        assert node is not None and session is not None
+        return await self.host.run(lambda env: ask(node, session))
+
+
+class _Telephone:
+    """One officer's end of a ceremony: reads its own code out, types what the other one reads."""
+
+    def __init__(self, own: "asyncio.Queue[str]", other: "asyncio.Queue[str]") -> None:
+        self._own = own
+        self._other = other
+        self.invitation: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def emit(self, event: dict[str, Any]) -> None:
+        if event["event"] == "invitation":
+            self.invitation.set_result(event["invitation"])
+
+    async def ask(self, event: dict[str, Any]) -> str:
+        await self._own.put(event["mine"])
+        return await self._other.get()
+
+
+async def pair(broker: BrokerHost, inviter: OfficeHost, joiner: OfficeHost) -> None:
+    """The real ceremony, both ends at once."""
+    said_by_inviter: asyncio.Queue[str] = asyncio.Queue()
+    said_by_joiner: asyncio.Queue[str] = asyncio.Queue()
+    one = _Telephone(said_by_inviter, said_by_joiner)
+    two = _Telephone(said_by_joiner, said_by_inviter)
+    token = await broker.token()
+    assert inviter.node is not None and joiner.node is not None
+    inviting, joining = inviter.node.ceremonies, joiner.node.ceremonies
+    invited = asyncio.ensure_future(inviter.host.run(lambda env: inviting.invite(broker.address, token, one)))
+    invitation = await one.invitation
+    await joiner.host.run(lambda env: joining.join(invitation, two))
+    await invited
