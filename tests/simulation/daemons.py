@@ -138,7 +138,8 @@ class OfficeHost:
 
     async def _at_desk(self, ask: Callable[[Node, Session], Coroutine[Any, Any, T]]) -> T:
         node, session = self.node, self.session
-        assert node is not None and session is not None
+        assert node is not None
+        assert session is not None
         return await self.host.run(lambda env: ask(node, session))
 
 
@@ -166,7 +167,8 @@ async def pair(broker: BrokerHost, inviter: OfficeHost, joiner: OfficeHost) -> N
     one = _Telephone(said_by_inviter, said_by_joiner)
     two = _Telephone(said_by_joiner, said_by_inviter)
     token = await broker.token()
-    assert inviter.node is not None and joiner.node is not None
+    assert inviter.node is not None
+    assert joiner.node is not None
     inviting, joining = inviter.node.ceremonies, joiner.node.ceremonies
     invited = asyncio.ensure_future(inviter.host.run(lambda env: inviting.invite(broker.address, token, one)))
     invitation = await one.invitation
