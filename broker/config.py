@@ -166,7 +166,8 @@ def render_config(config: BrokerConfig) -> str:
     ]
     for key, value in config.model_dump().items():
         line = f"{key} = {_toml(value)}"
-        lines.append(line if key in chosen else f"# {line}")
+        is_default = value == BrokerConfig.model_fields[key].default
+        lines.append(f"# {line}" if is_default and key not in chosen else line)
     return "\n".join(lines) + "\n"
 
 

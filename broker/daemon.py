@@ -134,6 +134,7 @@ class Broker:
             store=self._store,
             arrivals=self._arrivals,
             metrics=self._metrics,
+            on_error=self._note_error,
         )
         self._watch_disk()
         if self._log.refusal is None:

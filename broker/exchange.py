@@ -7,7 +7,7 @@ no request to this broker, PolicyRefused ``replayed`` for one that was answered 
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -50,12 +50,15 @@ class Exchange:
         store: Store,
         arrivals: Arrivals,
         metrics: BrokerMetrics,
+        on_error: Callable[[Exception], None],
     ) -> None:
+        """``on_error`` is told what goes wrong after an answer has left."""
         self._env = env
         self._identity = identity
         self._store = store
         self._arrivals = arrivals
         self._metrics = metrics
+        self._on_error = on_error
         self._boot_ms = env.clock.now_ms()
         self._boot_monotonic_ms = env.clock.monotonic_ms()
         self._memory = ReplayMemory(boot_ms=self._boot_ms)
@@ -146,6 +149,10 @@ class Exchange:
                 batch = self._handed_out[:HAND_OUT_BATCH_MAX]
                 del self._handed_out[:HAND_OUT_BATCH_MAX]
                 await self._store.note_handed_out(batch)
+        except Exception as error:
+            # A log that may not be written (rolled back) still lets offices fetch what is theirs.
+            self._handed_out.clear()
+            self._on_error(error)
         finally:
             self._noting = None
 

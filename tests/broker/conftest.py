@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.broker.ends import Client, House
+from tests.broker.ends import Client, House, end_processes
 
 
 @pytest.fixture
@@ -22,3 +22,9 @@ async def office(house: House) -> AsyncIterator[Client]:
     """An office's client of that broker."""
     async with house.client() as client:
         yield client
+
+
+@pytest.fixture(autouse=True)
+async def _no_process_stays() -> AsyncIterator[None]:
+    yield
+    await end_processes()

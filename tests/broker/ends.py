@@ -1,7 +1,9 @@
 """Both ends of a broker's endpoint: a real broker in this process or another, and an office's client."""
 
 import asyncio
+import hashlib
 import json
+import ssl
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -54,17 +56,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class ShiftedClock:
-    """The machine's clock, moved by ``shift_ms``: tests do not wait fourteen days."""
+    """The machine's clock. ``shift_ms``: time that passed; ``step_ms``: how wrong the wall clock is."""
 
     def __init__(self, env: Env) -> None:
         self._clock = env.clock
         self.shift_ms = 0
+        self.step_ms = 0
 
     def now_ms(self) -> int:
-        return self._clock.now_ms() + self.shift_ms
+        return self._clock.now_ms() + self.shift_ms + self.step_ms
 
     def now_us(self) -> int:
-        return self._clock.now_us() + self.shift_ms * 1000
+        return self._clock.now_us() + (self.shift_ms + self.step_ms) * 1000
 
     def monotonic_ms(self) -> int:
         return self._clock.monotonic_ms() + self.shift_ms
@@ -165,6 +168,12 @@ class Client:
                 assert result.origin == self.card.log_origin
         return answer
 
+    def sealed(self, *ops: Op) -> bytes:
+        """A request whose answer nobody will open."""
+        now_ms = self.env.clock.now_ms()
+        data, _ = seal_request(self.card.request_public, ops=ops, date_ms=now_ms, random=self.env.random)
+        return data
+
     async def post(self, data: bytes) -> tuple[int, bytes]:
         async with self.session.post(self.url, data=data) as response:
             return response.status, await response.read()
@@ -207,9 +216,6 @@ async def connected(env: Env, address: BrokerAddress, *, tls: bool = False) -> A
 
 async def _shown_pin(address: BrokerAddress) -> TlsPin:
     """The certificate a broker shows: a node that knows only the address learns it with the card."""
-    import hashlib
-    import ssl
-
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -342,12 +348,24 @@ async def run_process(directory: Path) -> BrokerProcess:
     return BrokerProcess(process=process, ready=json.loads(line))
 
 
+_started: list[asyncio.subprocess.Process] = []
+
+
+async def end_processes() -> None:
+    """Kill what a failed test left running."""
+    while _started:
+        process = _started.pop()
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
 async def _spawn(
     arguments: Sequence[str | Path], environment: dict[str, str] | None, errors: Path | None = None
 ) -> asyncio.subprocess.Process:
     log = errors.open("ab") if errors is not None else None
     try:
-        return await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "broker",
@@ -358,6 +376,8 @@ async def _spawn(
             stderr=log or asyncio.subprocess.PIPE,
             env=environment,
         )
+        _started.append(process)
+        return process
     finally:
         if log is not None:
             log.close()

@@ -28,7 +28,7 @@ DAY_MS = limits.DAY_MS
 
 
 async def test_a_token_makes_four_mailboxes_and_no_fifth(house: House, office: Client) -> None:
-    """One pairing needs four mailboxes; afterwards the token is worth nothing, to anybody, after restarts too."""
+    """One pairing needs four mailboxes; afterwards the token is worth nothing, also after a restart."""
     token = await house.token()
     for _ in range(4):
         await office.make_mailbox(token)
