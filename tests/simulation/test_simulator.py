@@ -156,15 +156,21 @@ def test_what_a_partition_holds_back_arrives_when_it_heals(tmp_path: Path) -> No
 def test_a_killed_host_runs_no_finally_and_leaves_its_port(tmp_path: Path) -> None:
     """After kill -9 no code of that life runs, its peers see a broken stream, and it can start again."""
     ran: list[str] = []
+    gate = asyncio.Event()
 
     async def doomed(env: Env) -> int:
         async def wake_later() -> None:
             await env.sleep(30)
-            ran.append("woke")
+            ran.append("woke by its timer")
+
+        async def wait_at_gate() -> None:
+            await gate.wait()
+            ran.append("woke by somebody else")
 
         try:
             async with env.task_group() as tasks:
                 tasks.create_task(wake_later())
+                tasks.create_task(wait_at_gate())
                 await serve(env)
         finally:
             ran.append("finally")
@@ -187,6 +193,7 @@ def test_a_killed_host_runs_no_finally_and_leaves_its_port(tmp_path: Path) -> No
             broker.start(serve)
             await asyncio.sleep(1)
             assert await office.run(lambda env: post(env, b"back")) == b"back"
+            gate.set()
             await asyncio.sleep(3600)
 
         world.run(script())
