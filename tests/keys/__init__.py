@@ -1,0 +1,1 @@
+"""Tests of keys/: primitives, documents, trust, pairing and the key file."""
