@@ -3,6 +3,7 @@
 Reading order:
 
 - ``config``     what an operator may set
+- ``setup``      ``init``: a new broker, its configuration written last
 - ``identity``   the broker's keys and the card that shows their public halves
 - ``store``      ``base``: what a store promises; ``sqlite``: tables, log entries and custody in one commit
 - ``arrivals``   waking long polls after a commit

@@ -1,10 +1,18 @@
 """The daemon of one office: keeps, sends, receives and shows alerts. I/O lives here, rules live below.
 
-Reading order: ``config`` and ``setup`` (what a directory holds, how it is made), ``store`` (every table),
-``peers`` (one paired office inside a transaction), ``outbox`` and ``inbox`` (record, then act),
-``broker_link`` (the only socket to a broker), ``officers`` and ``vault`` (who may open what), ``ceremony``
-(pairing), ``alerts`` and ``desk`` (what officers do), ``daemon`` (wires it together), ``control`` and
-``__main__`` (commands), ``web/`` (pages).
+Reading order:
+
+- ``layout``, ``config``, ``setup``  what a directory holds, what an operator may set, how ``init`` makes it
+- ``identity``, ``secrets``  who this office is, and the open keystore
+- ``peers``, ``receive_keys``  one paired office inside a transaction, and the keys it seals to
+- ``outbox``, ``inbox``  record, then act: what leaves and what comes
+- ``broker_link``, ``traffic``  the only socket to a broker, and what shares a request
+- ``officers``, ``vault``  who may open what, and what is kept sealed until they do
+- ``ceremony``  pairing, over the same link
+- ``alerts``, ``views``, ``desk``, ``events``  what officers do and are shown: the one interface behind everything
+- ``daemon``, ``metrics``, ``doctor``  wires it together, counts, and looks for what can be mended
+- ``control``, ``verbs``, ``__main__``  commands
+- ``web/``  pages
 
 Spec: docs/life-of-an-alert.md. Never imports ``broker``; ``node.web`` is entered from ``node.daemon`` only.
 """

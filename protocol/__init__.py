@@ -12,11 +12,13 @@ docs/spec/broker.md. Files in reading order:
 - ``envelope``: the outside of one item, all that a broker sees
 - ``items``, ``receipts``: what control messages and receipts hold
 - ``receivekeys``: the rotating receive keys of one pair
-- ``conversation``: one peer: sequence, replay, gaps, acknowledgement, resend
+- ``conversation``: one peer: sequence, replay, gaps, acknowledgement, reset
+- ``delivery``: one outbox item: kept, held, sent again, acknowledged; a table and a pure step
 - ``sealing``: a released alert becomes an envelope, and the one function that opens one
 - ``requests``, ``mailbox``: what a node asks of a broker, and the broker's own rules
+- ``custody``, ``tokens``: the broker's signed word that it holds an item; the operator's permission
 
 Never imports runtime, audit, broker or node; no clock, randomness, file or socket of its own. The broker
-imports ``limits``, ``wire``, ``envelope``, ``requests`` and ``mailbox`` and can reach neither ``sealing``,
+imports ``limits``, ``wire``, ``envelope`` and the files of the last two lines and can reach neither ``sealing``,
 ``alert`` nor ``release``.
 """

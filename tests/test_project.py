@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import pytest
 
+import node
 from protocol import limits
 from runtime import exits
 from tests.support import error_codes, lock_check, tools
@@ -105,7 +106,7 @@ def test_a_file_in_the_working_folder_shadows_nothing(script: str, tmp_path: Pat
 def test_one_distribution_has_all_the_commands() -> None:
     """The installed distribution is this checkout: same version, same four commands, each of which loads."""
     salween = importlib.metadata.distribution("salween")
-    assert salween.version == PYPROJECT["project"]["version"]
+    assert salween.version == PYPROJECT["project"]["version"] == node.__version__
     commands = {entry.name: entry for entry in salween.entry_points if entry.group == "console_scripts"}
     assert tuple(sorted(commands)) == SCRIPTS
     for entry in commands.values():
