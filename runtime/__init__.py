@@ -2,15 +2,13 @@
 
 Reading order:
 
-- ``exits``    exit codes, DiskFailed, and the one map from a failure to a code
-- ``env``      clock, randomness, tasks, threads, files, sockets, process: everything nondeterministic
-- ``connections`` what an HTTP connection may cost before it has shown anything
-- ``secretfiles`` secrets handed over in a file
-- ``logs``     operations log: JSON lines, allow-listed fields
-- ``sqlite``   encrypted database: pragmas, migrations, group commit; the only importer of apsw
-- ``service``  a daemon's life: pid lock, signals, health listener, exit code
+- ``exits``        exit codes, DiskFailed, and the one map from a failure to a code
+- ``env``          clock, randomness, tasks, threads, files, sockets, process: everything nondeterministic
 - ``connections``  what one HTTP connection may cost before it has shown anything
-- ``secretfiles``  passphrases, PINs and tokens handed over in a file of mode 0600
+- ``secretfiles``  secrets handed over in a file
+- ``logs``         operations log: JSON lines, allow-listed fields
+- ``sqlite``       encrypted database: pragmas, migrations, group commit; the only importer of apsw
+- ``service``      a daemon's life: pid lock, signals, health listener, exit code
 
 Spec: docs/operations.md. Must never import ``audit``, ``broker`` or ``node``. Outside ``env.py`` no file here
 (nor in ``broker/`` and ``node/``) touches a clock, randomness, a thread, a file or a socket by itself: the

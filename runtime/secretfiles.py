@@ -1,7 +1,7 @@
 """Secrets that a person or a supervisor hands over in a file: passphrases, PINs, tokens.
 
-Spec: docs/operations.md#secrets. One rule: never from an argument or the environment, where other users of the
-machine could read them. A systemd credential is such a file: ``--passphrase-file %d/passphrase``.
+Spec: docs/operations.md#secrets. One rule: never from an argument or the environment, where other users of
+the machine could read them. A systemd credential is such a file: ``--passphrase-file %d/passphrase``.
 """
 
 from typing import Final

@@ -245,7 +245,7 @@ class Database:
         if self._dead is not None:
             raise self._dead
         if self._closing:
-            raise BrokenInvariant("database_closed", "the database was used after it was closed")
+            raise Unavailable("database_closed", "the program is stopping; nothing was changed")
         waiter = asyncio.get_running_loop().create_future()
         queue.append(_Job(call, waiter))
         if self._drain_task is None:
@@ -262,7 +262,9 @@ class Database:
                 if self._writes:
                     await self._serve(self._writes, self._run_writes)
                 idle = not self._reads and not self._writes
-                if self.stats.wal_pages >= (CHECKPOINT_PAGES if idle else CHECKPOINT_PAGES_MAX):
+                if self._dead is None and self.stats.wal_pages >= (
+                    CHECKPOINT_PAGES if idle else CHECKPOINT_PAGES_MAX
+                ):
                     await self._in_worker(self._checkpoint, [])
         finally:
             self._drain_task = None
@@ -276,7 +278,7 @@ class Database:
         outcomes = await self._in_worker(lambda: run(calls), jobs)
         for job, outcome in zip(jobs, outcomes or (), strict=outcomes is not None):
             for callback in outcome.callbacks:
-                callback()
+                _call(callback)
             if job.waiter.done():
                 continue
             if outcome.error is not None:
@@ -376,14 +378,23 @@ class Database:
         self._connection.close()
 
     def _give_up(self, error: apsw.Error) -> SalweenError:
-        # Closing would checkpoint, and that would put on disk what the failed commit may have left in the
-        # WAL.
+        # Closing would checkpoint, and put on disk what the failed commit may have left in the WAL.
         self._connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         return _database_failure(error, self._connection, self._path)
 
     def _note_wal_pages(self, _: apsw.Connection, __: str, pages: int) -> int:
         self.stats.wal_pages = pages
         return apsw.SQLITE_OK
+
+
+def _call(callback: Callable[[], None]) -> None:
+    # The commit stands whatever becomes of the callback: its error is our bug, not the transaction's.
+    try:
+        callback()
+    except Exception as error:
+        asyncio.get_running_loop().call_exception_handler(
+            {"message": "on_commit callback failed", "exception": error}
+        )
 
 
 # --- opening ------------------------------------------------------------------------------------------------
@@ -470,8 +481,7 @@ class _Opener:
             raise
         return connection
 
-    # A file under its final name is always complete: power may go at any step here and the next start begins
-    # anew.
+    # A file under its final name is always complete: power may go at any step, the next start begins anew.
     def _create(self) -> None:
         files = self._env.files
         building = f"{self.subject}.new"

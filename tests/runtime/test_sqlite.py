@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keys.errors import BrokenInvariant, PolicyRefused, SalweenError, VerificationFailed
+from keys.errors import BrokenInvariant, PolicyRefused, SalweenError, Unavailable, VerificationFailed
 from keys.secret import SecretBytes
 from runtime import exits
 from runtime.env import Env, real_env
@@ -134,6 +134,20 @@ async def test_callbacks_run_after_the_commit_and_only_then(db: Database) -> Non
     assert called == ["first", "second"]
 
 
+async def test_a_callback_that_raises_stops_nobody(db: Database) -> None:
+    """The commit stands, transact returns, and the bug is reported to the loop."""
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["exception"]))
+
+    def write(tx: Transaction) -> None:
+        tx.execute(INSERT, ("kept", b""))
+        tx.on_commit(lambda: [].pop())
+
+    await db.transact(write)
+    assert await db.read(words) == ["kept"]
+    assert [type(error) for error in reported] == [IndexError]
+
+
 async def test_errors_of_the_engine_stay_inside(db: Database) -> None:
     """A broken schema rule is ConstraintFailed, a wrong statement is our bug; the database lives on."""
     await db.transact(inserting("twice", b""))
@@ -165,7 +179,7 @@ async def test_a_closed_database_says_so(tmp_path: Path) -> None:
     await db.close()
     await db.close()
     await queued
-    with pytest.raises(BrokenInvariant, match="database_closed"):
+    with pytest.raises(Unavailable, match="database_closed"):
         await db.read(words)
     assert not (tmp_path / "a.db-wal").exists()
 
