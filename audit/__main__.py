@@ -75,14 +75,14 @@ def _run(arguments: Sequence[str] | None) -> int:
         return Exit.UNREADABLE
     except OSError as error:
         if error.errno in _DISK:
-            _drop_stdout()
-            where = error.filename or "reading or writing"
-            _say(
-                f"the disk failed: {error.strerror} ({where}); copy the log to another disk, then verify that"
-            )
-            return Exit.DISK
+            return _disk_failed(error)
         _say(f"cannot read {error.filename}: {error.strerror}")
         return Exit.UNREADABLE
+    except SystemExit as error:
+        # click and rich both answer a closed pipe with exit 1, which here would mean a finding.
+        if isinstance(error.__context__, OSError):
+            return _disk_failed(error.__context__)
+        raise
     except Exception:
         traceback.print_exc()
         _say(
@@ -95,9 +95,12 @@ def _say(text: str) -> None:
     click.echo(f"salween-audit: {text}", err=True)
 
 
-def _drop_stdout() -> None:
-    """What is still buffered cannot be written; without this the interpreter would fail once more at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _disk_failed(error: OSError) -> int:
+    # What is still buffered cannot be written; without this the interpreter would fail once more at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+    where = error.filename or "reading or writing"
+    _say(f"the disk failed: {error.strerror} ({where}); copy the log to another disk, then verify that")
+    return Exit.DISK
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

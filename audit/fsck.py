@@ -82,7 +82,9 @@ class Finding:
     @property
     def label(self) -> str:
         """As auditors write it: ``CORRUPT(1234)``."""
-        return f"{self.verdict.value}({self.number})" if self.verdict in _NUMBERED else self.verdict.value
+        if self.number is None or self.verdict not in _NUMBERED:
+            return self.verdict.value
+        return f"{self.verdict.value}({self.number})"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -517,9 +519,7 @@ class _Walk:
         self._accesses: dict[str, tuple[int, int]] = {}
         self._missed: list[int] = []
         if strays:
-            report.notes.append(
-                f"{len(strays)} files under tile/ are no tiles, for example {strays[0]!a}"
-            )
+            report.notes.append(f"{len(strays)} files under tile/ are no tiles, for example {strays[0]!a}")
 
     def go(self, progress: Progress, run: Mapper) -> None:
         self._judge_size(0, (EMPTY_ROOT,))

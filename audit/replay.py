@@ -92,23 +92,22 @@ def _sent_table() -> dict[tuple[Sent, str], Sent]:
 SENT: Final[Mapping[tuple[Sent, str], Sent]] = _sent_table()
 """(state, entry type or receipt step) -> next state. Nothing can come back for what never left the office."""
 
-HELD: Final[Mapping[tuple[Held, str], Held]] = {
-    (state, name): reached
-    for name, reached in (
-        ("bk.out", Held.FETCHED),
-        ("bk.ack", Held.DELETED),
-        ("bk.expire", Held.EXPIRED),
-        ("bk.drop", Held.DROPPED),
-    )
-    for state in (Held.KEPT, Held.FETCHED)
-} | {
-    # Tombstones answer repeats: a retried fetch or delete of what is gone changes nothing.
-    (Held.DELETED, "bk.ack"): Held.DELETED,
-    (Held.EXPIRED, "bk.ack"): Held.EXPIRED,
-    (Held.DELETED, "bk.in"): Held.DELETED,
-    (Held.KEPT, "bk.in"): Held.KEPT,
-    (Held.FETCHED, "bk.in"): Held.FETCHED,
-}
+
+def _held_table() -> dict[tuple[Held, str], Held]:
+    table = {}
+    for state in Held:
+        table[state, "bk.in"] = Held.KEPT  # its tombstone expired, and a late copy was taken in again
+        table[state, "bk.drop"] = Held.DROPPED
+    for state in (Held.KEPT, Held.FETCHED):
+        table[state, "bk.out"] = Held.FETCHED
+        table[state, "bk.ack"] = Held.DELETED
+        table[state, "bk.expire"] = Held.EXPIRED
+    # Fetching is noted in batches after the answer left: the deletion that followed it may be noted first.
+    table[Held.DELETED, "bk.out"] = Held.DELETED
+    return table
+
+
+HELD: Final[Mapping[tuple[Held, str], Held]] = _held_table()
 """(state, entry type) -> next state of one envelope in one mailbox."""
 
 
@@ -130,6 +129,8 @@ class Message:
     peer: str
     state: str
     alert: str | None = None
+    submitted: bool = False
+    """Whether a msg.submit recorded it: acknowledgements and other service messages have none."""
     attempts: int = 0
     envelopes: set[str] = field(default_factory=set)
     steps: list[Step] = field(default_factory=list)
@@ -242,7 +243,7 @@ class _Teller:
 
     def __init__(self, steps_kept: int) -> None:
         self.story = Story(last_steps=deque(maxlen=steps_kept))
-        self._accepted: dict[tuple[str, ...], int] = {}
+        self._accepted: dict[tuple[object, ...], int] = {}
         self._envelopes: dict[str, str] = {}
 
     def tell(self, index: int, ts_us: int, name: str, entry: Entry) -> None:
@@ -269,21 +270,18 @@ class _Teller:
     def _sent(self, step: Step, name: str, entry: Entry) -> None:
         story, key = self.story, entry["msg"]
         message = story.messages.get(key)
-        if name == "msg.submit":
-            if message is not None:
-                story.odd(step.index, IMPOSSIBLE, f"message {key} was already recorded")
-                return
-            story.messages[key] = Message(
-                id=key,
-                direction="sent",
-                peer=entry["peer"],
-                alert=entry.get("alert"),
-                state=Sent.RECORDED.value,
-                steps=[step],
-            )
-            return
-        if message is None or message.direction != "sent":
+        if message is None and name in ("msg.submit", "msg.seal"):
+            state = Sent.RECORDED if name == "msg.submit" else Sent.SEALED
+            peer = entry.get("peer", "")
+            message = story.messages[key] = Message(id=key, direction="sent", peer=peer, state=state.value)
+        if message is None:
             story.odd(step.index, IMPOSSIBLE, f"{name} of message {key}, which was never recorded")
+            return
+        if name == "msg.submit":
+            if message.submitted:
+                story.odd(step.index, IMPOSSIBLE, f"message {key} was already recorded")
+            message.submitted, message.alert = True, entry.get("alert")
+            message.steps.append(step)
             return
         message.steps.append(step)
         event = entry["step"] if name == "msg.receipt" else name
@@ -303,29 +301,35 @@ class _Teller:
         message.state = reached.value
 
     def _received(self, step: Step, entry: Entry) -> None:
-        story = self.story
-        key = entry.get("msg") or entry["env"]
-        known = story.messages.get(f"in:{key}")
-        if entry["verdict"] == "ok":
-            peer, index = entry.get("peer", ""), step.index
-            for identity in (
-                (peer, entry.get("inst", ""), str(entry.get("ps", ""))),
-                (peer, entry.get("hh", "")),
-            ):
-                if all(identity[1:]) and (first := self._accepted.setdefault(identity, index)) != index:
-                    story.odd(index, DUPLICATE, f"entry {first} already accepted this delivery")
-        if known is None:
-            known = story.messages[f"in:{key}"] = Message(
-                id=key,
+        story, envelope = self.story, entry["env"]
+        key = self._envelopes.get(envelope) or f"in:{entry.get('msg') or envelope}"
+        self._envelopes[envelope] = key
+        message = story.messages.get(key)
+        if message is None:
+            message = story.messages[key] = Message(
+                id=entry.get("msg") or envelope,
                 direction="received",
                 peer=entry.get("peer", ""),
-                alert=entry.get("alert"),
                 state=entry["verdict"],
             )
-        elif known.state != "ok":
-            known.state = entry["verdict"]
-        known.envelopes.add(entry["env"])
-        known.steps.append(step)
+        if entry["verdict"] == "ok":
+            self._check_accepted_once(step, entry)
+            message.alert, message.peer = entry.get("alert"), entry.get("peer", "")
+        if message.state != "ok":
+            message.state = entry["verdict"]
+        message.envelopes.add(envelope)
+        message.steps.append(step)
+
+    def _check_accepted_once(self, step: Step, entry: Entry) -> None:
+        """One delivery is one (peer, instance, pair_seq) and one (peer, header hash)."""
+        peer = entry.get("peer", "")
+        for identity in ((peer, entry.get("inst"), entry.get("ps")), (peer, entry.get("hh"))):
+            if None in identity:
+                continue
+            first = self._accepted.setdefault(identity, step.index)
+            if first != step.index:
+                self.story.odd(step.index, DUPLICATE, f"entry {first} already accepted this delivery")
+                return
 
     def _held(self, step: Step, name: str, entry: Entry) -> None:
         if "env" not in entry:
