@@ -5,13 +5,13 @@ changes nothing. One rule: an item leaves only when the peer acknowledged it; a 
 never the end. No I/O: the caller brings events and time, and carries out the commands.
 """
 
+import struct
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, assert_never
 
-from keys.errors import BrokenInvariant, MalformedInput
-from protocol import limits, wire
-from protocol.wire import Fields
+from keys.errors import BrokenInvariant
+from protocol import limits
 
 
 class Delivery(StrEnum):
@@ -44,39 +44,45 @@ class DeliveryState:
     service: bool
 
     def encode(self) -> bytes:
-        """For one database column, about 60 bytes."""
-        return wire.encode(
-            {
-                "v": 1,
-                "p": self.phase.value,
-                "n": self.attempt,
-                "t": self.next_at_ms,
-                "e": self.expires_ms,
-                "h": self.held_since_ms,
-                "b": self.bodyless,
-                "q": self.service,
-            }
+        """For one database column, 32 bytes."""
+        return _COLUMN.pack(
+            _VERSION,
+            _PHASES.index(self.phase),
+            self.attempt,
+            _NEVER if self.next_at_ms is None else self.next_at_ms,
+            self.expires_ms,
+            _NEVER if self.held_since_ms is None else self.held_since_ms,
+            self.bodyless,
+            self.service,
         )
 
     @staticmethod
     def decode(data: bytes) -> "DeliveryState":
         """The inverse of ``encode``, for our own database: other bytes are BrokenInvariant."""
         try:
-            fields = Fields(wire.decode_untrusted(data, bytes_max=256), "delivery state")
-            fields.integer("v", least=1, most=1)
-            state = DeliveryState(
-                phase=Delivery(fields.text("p", bytes_max=limits.CODE_BYTES_MAX)),
-                attempt=fields.integer("n"),
-                next_at_ms=_time_or_none(fields, "t"),
-                expires_ms=fields.integer("e"),
-                held_since_ms=_time_or_none(fields, "h"),
-                bodyless=fields.boolean("b"),
-                service=fields.boolean("q"),
+            version, phase, attempt, next_at_ms, expires_ms, held_since_ms, bodyless, service = (
+                _COLUMN.unpack(data)
             )
-            fields.done()
-        except (MalformedInput, ValueError) as error:
+        except struct.error as error:
             raise BrokenInvariant("delivery_state", "a stored delivery state cannot be read") from error
-        return state
+        if version != _VERSION or phase >= len(_PHASES):
+            raise BrokenInvariant("delivery_state", "a stored delivery state makes no sense")
+        return DeliveryState(
+            phase=_PHASES[phase],
+            attempt=attempt,
+            next_at_ms=None if next_at_ms == _NEVER else next_at_ms,
+            expires_ms=expires_ms,
+            held_since_ms=None if held_since_ms == _NEVER else held_since_ms,
+            bodyless=bodyless,
+            service=service,
+        )
+
+
+# The database column: a fixed layout. Phases are stored by their place here, so new ones go to the end.
+_VERSION: Final = 1
+_COLUMN: Final = struct.Struct(">BBIqQq??")
+_PHASES: Final = tuple(Delivery)
+_NEVER: Final = -1
 
 
 # --- events ---------------------------------------------------------------------------------------
@@ -428,10 +434,3 @@ def _without_body(
         return bare, (record,)
     resealed, commands = _reseal(bare, now_ms)
     return resealed, (record, *commands)
-
-
-def _time_or_none(fields: Fields, name: str) -> int | None:
-    value = fields.take(name)
-    if value is not None and type(value) is not int:
-        raise MalformedInput("field_type", f"{name} is not a time")
-    return value

