@@ -90,11 +90,6 @@ class Daemon:
         """Wait until the daemon shall end."""
         await self._stop.wait()
 
-    @property
-    def is_stopping(self) -> bool:
-        """Whether the end was requested."""
-        return self._stop.is_set()
-
     def fail(self, error: BaseException) -> None:
         """End the daemon because of ``error``; for places that swallow exceptions, as request handlers do."""
         if not self._failure.done():

@@ -150,10 +150,6 @@ class Transaction(Snapshot):
         """Rows changed by the last statement."""
         return self._connection.changes()
 
-    def last_rowid(self) -> int:
-        """Row id of the last insertion."""
-        return self._connection.last_insert_rowid()
-
     def on_commit(self, callback: Callable[[], None]) -> None:
         """Call back on the event loop once the commit is durable, before ``transact`` returns; never else."""
         self._callbacks.append(callback)
