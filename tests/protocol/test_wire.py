@@ -163,6 +163,13 @@ def test_items_count_keys_too() -> None:
     assert code_of(encoded, items_max=4) == "wire_items"
 
 
+def test_items_are_counted_over_all_lists_together() -> None:
+    """Two lists, each within the bound, are not within it together."""
+    encoded = wire.encode([[0] * 6, 0, 0, 0])
+    wire.decode_untrusted(encoded, bytes_max=SMALL, items_max=11)
+    assert code_of(encoded, items_max=10) == "wire_items"
+
+
 def test_size_is_checked_before_anything_is_read() -> None:
     """One byte over the bound is refused whatever it holds."""
     assert code_of(b"\xc1" * 11, bytes_max=10) == "wire_size"
