@@ -8,6 +8,7 @@ Needs only ``keys`` and the pure half of ``audit``: no database, no network, no 
 """
 
 import errno
+import io
 import json
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
 from itertools import chain, islice
@@ -41,6 +43,7 @@ INLINE_TASKS: Final = 12
 """Logs below a hundred thousand entries are checked before a second process would have started."""
 PROCESSES_MAX: Final = 8
 STEPS_SHOWN: Final = 200
+INTERRUPTED: Final = 128 + 2  # as a shell reports SIGINT
 _DISK: Final = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.EPIPE})
 
 
@@ -60,29 +63,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(_run(arguments))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a command found: its exit code, and the whole of its output."""
+
+    code: Exit
+    text: str
+
+
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        code = cli.main(args=arguments, prog_name="salween-audit", standalone_mode=False)
+        answer = cli.main(args=arguments, prog_name="salween-audit", standalone_mode=False)
+        if not isinstance(answer, Answer):
+            return Exit.CLEAN  # help was asked for
+        # Not written by click or rich: they answer a closed pipe with exit 1, which here means a finding.
+        encoding = sys.stdout.encoding
+        sys.stdout.write(answer.text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
-        return int(code or Exit.CLEAN)
+        return answer.code
     except click.UsageError as error:
         error.show()
         return Exit.USAGE
     except click.exceptions.Abort:
-        return 128 + 2
+        return INTERRUPTED
     except MalformedInput as error:
         _say(f"cannot read the input: {error.detail} ({error.code})")
         return Exit.UNREADABLE
     except OSError as error:
-        if error.errno in _DISK:
-            return _disk_failed(error)
-        _say(f"cannot read {error.filename}: {error.strerror}")
-        return Exit.UNREADABLE
-    except SystemExit as error:
-        # click and rich both answer a closed pipe with exit 1, which here would mean a finding.
-        if isinstance(error.__context__, OSError):
-            return _disk_failed(error.__context__)
-        raise
+        if error.errno not in _DISK:
+            _say(f"cannot read {error.filename}: {error.strerror}")
+            return Exit.UNREADABLE
+        # What is still buffered cannot be written; without this the interpreter would fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        where = error.filename or "reading or writing"
+        _say(f"the disk failed: {error.strerror} ({where}); copy the log to another disk, then verify that")
+        return Exit.DISK
     except Exception:
         traceback.print_exc()
         _say(
@@ -93,14 +108,6 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 def _say(text: str) -> None:
     click.echo(f"salween-audit: {text}", err=True)
-
-
-def _disk_failed(error: OSError) -> int:
-    # What is still buffered cannot be written; without this the interpreter would fail once more at exit.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
-    where = error.filename or "reading or writing"
-    _say(f"the disk failed: {error.strerror} ({where}); copy the log to another disk, then verify that")
-    return Exit.DISK
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -141,14 +148,13 @@ def verify_command(
     as_json: bool,
     known_files: tuple[str, ...],
     max_age_h: int | None,
-) -> int:
+) -> Answer:
     """Check that DIRECTORY holds exactly what was signed, all of it, in one unbroken line."""
     report = _verify(directory, policy_file, as_json, known_files, max_age_h)
-    if as_json:
-        click.echo(json.dumps(_report_json(directory, report)))
-    else:
-        _show_report(directory, report)
-    return Exit.FINDING if report.findings else Exit.CLEAN
+    return Answer(
+        code=Exit.FINDING if report.findings else Exit.CLEAN,
+        text=_json_line(_report_json(directory, report)) if as_json else _tell(directory, report),
+    )
 
 
 @cli.command("replay")
@@ -166,7 +172,9 @@ def verify_command(
     show_default=True,
     help="How many of the last steps to tell; 0 for all.",
 )
-def replay_command(directory: str, policy_file: str | None, as_json: bool, at: str | None, steps: int) -> int:
+def replay_command(
+    directory: str, policy_file: str | None, as_json: bool, at: str | None, steps: int
+) -> Answer:
     """Verify DIRECTORY, then tell what its owner knew, step by step, at the end or at a moment."""
     until = None if at is None else _parse_at(at)
     report = _verify(directory, policy_file, as_json, (), None)
@@ -178,12 +186,16 @@ def replay_command(directory: str, policy_file: str | None, as_json: bool, at: s
             steps_kept=steps or report.size,
             progress=bar or (lambda _: None),
         )
-    if as_json:
-        click.echo(json.dumps(_report_json(directory, report) | _story_json(story)))
-    else:
-        _show_story(story)
-        _show_report(directory, report, story)
-    return Exit.FINDING if report.findings or story.oddities else Exit.CLEAN
+    return Answer(
+        code=Exit.FINDING if report.findings or story.oddities else Exit.CLEAN,
+        text=_json_line(_report_json(directory, report) | _story_json(story))
+        if as_json
+        else _tell(directory, report, story),
+    )
+
+
+def _json_line(value: dict[str, Any]) -> str:
+    return json.dumps(value) + "\n"
 
 
 def _verify(
@@ -349,8 +361,17 @@ def _story_json(story: Story) -> dict[str, Any]:
     }
 
 
-def _show_report(directory: str, report: Report, story: Story | None = None) -> None:
-    console = Console(highlight=False)
+def _tell(directory: str, report: Report, story: Story | None = None) -> str:
+    """The whole answer for people, coloured if it goes to a terminal."""
+    console = Console(file=io.StringIO(), force_terminal=sys.stdout.isatty(), highlight=False)
+    with console.capture() as told:
+        if story is not None:
+            _show_story(console, story)
+        _show_report(console, directory, report, story)
+    return told.get()
+
+
+def _show_report(console: Console, directory: str, report: Report, story: Story | None) -> None:
     facts = [("log", report.origin or f"unknown ({directory})")]
     if report.size:
         facts += [
@@ -378,15 +399,10 @@ def _show_report(directory: str, report: Report, story: Story | None = None) -> 
 
 
 def _cosigners(report: Report) -> list[str]:
-    # A witness's name is any octets the policy says; a terminal gets what it can show.
-    return [
-        f"{name.encode('utf-8', 'backslashreplace').decode()} at {_when(time_s * 1_000_000)}"
-        for name, time_s in report.cosigners
-    ]
+    return [f"{name} at {_when(time_s * 1_000_000)}" for name, time_s in report.cosigners]
 
 
-def _show_story(story: Story) -> None:
-    console = Console(highlight=False)
+def _show_story(console: Console, story: Story) -> None:
     omitted = story.entries - len(story.last_steps)
     if omitted > 0:
         console.print(f"({omitted} earlier steps not shown; --steps 0 shows all)")
