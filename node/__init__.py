@@ -9,7 +9,7 @@ Reading order:
 - ``broker_link``, ``traffic``  the only socket to a broker, and what shares a request
 - ``officers``, ``vault``  who may open what, and what is kept sealed until they do
 - ``ceremony``  pairing, over the same link
-- ``alerts``, ``views``, ``desk``, ``events``  what officers do and are shown: the one interface behind everything
+- ``alerts``, ``views``, ``desk``, ``events``  what officers do and are shown, through one interface
 - ``daemon``, ``metrics``, ``doctor``  wires it together, counts, and looks for what can be mended
 - ``control``, ``verbs``, ``__main__``  commands
 - ``web/``  pages

@@ -19,6 +19,6 @@ docs/spec/broker.md. Files in reading order:
 - ``custody``, ``tokens``: the broker's signed word that it holds an item; the operator's permission
 
 Never imports runtime, audit, broker or node; no clock, randomness, file or socket of its own. The broker
-imports ``limits``, ``wire``, ``envelope`` and the files of the last two lines and can reach neither ``sealing``,
-``alert`` nor ``release``.
+imports ``limits``, ``wire``, ``envelope`` and the files of the last two lines, and can reach neither
+``sealing``, ``alert`` nor ``release``.
 """
