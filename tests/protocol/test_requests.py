@@ -282,6 +282,24 @@ def test_padding_without_its_marker_is_refused() -> None:
     assert refused.value.code == "padding"
 
 
+@pytest.mark.parametrize("size", [1_279, 1_281, 2_000, 2**20 + 1])
+def test_a_request_of_another_size_is_refused_before_it_is_opened(size: int) -> None:
+    """Padding is not left to the sender: what opens has one of the sizes everybody has."""
+    plain = wire.encode({"r": bytes(32), "d": 1, "o": []}) + b"\x80"
+    with pytest.raises(MalformedInput) as refused:
+        open_request_untrusted(BROKER, wrapped(plain, size))
+    assert refused.value.code == "request_size"
+
+
+def test_an_answer_short_of_a_result_is_refused() -> None:
+    """One result per op or none at all: a missing one would shift the meaning of those after it."""
+    _, pending, _ = exchange(Notices(), Notices())
+    inside = wire.encode({"n": 1, "r": [{"k": "note", "n": []}]})
+    with pytest.raises(MalformedInput) as refused:
+        open_answer_untrusted(pending, hostile_answer(pending, inside))
+    assert refused.value.code == "answer_count"
+
+
 @pytest.mark.parametrize(
     "change",
     [
