@@ -37,7 +37,7 @@ async def make_tokens(env: Env, store: Store, count: int) -> tuple[str, ...]:
 
 async def collect_stats(store: Store) -> dict[str, int]:
     """What the store holds, by name."""
-    totals = await store.totals()
+    totals = store.totals()
     return {
         "mailboxes": totals.mailboxes,
         "items": totals.items,

@@ -127,7 +127,8 @@ class Broker:
         self._log = await _open_log(self._env, self._db, self._directory, identity)
         if self._log.refusal is not None:
             self._readiness.block(self._log.refusal.code, self._log.refusal.detail)
-        self._store = SqliteStore(self._env, self._db, self._log, self._arrivals.announce)
+        self._store = await SqliteStore.open(self._env, self._db, self._log, self._arrivals.announce)
+        self._metrics.show(self._store.totals)
         self._exchange = Exchange(
             env=self._env,
             identity=identity,
@@ -244,9 +245,8 @@ class Broker:
     async def _expire_for_ever(self) -> None:
         while True:
             dropped = await self.store.expire(EXPIRY_ROWS_MAX)
-            self._metrics.expired.inc(dropped)
+            self._metrics.dropped.inc(dropped)
             if dropped < EXPIRY_ROWS_MAX:
-                self._metrics.set_totals(await self.store.totals())
                 await self._env.sleep(EXPIRY_INTERVAL_S)
 
     async def _watch_disk_for_ever(self) -> None:
@@ -312,7 +312,7 @@ async def with_store(
     db = await _open_database(env, directory, identity, create=False)
     try:
         log = await _open_log(env, db, directory, identity)
-        return await call(SqliteStore(env, db, log, lambda _get_hash, _item: None))
+        return await call(await SqliteStore.open(env, db, log, lambda _get_hash, _item: None))
     finally:
         await db.close()
 

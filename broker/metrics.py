@@ -4,6 +4,8 @@ Spec: docs/operations.md#metrics. One rule: a label value is a word of our own s
 sent (a capability, a hash, an address) is ever one.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -28,6 +30,7 @@ class BrokerMetrics:
     """The broker's counters, registered in the daemon's registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
         self.requests = Counter(
             "salween_broker_requests", "Requests by what they came to", ["outcome"], registry=registry
         )
@@ -40,25 +43,24 @@ class BrokerMetrics:
         self.polls_waiting = Gauge(
             "salween_broker_polls_waiting", "Long polls waiting now", registry=registry
         )
-        self.expired = Counter(
-            "salween_broker_expired", "Items dropped because their time was over", registry=registry
-        )
-        self.mailboxes = Gauge("salween_broker_mailboxes", "Mailboxes", registry=registry)
-        self.items = Gauge("salween_broker_items", "Items held", registry=registry)
-        self.size_bytes = Gauge("salween_broker_size_bytes", "Bytes of held items", registry=registry)
-        self.tombstones = Gauge(
-            "salween_broker_tombstones", "Tombstones of items not held any more", registry=registry
-        )
-        self.token_uses = Gauge(
-            "salween_broker_token_uses_left", "Mailboxes that loaded tokens may still make", registry=registry
+        self.dropped = Counter(
+            "salween_broker_dropped", "Items, tombstones and mailboxes whose time was over", registry=registry
         )
         for outcome in OUTCOMES:
             self.requests.labels(outcome)
 
-    def set_totals(self, totals: Totals) -> None:
-        """Show what the store holds now."""
-        self.mailboxes.set(totals.mailboxes)
-        self.items.set(totals.items)
-        self.size_bytes.set(totals.size_bytes)
-        self.tombstones.set(totals.tombstones)
-        self.token_uses.set(totals.token_uses_left)
+    def show(self, totals: Callable[[], Totals]) -> None:
+        """Show what the store holds at each scrape."""
+        for name, meaning in (
+            ("mailboxes", "Mailboxes"),
+            ("items", "Items held"),
+            ("size_bytes", "Bytes of held items"),
+            ("tombstones", "Tombstones of items not held any more"),
+            ("token_uses_left", "Mailboxes that loaded tokens may still make"),
+        ):
+            gauge = Gauge(f"salween_broker_{name}", meaning, registry=self._registry)
+            gauge.set_function(partial(_total, totals, name))
+
+
+def _total(totals: Callable[[], Totals], name: str) -> float:
+    return float(getattr(totals(), name))

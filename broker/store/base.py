@@ -116,6 +116,6 @@ class Store(Protocol):
         """Let each token make ``uses`` mailboxes."""
         ...
 
-    async def totals(self) -> Totals:
-        """Count what is there."""
+    def totals(self) -> Totals:
+        """How much is there now."""
         ...

@@ -7,7 +7,7 @@ of its custody note come from one transaction. All that one request orders is on
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, assert_never
 
 from audit.store import AuditLog
@@ -89,12 +89,19 @@ class _Turn:
 class SqliteStore:
     """A ``Store`` over one ``Database`` and the broker's log in it."""
 
-    def __init__(self, env: Env, db: Database, log: AuditLog, announce: Announce) -> None:
+    def __init__(self, env: Env, db: Database, log: AuditLog, announce: Announce, totals: Totals) -> None:
+        """Use ``open``."""
         self._env = env
         self._db = db
         self._log = log
         self._announce = announce
         self._refuse_puts = False
+        self._totals = totals  # counted once, then kept by ``_tally``: counting rows would hold up writers
+
+    @classmethod
+    async def open(cls, env: Env, db: Database, log: AuditLog, announce: Announce) -> "SqliteStore":
+        """The store of an open database and the log in it."""
+        return cls(env, db, log, announce, await db.read(_count_all))
 
     def refuse_puts(self, refuse: bool) -> None:
         """Answer every new put with ``busy``: the disk is nearly full and what is promised must still fit."""
@@ -127,13 +134,28 @@ class SqliteStore:
         now_ms = self._env.clock.now_ms()
         rows = [(token_hash, uses, now_ms) for token_hash in token_hashes]
         sql = "INSERT INTO tokens (hash, uses_left, loaded_ms) VALUES (?, ?, ?)"
-        await self._db.transact(lambda tx: tx.execute_many(sql, rows))
 
-    async def totals(self) -> Totals:
+        def load(tx: Transaction) -> None:
+            tx.execute_many(sql, rows)
+            self._tally(tx, token_uses_left=uses * len(rows))
+
+        await self._db.transact(load)
+
+    def totals(self) -> Totals:
         """See Store."""
-        return await self._db.read(_totals)
+        return self._totals
 
     # --- in the writer's thread: one op each ---
+
+    def _tally(self, tx: Transaction, **changes: int) -> None:
+        """Change the totals by so much if this commits."""
+
+        def apply() -> None:
+            self._totals = replace(
+                self._totals, **{name: getattr(self._totals, name) + by for name, by in changes.items()}
+            )
+
+        tx.on_commit(apply)
 
     def _write(self, tx: Transaction, order: Order, turn: _Turn) -> Result:
         match order.op:
@@ -190,6 +212,7 @@ class SqliteStore:
             return Created()
         if verdict.spend_token:
             tx.execute("UPDATE tokens SET uses_left = uses_left - 1 WHERE hash = ?", (order.content_hash,))
+            self._tally(tx, token_uses_left=-1)
         pseudonym = self._env.random(PSEUDONYM_BYTES)
         tx.execute(
             "INSERT INTO mailboxes (put_hash, get_hash, public, pseudonym, kind, created_ms, predecessor)"
@@ -205,6 +228,7 @@ class SqliteStore:
             ),
         )
         self._log.append(tx, "bk.box", {"box": pseudonym.hex(), "step": "made"})
+        self._tally(tx, mailboxes=1)
         return Created()
 
     def _put(self, tx: Transaction, order: Order, op: Put, turn: _Turn) -> Result:
@@ -282,6 +306,7 @@ class SqliteStore:
         item = ListedItem(
             cursor=log_index, envelope_hash=order.content_hash, size_bytes=size_bytes, envelope=op.envelope
         )
+        self._tally(tx, items=1, size_bytes=size_bytes)
         get_hash = box.state.get_hash
         tx.on_commit(lambda: self._announce(get_hash, item))
         return log_index
@@ -309,6 +334,7 @@ class SqliteStore:
                     "in": log_index,
                 }
                 self._log.append(tx, "bk.ack", entry)
+                self._tally(tx, items=-1, size_bytes=-size_bytes, tombstones=1)
         return Deleted()
 
     def _note_handed_out(self, tx: Transaction, log_indexes: Sequence[int]) -> None:
@@ -336,6 +362,9 @@ class SqliteStore:
                 _uncount(tx, mailbox, size_bytes)
                 entry = {"env": item_hash.hex(), "box": pseudonym.hex(), "in": log_index}
                 self._log.append(tx, "bk.expire", entry)
+                self._tally(tx, items=-1, size_bytes=-size_bytes)
+            else:
+                self._tally(tx, tombstones=-1)
         if len(due) == rows_max:
             return len(due)
         return len(due) + self._retire(tx, now_ms, rows_max - len(due))
@@ -358,6 +387,14 @@ class SqliteStore:
                 entry = {"env": item_hash.hex(), "box": box.pseudonym, "in": log_index}
                 self._log.append(tx, "bk.expire", entry)
             self._log.append(tx, "bk.box", {"box": box.pseudonym, "step": "retired"})
+            rows_gone = tx.value("SELECT count(*) FROM items WHERE mailbox = ?", (box.id,))
+            self._tally(
+                tx,
+                mailboxes=-1,
+                items=-len(held),
+                size_bytes=-box.state.size_bytes,
+                tombstones=len(held) - rows_gone,
+            )
             tx.execute("DELETE FROM mailboxes WHERE id = ?", (box.id,))
             retired += 1
         return retired
@@ -471,14 +508,16 @@ def _stats(box: _Box | None) -> StatsAnswer:
     )
 
 
-def _totals(snapshot: Snapshot) -> Totals:
+def _count_all(snapshot: Snapshot) -> Totals:
     mailboxes, items, size_bytes = snapshot.execute(
         "SELECT count(*), coalesce(sum(items), 0), coalesce(sum(size_bytes), 0) FROM mailboxes"
     )[0]
+    # Counted over an index: rows with their envelopes would be megabytes of reading.
+    rows = snapshot.value("SELECT count(*) FROM items INDEXED BY items_due")
     return Totals(
         mailboxes=mailboxes,
         items=items,
         size_bytes=size_bytes,
-        tombstones=snapshot.value("SELECT count(*) FROM items WHERE envelope IS NULL"),
+        tombstones=rows - items,
         token_uses_left=snapshot.value("SELECT coalesce(sum(uses_left), 0) FROM tokens"),
     )

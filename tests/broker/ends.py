@@ -1,9 +1,7 @@
 """Both ends of a broker's endpoint: a real broker in this process or another, and an office's client."""
 
 import asyncio
-import hashlib
 import json
-import ssl
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -49,7 +47,7 @@ from protocol.requests import (
     sign_delete,
 )
 from protocol.tokens import parse_token_untrusted
-from runtime.env import Env, TlsPin, real_env
+from runtime.env import AnyCertificate, Env, TlsPin, real_env
 
 CHEAP_KDF = KdfParameters(memory_kib=64, iterations=1, lanes=1)
 ROOT = Path(__file__).resolve().parents[2]
@@ -194,36 +192,23 @@ class Client:
         return mailbox
 
 
+async def card_shown(env: Env, url: str) -> BrokerCard:
+    """The card a broker shows, believing whatever certificate it shows with it."""
+    pin = AnyCertificate() if url.startswith("https:") else None
+    async with env.network.client_session(tls_pin=pin) as session, session.get(url) as response:
+        return parse_broker_card_untrusted(await response.read())
+
+
 @asynccontextmanager
 async def connected(env: Env, address: BrokerAddress, *, tls: bool = False) -> AsyncIterator[Client]:
-    """A client that has fetched the card and checked it against ``address``."""
-    scheme, pin = "http", None
-    if tls:
-        scheme, pin = "https", await _shown_pin(address)
-    session = env.network.client_session(tls_pin=pin, connections_max=64)
-    try:
-        async with session.get(f"{scheme}://{address.host}:{address.port}/v1") as response:
-            card = parse_broker_card_untrusted(await response.read())
-        verify_broker_card(card, address)
-        if pin is not None:
-            assert card.tls_certificate_sha256 == pin.certificate_sha256
-        else:
-            assert card.tls_certificate_sha256 == NO_TLS
+    """A client that has fetched the card, checked it against ``address``, and pins what it names."""
+    scheme = "https" if tls else "http"
+    card = await card_shown(env, f"{scheme}://{address.host}:{address.port}/v1")
+    verify_broker_card(card, address)
+    assert (card.tls_certificate_sha256 != NO_TLS) == tls
+    pin = TlsPin(certificate_sha256=card.tls_certificate_sha256) if tls else None
+    async with env.network.client_session(tls_pin=pin, connections_max=64) as session:
         yield Client(env=env, address=address, session=session, card=card, scheme=scheme)
-    finally:
-        await session.close()
-
-
-async def _shown_pin(address: BrokerAddress) -> TlsPin:
-    """The certificate a broker shows: a node that knows only the address learns it with the card."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    _, writer = await asyncio.open_connection(address.host, address.port, ssl=context)
-    shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-    writer.close()
-    await writer.wait_closed()
-    return TlsPin(certificate_sha256=hashlib.sha256(shown).digest())
 
 
 # --- in this process ---

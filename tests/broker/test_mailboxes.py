@@ -269,7 +269,7 @@ async def test_a_rendezvous_lives_a_quarter_of_an_hour(house: House, office: Cli
     assert (await office.list(mailbox)).items == ()
     assert house.broker is not None
     await house.broker.store.expire(100)
-    assert (await house.broker.store.totals()).mailboxes == 0
+    assert house.broker.store.totals().mailboxes == 0
 
 
 async def test_make_before_break(house: House, office: Client) -> None:
@@ -300,7 +300,7 @@ async def test_make_before_break(house: House, office: Client) -> None:
     await house.broker.store.expire(100)
     assert await office.ask_one(old.put(an_envelope(house.env))) == OpRefused(code="gone")
     assert isinstance(await office.ask_one(new.put(an_envelope(house.env))), Custody)
-    assert (await house.broker.store.totals()).mailboxes == 1
+    assert house.broker.store.totals().mailboxes == 1
 
 
 async def test_a_successor_needs_the_predecessors_key(house: House, office: Client) -> None:
@@ -399,3 +399,31 @@ async def test_every_result_of_a_large_request_arrives(house: House, office: Cli
     envelopes = [an_envelope(house.env) for _ in range(100)]
     notes = await office.ask(*[Put(put_secret=mailbox.put_secret, envelope=e) for e in envelopes])
     assert [n.envelope_hash for n in notes if isinstance(n, Custody)] == [envelope_hash(e) for e in envelopes]
+
+
+async def test_totals_are_what_counting_would_find(house: House, office: Client) -> None:
+    """The counts for /metrics are kept while running; a restart counts anew and finds the same."""
+    token = await house.token()
+    pair, passing = await office.make_mailbox(token), await office.make_mailbox(token, "rendezvous")
+    notes = [await office.put(pair, an_envelope(house.env)) for _ in range(3)]
+    await office.put(passing, house.env.random(8192))
+    gone = await office.put(passing, house.env.random(16_384))
+    await office.ask(pair.delete(notes[0].envelope_hash), passing.delete(gone.envelope_hash))
+    await office.ask(pair.delete(notes[0].envelope_hash), pair.put(an_envelope(house.env, 32_768)))
+
+    async def check(items: int, tombstones: int, mailboxes: int) -> None:
+        assert house.broker is not None
+        kept = house.broker.store.totals()
+        assert (kept.items, kept.tombstones, kept.mailboxes) == (items, tombstones, mailboxes)
+        await house.restart()
+        assert house.broker.store.totals() == kept
+
+    await check(items=4, tombstones=2, mailboxes=2)
+    house.clock.shift_ms = limits.RENDEZVOUS_TTL_MS
+    assert house.broker is not None
+    await house.broker.store.expire(100)
+    await check(items=3, tombstones=1, mailboxes=1)
+    house.clock.shift_ms += limits.MAILBOX_TTL_MS
+    assert house.broker is not None
+    await house.broker.store.expire(100)
+    await check(items=0, tombstones=0, mailboxes=1)
