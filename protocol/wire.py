@@ -22,27 +22,25 @@ _INTEGER_MIN: Final = -(2**63)
 def encode(value: Value) -> bytes:
     """The one canonical encoding. A value outside the vocabulary is our own bug: BrokenInvariant."""
     try:
-        packed: bytes = msgpack.packb(_ordered(value), use_bin_type=True, strict_types=True)
+        packed: bytes = msgpack.packb(_ordered(value))
     except (TypeError, ValueError, OverflowError) as error:
         raise BrokenInvariant("wire_value", "a value cannot be written canonically") from error
     return packed
 
 
+_SCALARS: Final = frozenset({type(None), bool, int, str, bytes})
+
+
 def _ordered(value: Value) -> Value:
     """The same value with sorted maps and plain lists; refuses what the vocabulary lacks."""
-    if value is None or isinstance(value, bool | str | bytes):
+    # Exact types: a subclass, as of an enumeration, may print as one value and be written as another.
+    if type(value) in _SCALARS:
         return value
-    if isinstance(value, int):
-        if not _INTEGER_MIN <= value <= limits.U64_MAX:
-            raise BrokenInvariant("wire_value", "an integer does not fit 64 bits")
-        return value
-    if isinstance(value, Mapping):
-        if not all(isinstance(key, str) for key in value):
-            raise BrokenInvariant("wire_value", "a map key is not text")
-        return {key: _ordered(value[key]) for key in sorted(value, key=lambda key: key.encode("utf-8"))}
+    if isinstance(value, dict | Mapping):
+        return {key: _ordered(value[key]) for key in sorted(value, key=str.encode)}
     if isinstance(value, list | tuple):
         return [_ordered(item) for item in value]
-    raise BrokenInvariant("wire_value", f"{type(value).__name__} is not in the vocabulary")
+    raise TypeError(f"{type(value).__name__} is not in the vocabulary")
 
 
 def decode_untrusted(
@@ -67,8 +65,8 @@ def decode_untrusted(
         raise MalformedInput("wire_text", "text is not UTF-8") from error
     except (ValueError, msgpack.exceptions.UnpackException) as error:
         raise MalformedInput("wire_not_canonical", "the value cannot be read") from error
-    # Shortest forms, key order and unique keys all show here: a map that lost a duplicate encodes shorter.
-    if encode(value) != data:
+    # The walk saw that keys rise; all that is left is a length or number in a longer form than it needs.
+    if msgpack.packb(value) != data:
         raise MalformedInput("wire_not_canonical", "the value has another, canonical encoding")
     return value
 
@@ -86,26 +84,28 @@ _MAP_LENGTH_BYTES: Final = {0xDE: 2, 0xDF: 4}
 
 
 def _scan(data: bytes, *, depth_max: int, items_max: int) -> None:
-    """Walk the type bytes only: bounds, depth, count, allowed types, text as map keys, nothing trailing."""
+    """Walk the type bytes only: bounds, depth, count, types, rising text as map keys, nothing trailing."""
     at = 0
     items = 0
-    # One frame per open list or map: values still to come, and whether they alternate key, value.
-    open_frames: list[tuple[int, bool]] = [(1, False)]
-    while open_frames:
-        remaining, is_map = open_frames.pop()
+    # One frame per open list or map around the innermost: values still to come, whether these alternate key
+    # and value, and the last key.
+    open_frames: list[tuple[int, bool, bytes | None]] = []
+    remaining, is_map, last_key = 1, False, None
+    while True:
         if remaining == 0:
+            if not open_frames:
+                break
+            remaining, is_map, last_key = open_frames.pop()
             continue
-        open_frames.append((remaining - 1, is_map))
+        is_key = is_map and remaining % 2 == 0
+        remaining -= 1
         items += 1
-        if items > items_max:
-            raise MalformedInput("wire_items", f"more than {items_max} values")
         if at >= len(data):
             raise MalformedInput("wire_truncated", "the bytes end inside a value")
         kind = data[at]
         at += 1
-        is_key = is_map and remaining % 2 == 0
 
-        children, children_are_map, skip = 0, False, 0
+        children, children_are_map, skip = -1, False, 0  # -1: not a list or map
         is_text = 0xA0 <= kind <= 0xBF or kind in _TEXT_LENGTH_BYTES
         if is_key and not is_text:
             raise MalformedInput("wire_key", "a map key is not text")
@@ -128,8 +128,6 @@ def _scan(data: bytes, *, depth_max: int, items_max: int) -> None:
             )
             if length_bytes is None:
                 raise MalformedInput("wire_type", f"type byte 0x{kind:02x} is not allowed")
-            if at + length_bytes > len(data):
-                raise MalformedInput("wire_truncated", "the bytes end inside a length")
             length = int.from_bytes(data[at : at + length_bytes], "big")
             at += length_bytes
             if kind in _LIST_LENGTH_BYTES:
@@ -138,16 +136,23 @@ def _scan(data: bytes, *, depth_max: int, items_max: int) -> None:
                 children, children_are_map = 2 * length, True
             else:
                 skip = length
-        at += skip
+        start, at = at, at + skip
         if at > len(data):
             raise MalformedInput("wire_truncated", "the bytes end inside a value")
-        if children > items_max - items:
+        if is_key:
+            # Bytes of UTF-8 sort as their code points do; equal keys are refused with unsorted ones.
+            key = data[start:at]
+            if last_key is not None and key <= last_key:
+                raise MalformedInput("wire_not_canonical", "map keys are not ascending and unequal")
+            last_key = key
+        # What a list or map announces counts at once: a lie is refused before a single child is looked at.
+        if items + max(children, 0) > items_max:
             raise MalformedInput("wire_items", f"more than {items_max} values")
-        if children or kind in range(0x80, 0xA0) or kind in (0xDC, 0xDD, 0xDE, 0xDF):
-            # The outermost frame is no nesting of its own.
-            if len(open_frames) > depth_max:
+        if children >= 0:
+            if len(open_frames) >= depth_max:
                 raise MalformedInput("wire_depth", f"nested deeper than {depth_max}")
-            open_frames.append((children, children_are_map))
+            open_frames.append((remaining, is_map, last_key))
+            remaining, is_map, last_key = children, children_are_map, None
     if at != len(data):
         raise MalformedInput("wire_trailing", f"{len(data) - at} bytes follow the value")
 
