@@ -119,7 +119,7 @@ def _entry_type(
     kinds = {**COMMON, **required, **optional, "t": _word(name)}
     fields: list[str] = []
     for key in sorted(kinds):
-        value = f"(?P<{key}>{kinds[key].pattern})" if key in {"seq", "ts"} else kinds[key].pattern
+        value = f"({kinds[key].pattern})" if key in {"seq", "ts"} else kinds[key].pattern
         # `z` is in every entry and sorts last: every other field is followed by a comma.
         field = f'"{re.escape(key)}":{value}' + ("" if key == "z" else ",")
         fields.append(f"(?:{field})?" if key in optional else field)
@@ -297,7 +297,7 @@ def glance_untrusted(data: bytes) -> tuple[int, int, str]:
     at = data.find(b'"t":"') + 5
     known = _BY_NAME.get(data[at : data.find(b'"', at)])
     if known is not None and (match := known[1](data)) is not None and len(data) <= ENTRY_BYTES_MAX:
-        seq, ts_us = match.group("seq", "ts")
+        seq, ts_us = match.group(1, 2)  # the only two groups; by number, which is faster
         return int(seq), int(ts_us), known[0]
     entry = decode_entry_untrusted(data)
     return entry["seq"], entry["ts"], entry["t"]

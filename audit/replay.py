@@ -110,6 +110,10 @@ def _held_table() -> dict[tuple[Held, str], Held]:
 HELD: Final[Mapping[tuple[Held, str], Held]] = _held_table()
 """(state, entry type) -> next state of one envelope in one mailbox."""
 
+# The same tables by the words that a Message carries: looked up once for every entry.
+_SENT: Final = {(state.value, event): reached.value for (state, event), reached in SENT.items()}
+_HELD: Final = {(state.value, name): reached.value for (state, name), reached in HELD.items()}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
@@ -209,6 +213,9 @@ def read_entries(log: PublishedLog, size: int) -> Iterator[bytes]:
             return
 
 
+_decode: Final[Callable[[str], Entry]] = json.JSONDecoder().decode
+
+
 def replay(
     log: PublishedLog,
     size: int,
@@ -231,7 +238,7 @@ def replay(
             continue
         if until is not None and until.ends(index, ts_us):
             break
-        teller.tell(index, ts_us, name, json.loads(data))
+        teller.tell(index, ts_us, name, _decode(data.decode("ascii")))
         if index % (TILE_WIDTH * 16) == 0:
             progress(index)
     progress(size)
@@ -251,8 +258,11 @@ class _Teller:
         story.entries = index + 1
         story.last_ts_us = ts_us
         story.types[name] += 1
-        words = _WORDS.get(name)
-        step = Step(index=index, ts_us=ts_us, words=words(entry) if words else f"{name} (unknown type)")
+        words = WORDS.get(name)
+        told = words % entry if words else f"{name} (unknown type)"
+        if name == "msg.recv" and "msg" in entry:
+            told += f", message {entry['msg'][:8]}…"
+        step = Step(index=index, ts_us=ts_us, words=told)
         if story.last_steps.maxlen:
             story.last_steps.append(step)
         if name.startswith("msg."):
@@ -285,7 +295,7 @@ class _Teller:
             return
         message.steps.append(step)
         event = entry["step"] if name == "msg.receipt" else name
-        reached = SENT.get((Sent(message.state), event))
+        reached = _SENT.get((message.state, event))
         if reached is None:
             story.odd(step.index, IMPOSSIBLE, f"{event} of message {key} while it is only {message.state}")
             return
@@ -298,7 +308,7 @@ class _Teller:
             message.envelopes.add(entry["env"])
         elif name == "msg.custody" and entry["env"] not in message.envelopes:
             story.odd(step.index, IMPOSSIBLE, f"custody of an envelope that no msg.seal of {key} names")
-        message.state = reached.value
+        message.state = reached
 
     def _received(self, step: Step, entry: Entry) -> None:
         story, envelope = self.story, entry["env"]
@@ -350,11 +360,11 @@ class _Teller:
                 story.odd(step.index, IMPOSSIBLE, f"{name} of an envelope that never came in")
             return
         envelope.steps.append(step)
-        reached = HELD.get((Held(envelope.state), name))
+        reached = _HELD.get((envelope.state, name))
         if reached is None:
             story.odd(step.index, IMPOSSIBLE, f"{name} of an envelope that is {envelope.state}")
         else:
-            envelope.state = reached.value
+            envelope.state = reached
 
     def _accessed(self, step: Step, name: str, entry: Entry) -> None:
         gone = self.story.erased.get(entry["alert"])
@@ -364,66 +374,51 @@ class _Teller:
             )
 
 
-def _short(entry: Entry, key: str) -> str:
-    value = str(entry.get(key, ""))
-    return f"{value[:8]}…" if len(value) > 8 else value or "unknown"
-
-
-def _text(template: str) -> Callable[[Entry], str]:
-    """A sentence with fields in braces; ids and hashes are shortened to eight characters."""
-    pieces = [piece.partition("}") for piece in template.split("{")]
-    head, rest = pieces[0][0], [(key, tail) for key, _, tail in pieces[1:]]
-    return lambda entry: head + "".join(_short(entry, key) + tail for key, tail in rest)
-
-
-_WORDS: Final[Mapping[str, Callable[[Entry], str]]] = {
-    name: _text(template)
-    for name, template in {
-        "log.start": "log begun",
-        "log.freeze": "log frozen: {code}",
-        "log.prune": "entries below {below} pruned",
-        "key.rotate": "key {what} replaced by {new}",
-        "clk.step": "clock stepped",
-        "cfg.change": "setting {what} changed",
-        "backup.restore": "restored from a backup that ended at entry {size}",
-        "audit.export": "log exported for audit",
-        "pair.begin": "pairing with {peer} begun ({role})",
-        "pair.ok": "paired with {peer}",
-        "peer.suspend": "peer {peer} suspended: {code}",
-        "peer.revoke": "keys of peer {peer} below version {below} revoked",
-        "officer.add": "officer {actor} added as {role}",
-        "officer.retire": "officer {actor} retired",
-        "officer.pin-reset": "PIN of officer {actor} reset",
-        "ses.login": "officer {actor} logged in",
-        "ses.fail": "failed login number {n}",
-        "ses.lock": "session of officer {actor} locked: {code}",
-        "ses.logout": "officer {actor} logged out",
-        "msg.submit": "message {msg} to {peer} recorded",
-        "msg.seal": "message {msg} sealed, attempt {att}, envelope {env}, via {via}",
-        "msg.custody": "broker holds envelope {env} of message {msg}",
-        "msg.receipt": "peer's receipt for message {msg}: {step}",
-        "msg.expired": "message {msg} expired",
-        "msg.cancel": "message {msg} cancelled",
-        "msg.recv": "envelope {env} from {peer} received: {verdict}, message {msg}",
-        "rel.author": "alert {alert} signed by its author {actor}",
-        "rel.release": "alert {alert} released by {actor}",
-        "rel.refuse": "release of alert {alert} refused by {actor}: {code}",
-        "rel.emergency": "alert {alert} released in emergency by {actor}: {code}",
-        "acc.read": "alert {alert} read by {actor}, purpose {purpose}, access {k}",
-        "acc.print": "alert {alert} printed by {actor}, purpose {purpose}, access {k}",
-        "acc.export": "alert {alert} exported by {actor}, purpose {purpose}, access {k}",
-        "acc.deny": "access to alert {alert} denied to {actor}: {code}",
-        "content.erased": "content of alert {alert} erased",
-        "content.held": "content of alert {alert} kept: {code}",
-        "wit.cosigned": "log {origin} cosigned at {size} entries",
-        "wit.refused": "cosignature refused to log {origin} at {size} entries: {code}",
-        "bk.in": "envelope {env} taken into mailbox {box}",
-        "bk.out": "envelope {env} fetched from mailbox {box}",
-        "bk.ack": "envelope {env} deleted from mailbox {box} by {by}",
-        "bk.expire": "envelope {env} in mailbox {box} expired",
-        "bk.purge": "{n} envelopes of mailbox {box} purged",
-        "bk.drop": "envelope {env} for mailbox {box} dropped: {code}",
-        "bk.box": "mailbox {box} {step}",
-    }.items()
+WORDS: Final[Mapping[str, str]] = {
+    "log.start": "log begun",
+    "log.freeze": "log frozen: %(code)s",
+    "log.prune": "entries below %(below)s pruned",
+    "key.rotate": "key %(what)s replaced by %(new).8s…",
+    "clk.step": "clock stepped",
+    "cfg.change": "setting %(what)s changed",
+    "backup.restore": "restored from a backup that ended at entry %(size)s",
+    "audit.export": "log exported for audit",
+    "pair.begin": "pairing with %(peer).8s… begun (%(role)s)",
+    "pair.ok": "paired with %(peer).8s…",
+    "peer.suspend": "peer %(peer).8s… suspended: %(code)s",
+    "peer.revoke": "keys of peer %(peer).8s… below version %(below)s revoked",
+    "officer.add": "officer %(actor).8s… added as %(role)s",
+    "officer.retire": "officer %(actor).8s… retired",
+    "officer.pin-reset": "PIN of officer %(actor).8s… reset",
+    "ses.login": "officer %(actor).8s… logged in",
+    "ses.fail": "failed login number %(n)s",
+    "ses.lock": "session of officer %(actor).8s… locked: %(code)s",
+    "ses.logout": "officer %(actor).8s… logged out",
+    "msg.submit": "message %(msg).8s… to %(peer).8s… recorded",
+    "msg.seal": "message %(msg).8s… sealed, attempt %(att)s, envelope %(env).8s…, via %(via)s",
+    "msg.custody": "broker holds envelope %(env).8s… of message %(msg).8s…",
+    "msg.receipt": "peer's receipt for message %(msg).8s…: %(step)s",
+    "msg.expired": "message %(msg).8s… expired",
+    "msg.cancel": "message %(msg).8s… cancelled",
+    "msg.recv": "envelope %(env).8s… received: %(verdict)s",
+    "rel.author": "alert %(alert).8s… signed by its author %(actor).8s…",
+    "rel.release": "alert %(alert).8s… released by %(actor).8s…",
+    "rel.refuse": "release of alert %(alert).8s… refused by %(actor).8s…: %(code)s",
+    "rel.emergency": "alert %(alert).8s… released in emergency by %(actor).8s…: %(code)s",
+    "acc.read": "alert %(alert).8s… read by %(actor).8s…, purpose %(purpose)s, access %(k)s",
+    "acc.print": "alert %(alert).8s… printed by %(actor).8s…, purpose %(purpose)s, access %(k)s",
+    "acc.export": "alert %(alert).8s… exported by %(actor).8s…, purpose %(purpose)s, access %(k)s",
+    "acc.deny": "access to alert %(alert).8s… denied to %(actor).8s…: %(code)s",
+    "content.erased": "content of alert %(alert).8s… erased",
+    "content.held": "content of alert %(alert).8s… kept: %(code)s",
+    "wit.cosigned": "log %(origin)s cosigned at %(size)s entries",
+    "wit.refused": "cosignature refused to log %(origin)s at %(size)s entries: %(code)s",
+    "bk.in": "envelope %(env).8s… taken into mailbox %(box).8s…",
+    "bk.out": "envelope %(env).8s… fetched from mailbox %(box).8s…",
+    "bk.ack": "envelope %(env).8s… deleted from mailbox %(box).8s… by %(by)s",
+    "bk.expire": "envelope %(env).8s… in mailbox %(box).8s… expired",
+    "bk.purge": "%(n)s envelopes of mailbox %(box).8s… purged",
+    "bk.drop": "envelope %(env).8s… for mailbox %(box).8s… dropped: %(code)s",
+    "bk.box": "mailbox %(box).8s… %(step)s",
 }
-"""One sentence for each entry type; a test holds this table and entry.TYPES equal."""
+"""One sentence for each entry type, ids cut to eight characters; only required fields stand in them."""

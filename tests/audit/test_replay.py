@@ -1,5 +1,6 @@
 """What a log means: the story of every message, at the end or at a moment, and what cannot have happened."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 
 from audit.entry import TYPES, encode_entry
 from audit.reader import PublishedLog
-from audit.replay import _WORDS, HELD, SENT, Held, Sent, Story, Until, read_entries, replay
+from audit.replay import HELD, SENT, WORDS, Held, Sent, Story, Until, read_entries, replay
 from audit.tree import ENTRIES, tile_path
 from tests.audit.logs import forge
 
@@ -246,12 +247,14 @@ def test_nobody_reads_what_was_erased(tmp_path: Path) -> None:
 
 def test_every_type_has_a_sentence(tmp_path: Path) -> None:
     """The timeline speaks of every entry type, and shortens every id."""
-    assert set(_WORDS) == set(TYPES)
+    assert set(WORDS) == set(TYPES)
+    for name, known in TYPES.items():
+        assert set(re.findall(r"%\((\w+)\)", WORDS[name])) <= set(known.required)
     story = told(
         tmp_path, submit(), IN, access(1), ("wit.cosigned", {"origin": "test/b/log1", "size": 4, "root": HH})
     )
     for step in story.last_steps:
-        assert "{" not in step.words
+        assert "%" not in step.words
         assert len(step.words) < 100
         assert not any(len(word) > 40 for word in step.words.split())
 
