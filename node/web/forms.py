@@ -248,7 +248,8 @@ def parse_alert_untrusted(form: Form, *, now_ms: int, partners: Sequence[str]) -
     fields = FIELDS[kind]
     typed = {field.name: clean_text(form.get(field.name, (field.default,))[0]) for field in fields}
     faults = [*_faults_of_choices(fields, typed), *_faults_of_recipients(form, partners)]
-    known = {field.name for field in fields} | _NOT_FIELDS
+    # What was typed for another kind comes along unread, so that the page can give it back.
+    known = {field.name for other in KINDS for field in FIELDS[other]} | _NOT_FIELDS
     faults += [Fault(name=name, code="field_unknown") for name in form if name not in known]
     if not faults:
         try:
@@ -269,7 +270,8 @@ def _faults_of_choices(fields: Sequence[Field], typed: Mapping[str, str]) -> lis
         if field.control == "offices":
             continue
         if not value:
-            if field.is_required:
+            # A choice with a default has no empty option to choose.
+            if field.is_required or field.default:
                 faults.append(Fault(name=field.name, code="field_required"))
         elif field.control in ("select", "radio") and value not in options(field.name):
             faults.append(Fault(name=field.name, code="field_choice"))

@@ -136,7 +136,7 @@ def is_json(request: web.Request) -> bool:
 
 def check_csrf(presented: str, expected: str) -> None:
     """PolicyRefused ``csrf_wrong`` unless the form carries the token of this session."""
-    if not constant_time_equal(presented.encode(), expected.encode()):
+    if not constant_time_equal(presented.encode("utf-8", "replace"), expected.encode()):
         raise PolicyRefused("csrf_wrong")
 
 

@@ -100,6 +100,11 @@ def word(group: str, code: str, words: Words) -> Markup:
     return foreign(code) if known is None else words.gettext(known)
 
 
+def has_word(group: str, code: str) -> bool:
+    """Whether there is a word here for the code."""
+    return f"{group}.{code}" in _WORDS
+
+
 def rung(step: str, office: str, words: Words) -> Markup:
     """One rung of the ladder in words; ``office`` is whose disk and officers it speaks of."""
     known = _RUNGS.get(step)

@@ -45,16 +45,17 @@ class Show:
         except OverflowError:  # the last hours of year 9999 have no local date
             local = instant
         iso = instant.strftime("%Y-%m-%dT%H:%M:%SZ")
-        return Markup('<time datetime="{}" title="{}"><span>{}</span> <span>{}</span></time>').format(
-            iso, iso, self._day(local), f"{local:%H:%M} {_offset(local)}"
-        )
+        # Parts that a line may break between, and not within.
+        parts = (*self._day(local), f"{local:%H:%M} {_offset(local)}")
+        spans = Markup(" ").join(Markup("<span>{}</span>").format(part) for part in parts)
+        return Markup('<time datetime="{}" title="{}">{}</time>').format(iso, iso, spans)
 
-    def _day(self, local: datetime) -> str:
+    def _day(self, local: datetime) -> tuple[str, ...]:
         locale = self._words.locale
         if locale.language == "th":
             year = local.year + _BUDDHIST_YEARS_AHEAD
-            return f"{format_date(local, 'd MMM', locale=locale)} พ.ศ. {year} ({local:%Y-%m-%d})"
-        return format_date(local, "medium", locale=locale)
+            return f"{format_date(local, 'd MMM', locale=locale)} พ.ศ. {year}", f"({local:%Y-%m-%d})"
+        return (format_date(local, "medium", locale=locale),)
 
     def ago(self, at_ms: int, now_ms: int) -> str:
         """Roughly how long before or after now, in words."""
@@ -70,9 +71,11 @@ class Show:
         """Digits grouped as the language does."""
         return format_decimal(value, locale=self._words.locale)
 
-    def megabytes(self, size_bytes: int) -> str:
-        """A disk size in MiB."""
-        return f"{self.number(size_bytes // 2**20)} MiB"
+    def disk_size(self, size_bytes: int) -> str:
+        """A disk size in MiB, or in GiB from ten of them on."""
+        if size_bytes < 10 * 2**30:
+            return f"{self.number(size_bytes // 2**20)} MiB"
+        return f"{self.number(size_bytes // 2**30)} GiB"
 
 
 def _offset(local: datetime) -> str:

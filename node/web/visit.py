@@ -23,7 +23,7 @@ from node.web.desk_api import DeskApi
 from node.web.events import Streams
 from node.web.foreign import foreign, plain
 from node.web.forms import Form, options
-from node.web.labels import clock_of, rung, word
+from node.web.labels import clock_of, has_word, rung, word
 from node.web.languages import LANGUAGES, N_, Words
 from node.web.messages import sentence
 from node.web.sent import SentForms
@@ -126,6 +126,7 @@ class Visit:
             known_names=LABELS,
             options=options,
             word=lambda group, code: word(group, code, words),
+            has_word=has_word,
             rung=lambda step, office: rung(step, office, words),
             clock_of=lambda clock: clock_of(clock, words),
             sentence=lambda code, family="policy": sentence(code, words, family),
@@ -199,7 +200,7 @@ def _banners(visit: Visit) -> list[Banner]:
                 level="danger",
                 text=words.gettext(
                     "The disk is nearly full: %(free)s are left. Free some space soon.",
-                    free=show.megabytes(status.disk_free_bytes),
+                    free=show.disk_size(status.disk_free_bytes),
                 ),
                 code="disk_low",
             )

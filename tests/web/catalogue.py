@@ -16,8 +16,8 @@ from node.web.languages import LANGUAGES
 WEB = Path(__file__).parents[2] / "node" / "web"
 LOCALE = WEB / "locale"
 HEADER = """\
-# {name} words of the pages. The source language is English; see docs for how to add or correct a sentence.
-# needs_review: made without a native reviewer. A reviewer removes this line, not single marks.
+# {name}: the words of the pages. New sentences come in by: python -m tests.web.catalogue
+# needs_review: made without a native reviewer, who removes this line when done.
 """
 SOURCE_HEADER = """\
 # English sentences of the pages, as found in the sources: what every other catalogue translates.
@@ -50,7 +50,9 @@ def updated(babel_name: str, header: str) -> bytes:
     """The catalogue with exactly the sentences of the sources, in their order, keeping known translations."""
     path = LOCALE / f"{babel_name}.po"
     known = catalogue(babel_name) if path.exists() else Catalog(locale=babel_name)
-    fresh = Catalog(locale=babel_name, project="salween", fuzzy=False, header_comment=header.rstrip())
+    fresh = Catalog(
+        locale=babel_name, project="salween", version="pages", fuzzy=False, header_comment=header.rstrip()
+    )
     for message in sentences():
         if message.id:
             kept = known.get(message.id)
