@@ -32,6 +32,7 @@ from node.views import (
 from protocol import limits
 from protocol.alert import Alert, headline
 from protocol.disclosures import decode_core_untrusted, decode_disclosures_untrusted, join_alert
+from protocol.message import MessageType
 from protocol.receipts import ReceiptState
 from protocol.release import (
     OfficerSigner,
@@ -43,7 +44,6 @@ from protocol.release import (
     prepared_from_bytes,
     release_prepared,
 )
-from protocol.sealing import MessageType
 from runtime.env import Env
 from runtime.sqlite import Database, Snapshot, Transaction
 

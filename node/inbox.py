@@ -28,6 +28,7 @@ from node.vault import Vault
 from protocol.alert import headline
 from protocol.conversation import Judgement, after_receiving, apply_acknowledgement, judge
 from protocol.items import Acknowledgement, Item, KeyAnnouncement, OfficerListItem, is_service
+from protocol.message import Header, LeafOpening, MessageType
 from protocol.receipts import Receipt, ReceiptState
 from protocol.receivekeys import KeyStatus, adopt, after_verified, status_of
 from protocol.release import ReleasePolicy
@@ -35,11 +36,8 @@ from protocol.requests import Delete, Deleted, OpRefused, Refusal, Result, sign_
 from protocol.sealing import (
     Duplicate,
     Equivocation,
-    Header,
     LateDuplicate,
-    LeafOpening,
     Mark,
-    MessageType,
     OpenedAlert,
     OpenedBodyless,
     OpenedMessage,

@@ -51,20 +51,19 @@ from protocol.delivery import (
 )
 from protocol.envelope import envelope_hash
 from protocol.items import AudienceOpening, Item, OfficerListItem, encode_items
-from protocol.receipts import Receipt, ReceiptState, encode_receipts
-from protocol.receivekeys import after_announced, announcement, announcement_due_ms
-from protocol.release import ReleasedAlert
-from protocol.requests import Held, HeldAnswer, Op, OpRefused, Put, Result
-from protocol.sealing import (
+from protocol.message import (
     LeafOpening,
     MessageType,
     SignedMessage,
     decode_opening_untrusted,
-    seal,
-    sealed_bytes,
     sign_alert,
     sign_message,
 )
+from protocol.receipts import Receipt, ReceiptState, encode_receipts
+from protocol.receivekeys import after_announced, announcement, announcement_due_ms
+from protocol.release import ReleasedAlert
+from protocol.requests import Held, HeldAnswer, Op, OpRefused, Put, Result
+from protocol.sealing import seal, sealed_bytes
 from runtime.env import Env
 from runtime.sqlite import Database, Snapshot, Transaction
 

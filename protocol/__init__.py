@@ -14,7 +14,8 @@ docs/spec/broker.md. Files in reading order:
 - ``receivekeys``: the rotating receive keys of one pair
 - ``conversation``: one peer: sequence, replay, gaps, acknowledgement, reset
 - ``delivery``: one outbox item: kept, held, sent again, acknowledged; a table and a pure step
-- ``sealing``: a released alert becomes an envelope, and the one function that opens one
+- ``message``: header, leaf and body: what an office signs
+- ``sealing``: a signed message becomes an envelope, and the one function that opens one
 - ``requests``, ``mailbox``: what a node asks of a broker, and the broker's own rules
 - ``custody``, ``tokens``: the broker's signed word that it holds an item; the operator's permission
 

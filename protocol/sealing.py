@@ -1,9 +1,7 @@
-"""A released alert becomes an envelope; an envelope becomes an opened alert, or a reason why not.
+"""A signed message becomes an envelope; an envelope becomes an opened alert, or a reason why not.
 
-Spec: docs/spec/envelope.md. What is signed is one header of fixed layout; it holds the hash of the body's
-core and one *leaf* per recipient, so that recipient, order and key acknowledgement stand under the signature
-while recipients of one alert cannot see each other. What is sealed is header, signature and body, padded to
-one of four sizes, under a content key used once and kept by nobody.
+Spec: docs/spec/envelope.md#opening. What is sealed is a signed message, padded to one of four sizes, under a
+content key used once and kept by nobody.
 
 One rule: ``open_envelope_untrusted`` is the only way in, and its order is the order of the spec. Two failures
 are told apart there. *Junk* does not hold up to the leaf, the anchor only sender and recipient can make: it
@@ -12,30 +10,14 @@ could have made it. *Refused* is the sender's own fault, signed by it: a value w
 alert. Storing, marking, answering and deleting at the broker belong to the caller.
 """
 
-import struct
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from enum import IntEnum, StrEnum
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Final, Literal, Protocol, TypeAlias, TypedDict
 
 from keys import labels, trust
-from keys.card import (
-    CERTIFICATE_BYTES,
-    SUITE,
-    Certificate,
-    OfficerEntry,
-    encode_certificate,
-    parse_certificate_untrusted,
-)
-from keys.errors import (
-    BrokenInvariant,
-    MalformedInput,
-    PolicyRefused,
-    Unavailable,
-    VerificationFailed,
-)
+from keys.card import Certificate, OfficerEntry
+from keys.errors import BrokenInvariant, MalformedInput, PolicyRefused, Unavailable, VerificationFailed
 from keys.primitives import (
-    CompositePrivateKey,
     XWingPrivateKey,
     blob_ciphertext_bytes,
     blob_decrypt,
@@ -60,396 +42,28 @@ from protocol.disclosures import (
     join_alert,
 )
 from protocol.envelope import VERSION, Envelope, envelope_hash, parse_envelope_untrusted
-from protocol.items import AudienceOpening, Item, decode_items_untrusted, encode_items
+from protocol.items import AudienceOpening, Item, decode_items_untrusted
+from protocol.message import (
+    FLAG_BODYLESS,
+    OPENING_BYTES,
+    WITH_CERTIFICATE,
+    Header,
+    LeafOpening,
+    MessageType,
+    SignedMessage,
+    decode_opening_untrusted,
+    header_hash,
+    parse_header_untrusted,
+    split_certificate_core,
+)
 from protocol.receipts import Receipt, decode_receipts_untrusted
-from protocol.release import ReleasedAlert, ReleasePolicy, check_release
+from protocol.release import ReleasePolicy, check_release
 
 CONTENT_KEY_BYTES: Final = 32
-_MAGIC: Final = b"SLW1"
-_HEADER: Final = struct.Struct(">4sBBH16s32sI8sQQ32sI32sH")
-_OPENING: Final = struct.Struct(">16sHHQQ8s32s")
-_FLAG_BODYLESS: Final = 1
 # Length fields of an item: u16 of the header, u32 of each of the three body parts, the padding mark.
 _FRAMING_BYTES: Final = 2 + 3 * 4 + 1
 
-assert _HEADER.size == limits.HEADER_FIXED_BYTES
-assert CONTENT_KEY_BYTES + _OPENING.size + 4 == limits.LEAF_PLAINTEXT_BYTES
-
-
-class MessageType(IntEnum):
-    """What a message is; 4 is not used."""
-
-    ALERT = 1
-    CONTROL = 2
-    RECEIPT = 3
-    RESET = 5
-    COVER = 6
-    NACK = 7
-    CARD = 8
-
-
-# These bring the certificate they are signed under: they announce a key version nobody knows yet.
-_WITH_CERTIFICATE: Final = frozenset({MessageType.RESET, MessageType.CARD})
-
-
-# --- header and leaf ---
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Header:
-    """What the operational key signs, 154 bytes and 32 for each leaf."""
-
-    type: MessageType
-    suite: int
-    msg_id: bytes  # 16
-    sender: bytes  # office id, 32
-    key_version: int
-    instance: bytes  # 8
-    created_ms: int
-    expires_ms: int
-    core_hash: bytes  # 32; of an alert this is the alert id
-    core_bytes: int
-    piggyback_hash: bytes  # 32
-    leaves: tuple[bytes, ...]  # 32 each
-
-    def encode(self) -> bytes:
-        """The signed bytes."""
-        fixed = _HEADER.pack(
-            _MAGIC,
-            self.type,
-            self.suite,
-            0,
-            self.msg_id,
-            self.sender,
-            self.key_version,
-            self.instance,
-            self.created_ms,
-            self.expires_ms,
-            self.core_hash,
-            self.core_bytes,
-            self.piggyback_hash,
-            len(self.leaves),
-        )
-        return fixed + b"".join(self.leaves)
-
-
-def parse_header_untrusted(data: bytes) -> Header:
-    """Read a header that fills ``data``. MalformedInput (``header_malformed``)."""
-    if len(data) < limits.HEADER_FIXED_BYTES:
-        raise MalformedInput("header_malformed", "a header is cut short")
-    (
-        magic,
-        kind,
-        suite,
-        flags,
-        msg_id,
-        sender,
-        key_version,
-        instance,
-        created_ms,
-        expires_ms,
-        core_hash,
-        core_bytes,
-        piggyback_hash,
-        leaf_count,
-    ) = _HEADER.unpack_from(data)
-    leaves_bytes = len(data) - limits.HEADER_FIXED_BYTES
-    faults = {
-        "magic": magic != _MAGIC,
-        "type": kind not in MessageType.__members__.values(),
-        # Another suite has another signature: without this program knowing it, nothing can be verified.
-        "suite": suite != SUITE,
-        "flags": flags != 0,
-        "times": max(created_ms, expires_ms) > limits.TIME_MS_MAX,
-        "core length": core_bytes > limits.BODY_BYTES_MAX,
-        "leaf count": not _is_leaf_count(leaf_count) or leaves_bytes != leaf_count * limits.HASH_BYTES,
-    }
-    for what, is_wrong in faults.items():
-        if is_wrong:
-            raise MalformedInput("header_malformed", f"a header has a wrong {what}")
-    return Header(
-        type=MessageType(kind),
-        suite=suite,
-        msg_id=msg_id,
-        sender=sender,
-        key_version=key_version,
-        instance=instance,
-        created_ms=created_ms,
-        expires_ms=expires_ms,
-        core_hash=core_hash,
-        core_bytes=core_bytes,
-        piggyback_hash=piggyback_hash,
-        leaves=tuple(
-            data[at : at + limits.HASH_BYTES]
-            for at in range(limits.HEADER_FIXED_BYTES, len(data), limits.HASH_BYTES)
-        ),
-    )
-
-
-def _is_leaf_count(count: int) -> bool:
-    return 1 <= count <= limits.RECIPIENTS_MAX and count & (count - 1) == 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeafOpening:
-    """What opens one leaf of a header: kept by sender and recipient, and shown to an auditor.
-
-    ``flags`` is not under the leaf: bit 0 says that this copy travels without its body.
-    """
-
-    blind: bytes  # 16
-    leaf_index: int
-    flags: int = 0
-    pair_seq: int
-    rk_first: int
-    rk_known: bytes  # 8
-    pair_prev: bytes  # 32
-
-    @property
-    def is_bodyless(self) -> bool:
-        """Whether this copy has no body."""
-        return bool(self.flags & _FLAG_BODYLESS)
-
-    def encode(self) -> bytes:
-        """76 bytes: bytes 32 to 107 of what is wrapped."""
-        return _OPENING.pack(
-            self.blind,
-            self.leaf_index,
-            self.flags,
-            self.pair_seq,
-            self.rk_first,
-            self.rk_known,
-            self.pair_prev,
-        )
-
-    def leaf(self, recipient: bytes) -> bytes:
-        """The leaf it opens for ``recipient`` (office id), 32 bytes."""
-        return labelled_hash(
-            labels.LEAF,
-            self.blind,
-            recipient,
-            struct.pack(">QQ", self.pair_seq, self.rk_first),
-            self.rk_known,
-            self.pair_prev,
-        )
-
-
-def decode_opening_untrusted(data: bytes) -> LeafOpening:
-    """The inverse of ``LeafOpening.encode``; MalformedInput (``leaf_opening``)."""
-    if len(data) != _OPENING.size:
-        raise MalformedInput("leaf_opening", "a leaf opening has the wrong length")
-    blind, leaf_index, flags, pair_seq, rk_first, rk_known, pair_prev = _OPENING.unpack(data)
-    if flags & ~_FLAG_BODYLESS:
-        raise MalformedInput("leaf_opening", "a leaf opening has a flag nobody knows")
-    return LeafOpening(
-        blind=blind,
-        leaf_index=leaf_index,
-        flags=flags,
-        pair_seq=pair_seq,
-        rk_first=rk_first,
-        rk_known=rk_known,
-        pair_prev=pair_prev,
-    )
-
-
-# --- the signed message ---
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignedMessage:
-    """Header, signature and body: what the outbox keeps until the peer's receipt, and the inbox after it.
-
-    Without a body (erased, expired, cancelled) the three parts are empty; it still verifies.
-    """
-
-    header: bytes
-    signature: bytes = field(repr=False)  # 3373
-    core: bytes = field(repr=False)
-    disclosures: bytes = field(repr=False)
-    piggyback: bytes = field(repr=False)
-
-    @property
-    def hh(self) -> bytes:
-        """Names this delivery, 32 bytes: replay and ``pair_prev`` use it."""
-        return header_hash(self.header)
-
-    @property
-    def alert_id(self) -> bytes:
-        """Names the alert, 32 bytes, for a message of type ALERT."""
-        return parse_header_untrusted(self.header).core_hash
-
-    @property
-    def has_body(self) -> bool:
-        """Whether the body is still here; no body has an empty core."""
-        return bool(self.core)
-
-    def without_body(self) -> "SignedMessage":
-        """The same message, its body forgotten."""
-        return SignedMessage(
-            header=self.header, signature=self.signature, core=b"", disclosures=b"", piggyback=b""
-        )
-
-    def to_bytes(self) -> bytes:
-        """u16 length | header | signature | body; body = three times u32 length | part."""
-        outside = struct.pack(">H", len(self.header)) + self.header + self.signature
-        if not self.has_body:
-            return outside
-        parts = (self.core, self.disclosures, self.piggyback)
-        return outside + b"".join(struct.pack(">I", len(part)) + part for part in parts)
-
-    @staticmethod
-    def from_bytes(data: bytes) -> "SignedMessage":
-        """The inverse of ``to_bytes``; MalformedInput (``message_malformed``). Verifies nothing."""
-        header, at = _take(data, 0, 2)
-        signature_end = at + limits.MESSAGE_SIGNATURE_BYTES
-        if signature_end > len(data):
-            raise MalformedInput("message_malformed", "a message ends inside its signature")
-        signature, at = data[at:signature_end], signature_end
-        core = disclosures = piggyback = b""
-        if at < len(data):
-            core, at = _take(data, at, 4)
-            disclosures, at = _take(data, at, 4)
-            piggyback, at = _take(data, at, 4)
-            if at != len(data) or not core:
-                raise MalformedInput("message_malformed", "a body does not fill its message")
-        return SignedMessage(
-            header=header, signature=signature, core=core, disclosures=disclosures, piggyback=piggyback
-        )
-
-
-def _take(data: bytes, at: int, length_bytes: int) -> tuple[bytes, int]:
-    """One length-prefixed part and where it ends."""
-    start = at + length_bytes
-    if start > len(data):
-        raise MalformedInput("message_malformed", "a message ends inside a length")
-    end = start + int.from_bytes(data[at:start], "big")
-    if end > len(data):
-        raise MalformedInput("message_malformed", "a message ends inside a part")
-    return data[start:end], end
-
-
-def header_hash(header: bytes) -> bytes:
-    """hh of a header, 32 bytes."""
-    return labelled_hash(labels.HEADER, header)
-
-
-def certificate_core(certificate: Certificate, items: Sequence[Item]) -> bytes:
-    """The core of a RESET or CARD message: the certificate it is signed under, then items."""
-    return encode_certificate(certificate) + encode_items(items)
-
-
-def _split_certificate_core(core: bytes) -> tuple[Certificate, bytes]:
-    return parse_certificate_untrusted(core[:CERTIFICATE_BYTES]), core[CERTIFICATE_BYTES:]
-
-
-def sign_alert(
-    released: ReleasedAlert,
-    *,
-    msg_id: bytes,
-    sender: bytes,
-    key_version: int,
-    signer: CompositePrivateKey,
-    instance: bytes,
-    created_ms: int,
-    recipient: bytes,
-    opening: LeafOpening,
-    items: Sequence[Item] = (),
-) -> SignedMessage:
-    """Sign a released alert to one of its recipients; ``items`` ride beside it.
-
-    Adds the audience opening. PolicyRefused (``not_in_audience``) for an office outside the audience.
-    """
-    beside = (AudienceOpening(opening=released.opening_for(recipient)), *items)
-    return _sign(
-        kind=MessageType.ALERT,
-        msg_id=msg_id,
-        sender=sender,
-        key_version=key_version,
-        signer=signer,
-        instance=instance,
-        created_ms=created_ms,
-        expires_ms=released.expires_ms,
-        core=released.core,
-        disclosures=released.disclosures,
-        piggyback=encode_items(beside),
-        leaves=(opening.leaf(recipient),),
-    )
-
-
-def sign_message(
-    *,
-    type: MessageType,
-    msg_id: bytes,
-    sender: bytes,
-    key_version: int,
-    signer: CompositePrivateKey,
-    instance: bytes,
-    created_ms: int,
-    expires_ms: int,
-    core: bytes,
-    recipient: bytes,
-    opening: LeafOpening,
-    items: Sequence[Item] = (),
-) -> SignedMessage:
-    """Sign anything but an alert to one peer; ``items`` ride beside ``core``, the encoded body.
-
-    ``core`` comes from ``encode_items``, ``encode_receipts`` or ``certificate_core``.
-    An alert is signed by ``sign_alert``, from what was released: BrokenInvariant (``not_released``) here.
-    """
-    if type is MessageType.ALERT:
-        raise BrokenInvariant("not_released", "an alert is signed from its ReleasedAlert only")
-    return _sign(
-        kind=type,
-        msg_id=msg_id,
-        sender=sender,
-        key_version=key_version,
-        signer=signer,
-        instance=instance,
-        created_ms=created_ms,
-        expires_ms=expires_ms,
-        core=core,
-        disclosures=b"",
-        piggyback=encode_items(items),
-        leaves=(opening.leaf(recipient),),
-    )
-
-
-def _sign(
-    *,
-    kind: MessageType,
-    msg_id: bytes,
-    sender: bytes,
-    key_version: int,
-    signer: CompositePrivateKey,
-    instance: bytes,
-    created_ms: int,
-    expires_ms: int,
-    core: bytes,
-    disclosures: bytes,
-    piggyback: bytes,
-    leaves: tuple[bytes, ...],
-) -> SignedMessage:
-    header = Header(
-        type=kind,
-        suite=SUITE,
-        msg_id=msg_id,
-        sender=sender,
-        key_version=key_version,
-        instance=instance,
-        created_ms=created_ms,
-        expires_ms=expires_ms,
-        core_hash=alert_id(core),
-        core_bytes=len(core),
-        piggyback_hash=labelled_hash(labels.PIGGYBACK, piggyback),
-        leaves=leaves,
-    ).encode()
-    return SignedMessage(
-        header=header,
-        signature=signer.sign(labels.MESSAGE, header),
-        core=core,
-        disclosures=disclosures,
-        piggyback=piggyback,
-    )
+assert CONTENT_KEY_BYTES + OPENING_BYTES + 4 == limits.LEAF_PLAINTEXT_BYTES
 
 
 # --- sealing ---
@@ -525,15 +139,7 @@ def seal(
     padded += bytes(plaintext_bytes - len(padded))
     content_key = SecretBytes(random(CONTENT_KEY_BYTES))
     blob = blob_encrypt(content_key, labels.BLOB, padded)
-    marked = LeafOpening(
-        blind=opening.blind,
-        leaf_index=opening.leaf_index,
-        flags=0 if message.has_body else _FLAG_BODYLESS,
-        pair_seq=opening.pair_seq,
-        rk_first=opening.rk_first,
-        rk_known=opening.rk_known,
-        pair_prev=opening.pair_prev,
-    )
+    marked = replace(opening, flags=0 if message.has_body else FLAG_BODYLESS)
     wrapped = wrap(
         receive_key_public,
         content_key.reveal() + marked.encode() + bytes(4),
@@ -763,8 +369,8 @@ def open_envelope_untrusted(data: bytes, context: OpeningContext) -> Opened:
     # 8. Its key version has a certificate here, or brings one, and is not revoked.
     peer = context.peer(sender)
     certificate: Certificate | None = None
-    if header.type in _WITH_CERTIFICATE and message.has_body:
-        certificate, _ = _split_certificate_core(message.core)
+    if header.type in WITH_CERTIFICATE and message.has_body:
+        certificate, _ = split_certificate_core(message.core)
         if certificate.key_version != header.key_version:
             raise VerificationFailed("certificate_mismatch", "the certificate is not the one signed under")
         peer = trust.accept_certificate(peer, certificate, context.now_ms)
@@ -813,7 +419,7 @@ def open_envelope_untrusted(data: bytes, context: OpeningContext) -> Opened:
     is_reset = header.type is MessageType.RESET
     if peer.state is PairState.HALF:
         return PendingPair(**verified, code="pair_half")
-    if peer.state is PairState.SUSPENDED and header.type not in _WITH_CERTIFICATE:
+    if peer.state is PairState.SUSPENDED and header.type not in WITH_CERTIFICATE:
         return PendingPair(**verified, code="pair_suspended")
     match judgement:
         case Judgement.DUPLICATE:
@@ -888,8 +494,8 @@ def _decode_body(message: SignedMessage, header: Header) -> tuple[tuple[Item, ..
         raise PolicyRefused("disclosures_unsigned", "only an alert has disclosures")
     if header.type is MessageType.RECEIPT:
         return (), decode_receipts_untrusted(message.core)
-    if header.type in _WITH_CERTIFICATE:
-        return decode_items_untrusted(_split_certificate_core(message.core)[1]), ()
+    if header.type in WITH_CERTIFICATE:
+        return decode_items_untrusted(split_certificate_core(message.core)[1]), ()
     return decode_items_untrusted(message.core), ()
 
 

@@ -36,8 +36,9 @@ from protocol import limits
 from protocol.alert import Alert
 from protocol.conversation import Judgement
 from protocol.items import Item
+from protocol.message import Header, LeafOpening, MessageType, SignedMessage, sign_alert, sign_message
 from protocol.release import OfficerSigner, ReleasedAlert, ReleasePolicy, release
-from protocol.sealing import Header, LeafOpening, MessageType, SignedMessage, seal, sign_alert, sign_message
+from protocol.sealing import seal
 
 NOW_MS = 1_790_000_000_000
 YEAR_MS = 366 * limits.DAY_MS

@@ -25,12 +25,18 @@ from protocol.items import (
     decode_items_untrusted,
     encode_items,
 )
+from protocol.message import (
+    LeafOpening,
+    MessageType,
+    SignedMessage,
+    certificate_core,
+    decode_opening_untrusted,
+    parse_header_untrusted,
+)
 from protocol.release import ReleasedAlert
 from protocol.sealing import (
     BODY_BYTES_IN_SMALLEST,
-    LeafOpening,
     Mark,
-    MessageType,
     Opened,
     OpenedAlert,
     OpenedBodyless,
@@ -38,12 +44,8 @@ from protocol.sealing import (
     PendingCard,
     PendingOfficerList,
     Refused,
-    SignedMessage,
     Verified,
-    certificate_core,
-    decode_opening_untrusted,
     open_envelope_untrusted,
-    parse_header_untrusted,
     seal,
     sealed_bytes,
 )

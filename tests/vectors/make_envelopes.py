@@ -30,9 +30,9 @@ from protocol.items import (
     UnknownKeyNotice,
     encode_items,
 )
+from protocol.message import MessageType, SignedMessage, certificate_core
 from protocol.receipts import Receipt, ReceiptState, encode_receipts
 from protocol.release import OfficerSigner, ReleasedAlert, ReleasePolicy, prepare, release_prepared
-from protocol.sealing import MessageType, SignedMessage, certificate_core
 from tests.protocol.offices import (
     MAE_SAI,
     MYITKYINA,
