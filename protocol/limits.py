@@ -105,6 +105,7 @@ assert BLOB_OFFSET_BYTES + HEADER_FIXED_BYTES + HASH_BYTES + MESSAGE_SIGNATURE_B
 )
 assert FREE_TEXT_BYTES_MAX < BODY_BYTES_MAX
 assert 2**AUDIENCE_DEPTH_MAX >= RECIPIENTS_MAX
+assert HEADER_BYTES_MAX <= U16_MAX, "a message states the length of its header in two bytes"
 assert OLD_RECEIVE_KEY_TTL_MS > MAILBOX_TTL_MS, "an item may lie at the broker as long as its key must live"
 assert DELETED_KEY_MEMORY_MS > OLD_RECEIVE_KEY_TTL_MS
 assert BACKUP_HORIZON_MS > MAILBOX_TTL_MS

@@ -1,3 +1,5 @@
+"""The alert: what must be filled in, what text may hold, what a list may show."""
+
 import unicodedata
 from typing import Any
 

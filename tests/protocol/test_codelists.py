@@ -1,3 +1,5 @@
+"""Code lists: complete, distinct, in the right scripts, unreviewed labels counted."""
+
 import tomllib
 from importlib import resources
 from typing import get_args

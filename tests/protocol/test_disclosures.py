@@ -1,3 +1,5 @@
+"""Core and disclosures: split, joined, erased in part, and faked in every way a peer could."""
+
 import contextlib
 from dataclasses import replace
 from typing import Any

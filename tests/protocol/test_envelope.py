@@ -1,3 +1,5 @@
+"""The outside of an envelope, as a broker reads it."""
+
 import contextlib
 import subprocess
 import sys

@@ -1,3 +1,5 @@
+"""Limits: each a positive number with its unit, and the relations the formats rest on."""
+
 import re
 
 from protocol import limits

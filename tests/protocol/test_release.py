@@ -1,3 +1,5 @@
+"""Release: who must sign, what signatures cover, whom they reach; at both ends."""
+
 import contextlib
 from dataclasses import replace
 from typing import Any

@@ -1,3 +1,5 @@
+"""From one office to the other: format, sizes, single bits, clocks, and what must not be kept."""
+
 import contextlib
 import gc
 import struct

@@ -1,3 +1,5 @@
+"""The recorded envelopes of tests/vectors/envelopes, one fault and one answer each."""
+
 import base64
 import json
 from dataclasses import replace

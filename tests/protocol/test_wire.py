@@ -1,3 +1,5 @@
+"""Canonical msgpack: one encoding for each value, hostile bytes refused before they cost anything."""
+
 import contextlib
 import tracemalloc
 from typing import Any
