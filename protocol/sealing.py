@@ -415,13 +415,12 @@ def open_envelope_untrusted(data: bytes, context: OpeningContext) -> Opened:
 
     # 13. Pairing, window and replay table. Only a reset may come from an instance nobody announced; a
     #     suspended pair takes new keys only.
-    judgement = context.judge(sender, header, opening, hh)
-    is_reset = header.type is MessageType.RESET
     if peer.state is PairState.HALF:
         return PendingPair(**verified, code="pair_half")
     if peer.state is PairState.SUSPENDED and header.type not in WITH_CERTIFICATE:
         return PendingPair(**verified, code="pair_suspended")
-    match judgement:
+    is_reset = header.type is MessageType.RESET
+    match context.judge(sender, header, opening, hh):
         case Judgement.DUPLICATE:
             return Duplicate(**verified)
         case Judgement.EQUIVOCATION:
