@@ -30,7 +30,6 @@ from keys.primitives import self_test
 from keys.secret import SecretBytes
 from runtime import logs
 from runtime.env import AnyPath, Env, Listener, ServeOptions
-from runtime.exits import DiskFailed
 from runtime.service import Daemon, Readiness
 from runtime.sqlite import Database, load_migrations, open_database
 
@@ -239,7 +238,7 @@ class Broker:
     def _note_error(self, error: Exception) -> None:
         # A bug that one request meets must not be a way to stop the broker; a database that gave way is the
         # end.
-        if isinstance(error, DiskFailed) or self._db is None or self._db.failure is not None:
+        if self._db is None or self._db.failure is not None:
             self._fail(error)
 
     async def _expire_for_ever(self) -> None:

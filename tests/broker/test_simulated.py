@@ -1,6 +1,7 @@
 """The same broker on virtual time: weeks pass in seconds, machines die, and two runs are alike."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from broker.control import make_tokens
@@ -70,6 +71,7 @@ async def story(world: World, broker: Host, office: Host) -> None:
             return await client.list(Mailbox.new(env), wait_ms=limits.LONG_POLL_MS_MAX)
 
     assert (await office.run(poll)).items == ()
+    assert await office.run(dribble) == 408
     broker.kill()
     await asyncio.sleep(limits.MAILBOX_TTL_MS / 1000 + 60)
     broker.start(serve)
@@ -77,6 +79,23 @@ async def story(world: World, broker: Host, office: Host) -> None:
     assert await office.run(listed) == 0
     assert await broker.stop() == 0
     world.note("done")
+
+
+async def dribble(env: Env) -> int:
+    """Send a small request at a byte a second; the status it is ended with."""
+
+    async def slowly() -> AsyncIterator[bytes]:
+        for _ in range(limits.REQUEST_BYTES_MIN):
+            yield b"x"
+            await env.sleep(1)
+
+    began_ms = env.clock.monotonic_ms()
+    async with connected(env, await address(env), tls=True) as client:
+        head = {"Content-Length": str(limits.REQUEST_BYTES_MIN)}
+        async with client.session.post(client.url, data=slowly(), headers=head) as response:
+            status = response.status
+    assert env.clock.monotonic_ms() - began_ms < 15_000
+    return status
 
 
 async def address(env: Env) -> BrokerAddress:

@@ -8,7 +8,7 @@ import pytest
 from keys.errors import PolicyRefused, VerificationFailed
 from protocol.requests import Notices
 from runtime.env import TlsPin
-from tests.broker.ends import House, an_envelope
+from tests.broker.ends import House, an_envelope, command
 
 
 async def test_the_pinned_certificate_carries_a_conversation(tmp_path: Path) -> None:
@@ -86,3 +86,15 @@ async def test_switching_tls_on_needs_a_certificate(tmp_path: Path) -> None:
     with pytest.raises(PolicyRefused) as caught:
         await house.start()
     assert caught.value.code == "tls_certificate_missing"
+
+
+async def test_listening_elsewhere_later_needs_tls_too(tmp_path: Path) -> None:
+    """Changing host in the configuration of a broker without TLS stops its next start."""
+    house = await House.build(tmp_path / "broker")
+    config = house.directory / "broker.toml"
+    config.write_text(config.read_text().replace('host = "127.0.0.1"', 'host = "0.0.0.0"', 1))
+    with pytest.raises(PolicyRefused) as caught:
+        await house.start()
+    assert caught.value.code == "tls_required"
+    code, _, err = await command("run", "--dir", house.directory)
+    assert (code, "salween-broker init --tls" in err) == (1, True)
