@@ -14,6 +14,8 @@ Reading order:
 - ``control``    the operator's Unix socket: tokens, stats
 - ``metrics``    counts
 - ``daemon``     ``Broker``: all of it started and stopped in order
+- ``setup``      making a new broker
+- ``doctor``     what would stop or endanger one
 - ``__main__``   ``salween-broker init | run | tokens | stats | doctor``
 
 Spec: docs/spec/broker.md; for operators docs/operations.md. Must never import ``node``, and cannot reach

@@ -23,10 +23,10 @@ from keys.primitives import Ed25519PrivateKey, XWingPrivateKey
 from keys.secret import SecretBytes
 from keys.tls import self_signed
 from runtime.env import AnyPath, Env, TlsIdentity
+from runtime.secretfiles import read_secret_file
 
 KEYSTORE_NAME: Final = "keystore"
 UNLOCK_NAME: Final = "unlock"
-_PASSPHRASE_FILE_BYTES_MAX: Final = 4096
 _REQUEST_SEED: Final = "request/seed"
 _CUSTODY_SEED: Final = "custody/seed"
 _LOG_SEED: Final = "log/seed"
@@ -128,16 +128,7 @@ def make_unlock_file(env: Env, directory: AnyPath) -> SecretBytes:
 def read_passphrase(env: Env, directory: AnyPath, passphrase_file: AnyPath | None) -> SecretBytes:
     """The passphrase of the keystore, from the named file or from the broker's own unlock file.
 
-    PolicyRefused ``passphrase_file_missing``, ``passphrase_file_too_open``.
+    PolicyRefused as ``runtime.secretfiles.read_secret_file``.
     """
     path = passphrase_file if passphrase_file is not None else PurePath(directory, UNLOCK_NAME)
-    if not env.files.exists(path):
-        raise PolicyRefused(
-            "passphrase_file_missing", f"there is no {path}; name the right one with --passphrase-file"
-        )
-    mode = env.files.mode(path)
-    if mode & 0o077:
-        raise PolicyRefused(
-            "passphrase_file_too_open", f"{path} has mode {mode:04o}; others could read it. Set it to 0600"
-        )
-    return SecretBytes(env.files.read(path, _PASSPHRASE_FILE_BYTES_MAX).rstrip(b"\r\n"))
+    return read_secret_file(env.files, path)

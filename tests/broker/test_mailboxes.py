@@ -369,8 +369,10 @@ async def test_a_poll_without_arrivals_ends_empty_after_its_time(house: House, o
 
 async def test_nothing_else_of_a_request_waits_for_a_poll(house: House, office: Client) -> None:
     """A put beside a list with a wait is answered at once; a deletion may ride on the poll."""
-    mailbox = await office.make_mailbox(await house.token())
-    note, listed = await office.ask(mailbox.put(an_envelope(house.env)), mailbox.list(2**60, wait_ms=50_000))
+    token = await house.token()
+    mailbox, empty = await office.make_mailbox(token), await office.make_mailbox(token)
+    both = (mailbox.put(an_envelope(house.env)), empty.list(wait_ms=50_000))
+    note, listed = await asyncio.wait_for(office.ask(*both), 5)
     assert isinstance(note, Custody)
     assert listed == Listed(items=(), more=False)
     riding = asyncio.create_task(office.ask(mailbox.delete(note.envelope_hash), mailbox.list(wait_ms=50_000)))

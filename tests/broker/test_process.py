@@ -129,7 +129,7 @@ async def test_what_cannot_start_says_why(built: House) -> None:
 
     (directory / "unlock").chmod(0o644)
     code, _, err = await command("run", "--dir", directory)
-    assert (code, "Set it to 0600" in err) == (1, True)
+    assert (code, "chmod 600" in err) == (1, True)
     (directory / "unlock").chmod(0o600)
 
     wrong = directory.parent / "passphrase"
@@ -188,7 +188,7 @@ async def test_a_passphrase_of_the_operators_own(tmp_path: Path) -> None:
     assert not (directory / "unlock").exists()
     assert (await command("stats", *flags))[0] == 0
     code, _, err = await command("stats", "--dir", directory)
-    assert (code, "passphrase_file_missing" in err) == (1, True)
+    assert (code, "secret_file_missing" in err) == (1, True)
 
 
 async def test_health_is_on_another_port_and_names_nobody(built: House) -> None:
