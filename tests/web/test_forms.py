@@ -115,7 +115,7 @@ def test_what_was_typed_for_a_choice_no_longer_made_does_not_travel() -> None:
 
 
 def test_what_was_typed_for_another_kind_is_not_a_fault_and_does_not_travel() -> None:
-    """The page carries it along so that a wrong press loses nothing; the alert takes the chosen kind alone."""
+    """The page carries it along so that a wrong press loses nothing; the alert holds one kind."""
     found = parsed(PERSON, vehicle__plate="7G 4821")
     assert isinstance(found, Parsed)
     assert [entity.entity for entity in found.alert.entities] == ["person"]
