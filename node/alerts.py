@@ -17,7 +17,7 @@ from node.inbox import content_commitments, queue_receipt
 from node.officers import Officers
 from node.outbox import Outbox, ToSend, add_rung
 from node.peers import load_peer, save_peer
-from node.receive_keys import FreshKey, ReceiveKeyRing
+from node.receive_keys import ReceiveKeyRing
 from node.vault import Vault
 from node.views import (
     AlertRow,
@@ -190,9 +190,9 @@ class Alerts:
     async def _keep(self, released: ReleasedAlert, prepared: PreparedAlert, *, draft_id: str | None) -> None:
         """Content, every recipient's envelope, and the entries that say so: one transaction."""
         await self._vault.ensure_month()
-        fresh = await self._keys.prepare(office_id for office_id, _ in released.audience)
+        await self._keys.prepare(office_id for office_id, _ in released.audience)
         await self._db.transact(
-            partial(self._record, released=released, prepared=prepared, draft_id=draft_id, fresh=fresh)
+            partial(self._record, released=released, prepared=prepared, draft_id=draft_id)
         )
 
     def _record(
@@ -202,7 +202,6 @@ class Alerts:
         released: ReleasedAlert,
         prepared: PreparedAlert,
         draft_id: str | None,
-        fresh: dict[bytes, FreshKey],
     ) -> None:
         if draft_id is not None:
             tx.execute("DELETE FROM pending WHERE draft_id = ?", (bytes.fromhex(draft_id),))
@@ -238,7 +237,6 @@ class Alerts:
         for office_id, _ in released.audience:
             peer = load_peer(tx, office_id)
             check_active(peer.trusted)
-            self._keys.use(peer, fresh)
             _, msg_id = self._outbox.compose(
                 tx,
                 peer,
@@ -448,11 +446,10 @@ class Alerts:
 
     async def _tell_opened(self, peer_id: bytes) -> None:
         """Sign the waiting receipts in a transaction of their own: the window to the peer may be full."""
-        fresh = await self._keys.prepare((peer_id,))
+        await self._keys.prepare((peer_id,))
 
         def record(tx: Transaction) -> None:
             peer = load_peer(tx, peer_id)
-            self._keys.use(peer, fresh)
             self._outbox.compose_receipts(tx, peer)
             save_peer(tx, peer)
 
@@ -486,7 +483,12 @@ class Alerts:
                 )
             return len(rows)
 
-        return await self._db.transact(record)
+        due = await self._db.read(
+            lambda tx: tx.execute(
+                "SELECT 1 FROM alert WHERE erase_at_ms <= ? AND erased_ms IS NULL LIMIT 1", (now_ms,)
+            )
+        )
+        return await self._db.transact(record) if due else 0
 
 
 # --- helpers ------------------------------------------------------------------------------------------------

@@ -142,12 +142,16 @@ class BrokerClient:
         """Run ops, one result each. Unavailable with a code that tells the layers of a connection apart."""
         for _ in range(2):
             answer = await self._exchange_once(ops)
+            self.clock_offset_ms = answer.now_ms - self._env.clock.now_ms()
             if not answer.date_refused or not ops:
                 return answer.results
-            self.clock_offset_ms = answer.now_ms - self._env.clock.now_ms()
         raise Unavailable(
             "broker_clock", "The broker keeps refusing our date. Check the clock of this machine."
         )
+
+    def now_ms(self) -> int:
+        """The broker's time, as far as an exchange has told it: what two offices with wrong clocks share."""
+        return self._env.clock.now_ms() + self.clock_offset_ms
 
     async def close(self) -> None:
         """Close the connections."""
@@ -162,9 +166,8 @@ class BrokerClient:
             self._session = self._env.network.client_session(
                 tls_pin=TlsPin(certificate_sha256=card.tls_certificate_sha256) if pinned else None
             )
-        date_ms = self._env.clock.now_ms() + self.clock_offset_ms
         body, pending = seal_request(
-            card.request_public, ops=ops, date_ms=max(0, date_ms), random=self._env.random
+            card.request_public, ops=ops, date_ms=max(0, self.now_ms()), random=self._env.random
         )
         scheme = "https" if any(card.tls_certificate_sha256) else "http"
         data = await self._read(self._session, "POST", scheme, body, limits.ANSWER_BYTES_MAX)

@@ -97,6 +97,10 @@ class _Rendezvous:
         self._back = back
         self._cursor = 0
 
+    def now_ms(self) -> int:
+        """The time both sides share: the broker's."""
+        return self._client.now_ms()
+
     async def send(self, item: bytes) -> None:
         """Lay one item into the other side's rendezvous mailbox."""
         (result,) = await self._patiently(
@@ -111,7 +115,7 @@ class _Rendezvous:
 
     async def receive(self, until_ms: int) -> bytes:
         """Wait for the other side's next item; PolicyRefused ``pairing_expired``."""
-        while self._env.clock.now_ms() < until_ms:
+        while self._client.now_ms() < until_ms:
             (result,) = await self._patiently(
                 lambda: self._client.exchange(
                     [
@@ -192,12 +196,13 @@ class Ceremonies:
             client = BrokerClient(self._env, address)
             try:
                 card = await client.card()
+                await client.exchange([])  # an invitation lives by the broker's clock: ours may be years off
                 secret = SecretBytes(self._env.random(16))
                 invitation = Invitation(
                     broker_address=address,
                     secret=secret,
                     token=token,
-                    expires_ms=self._env.clock.now_ms() + INVITATION_LIFE_MS,
+                    expires_ms=client.now_ms() + INVITATION_LIFE_MS,
                 )
                 meeting = await self._env.run_blocking(derive_rendezvous, secret, address.card_sha256)
                 for mailbox in (meeting.to_joiner, meeting.to_inviter):
@@ -220,12 +225,13 @@ class Ceremonies:
     async def join(self, text: str, channel: Channel) -> PeerView:
         """Take another office's invitation: answer, compare codes, pair."""
         invitation = parse_invitation_untrusted(text)
-        check_invitation(invitation, self._env.clock.now_ms())
         address = invitation.broker_address
         async with self._alone():
             client = BrokerClient(self._env, address)
             try:
                 card = await client.card()
+                await client.exchange([])
+                check_invitation(invitation, client.now_ms())
                 meeting = await self._env.run_blocking(
                     derive_rendezvous, invitation.secret, address.card_sha256
                 )
@@ -248,7 +254,7 @@ class Ceremonies:
     # --- steps ----------------------------------------------------------------------------------------------
 
     async def _step(self, ceremony: Ceremony, wire: _Rendezvous, item: bytes) -> None:
-        answer = ceremony.receive(item, seal_nonce=self._env.random(24), now_ms=self._env.clock.now_ms())
+        answer = ceremony.receive(item, seal_nonce=self._env.random(24), now_ms=wire.now_ms())
         if answer is not None:
             await wire.send(answer)
 
@@ -262,7 +268,7 @@ class Ceremonies:
         expires_ms: int,
         role: str,
     ) -> PeerView:
-        await self._compare(ceremony, channel)
+        await self._compare(ceremony, wire, channel)
         step = ceremony.step
         if not isinstance(step, Confirms):
             raise BrokenInvariant("ceremony_step", "codes were compared and nothing is to be confirmed")
@@ -280,7 +286,7 @@ class Ceremonies:
         ceremony.receive(
             await wire.receive(expires_ms + INVITATION_LIFE_MS),
             seal_nonce=self._env.random(24),
-            now_ms=self._env.clock.now_ms(),
+            now_ms=wire.now_ms(),
         )
         if not isinstance(ceremony.step, Paired):
             raise BrokenInvariant("ceremony_step", "a confirmation was taken and the pair is not made")
@@ -290,7 +296,7 @@ class Ceremonies:
         await channel.emit({"event": "paired", "office_id": view.office_id, "name": view.name})
         return view
 
-    async def _compare(self, ceremony: Ceremony, channel: Channel) -> None:
+    async def _compare(self, ceremony: Ceremony, wire: _Rendezvous, channel: Channel) -> None:
         """Show our code, take the other's as typed. A slip in form may be typed again, a wrong code not."""
         step = ceremony.step
         if not isinstance(step, ComparesCodes):
@@ -299,7 +305,7 @@ class Ceremonies:
         for _ in range(CODE_TRIES):
             typed = await channel.ask(event)
             try:
-                ceremony.type_code(typed, now_ms=self._env.clock.now_ms())
+                ceremony.type_code(typed, now_ms=wire.now_ms())
             except MalformedInput as slip:
                 event = {**event, "again": slip.detail}
                 continue

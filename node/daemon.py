@@ -6,6 +6,7 @@ the simulator.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,8 +59,9 @@ from runtime.service import Daemon, DaemonOptions, hold_directory, run_daemon
 from runtime.sqlite import Database
 
 NAME = "salween-node"
-HOUSEKEEPING_S = 5.0
-KEY_ROUNDS = 720  # once an hour
+IDLE_ROUND_S = 60.0
+BUSY_ROUND_S = 5.0
+KEY_ROUNDS = 60  # about once an hour
 LOOPBACK = "127.0.0.1"
 
 _log = logs.get_logger("node")
@@ -85,6 +87,7 @@ class Node:
         signer: NoteSigner,
         identity: Identity,
         kdf: KdfProfile,
+        failed: "asyncio.Future[None]",
     ) -> None:
         """Use ``open``."""
         self._env = env
@@ -98,7 +101,8 @@ class Node:
         self._control: ControlServer | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.is_running = False
-        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.failed = failed
+        self._stirred = asyncio.Event()
 
         policy = ReleasePolicy()
         secrets = Secrets(env, keystore)
@@ -184,7 +188,15 @@ class Node:
         keystore = await env.run_blocking(
             lambda: Keystore.open(env.files, str(base / KEYSTORE_NAME), passphrase, random=env.random)
         )
-        db = await open_node_database(env, str(base / DATABASE_NAME), keystore.get(SecretName.DATABASE))
+        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def fail(error: SalweenError) -> None:
+            if not failed.done():
+                failed.set_exception(error)
+
+        db = await open_node_database(
+            env, str(base / DATABASE_NAME), keystore.get(SecretName.DATABASE), on_failure=fail
+        )
         try:
             signer = NoteSigner(
                 name=keystore.get(SecretName.ORIGIN).reveal().decode(),
@@ -194,7 +206,9 @@ class Node:
                 env=env, db=db, directory=base / LOG_NAME, high_water=base / HIGH_WATER_NAME, signer=signer
             )
             identity = await db.read(lambda tx: load_identity(tx, Secrets(env, keystore)))
-            node = cls(env, directory, config, keystore, db, log, signer, identity, kdf or KdfProfile())
+            node = cls(
+                env, directory, config, keystore, db, log, signer, identity, kdf or KdfProfile(), failed
+            )
             await node.keys.load()
             # What an auditor needs to verify our log, beside it; a real auditor brings a copy of their own.
             policy = single_log_policy(signer.log_key).encode()
@@ -261,6 +275,7 @@ class Node:
         self.events.tell("link")
 
     def _wake(self, address: str) -> None:
+        self._stirred.set()
         entry = self._links.get(address)
         if entry is not None:
             entry.link.wake()
@@ -275,15 +290,21 @@ class Node:
             await self.log.run()
 
     async def _housekeep(self) -> None:
+        """Often while messages move, once a minute otherwise: an idle office must not wear out its disk."""
         rounds = 0
         while True:
             await self._outbox.housekeep_once()
             if rounds % KEY_ROUNDS == 0:
                 await self.keys.close_old_once()
+                await self._outbox.forget_settled_once()
             rounds += 1
             if await self.alerts.erase_due():
                 self.events.tell("inbox")
-            await self._env.sleep(HOUSEKEEPING_S)
+            with contextlib.suppress(TimeoutError):
+                async with self._env.timeout(IDLE_ROUND_S):
+                    await self._stirred.wait()
+            self._stirred.clear()
+            await self._env.sleep(BUSY_ROUND_S)
 
     # --- doors ----------------------------------------------------------------------------------------------
 

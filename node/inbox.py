@@ -6,7 +6,8 @@ stays at the broker, unmarked, and is looked at again when that arrives.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
@@ -14,7 +15,7 @@ from typing import Literal
 from audit.store import AuditLog
 from keys import labels, trust
 from keys.card import parse_officer_list_untrusted
-from keys.errors import MalformedInput, SalweenError, Unavailable, VerificationFailed
+from keys.errors import MalformedInput, PolicyRefused, SalweenError, Unavailable, VerificationFailed
 from keys.primitives import Ed25519PrivateKey, XWingPrivateKey, labelled_hash
 from keys.secret import SecretBytes
 from keys.trust import TrustedPeer
@@ -22,13 +23,14 @@ from node.broker_link import Arrival, Batch, Mailbox
 from node.identity import Identity
 from node.outbox import ACK_DELAY_MS, Outbox, add_rung
 from node.peers import Peer, load_peer, save_peer
-from node.receive_keys import FreshKey, ReceiveKeyRing
+from node.receive_keys import ReceiveKeyRing
 from node.secrets import Secrets
 from node.vault import Vault
+from protocol import limits
 from protocol.alert import headline
 from protocol.conversation import Judgement, after_receiving, apply_acknowledgement, judge
 from protocol.items import Acknowledgement, Item, KeyAnnouncement, OfficerListItem, is_service
-from protocol.message import Header, LeafOpening, MessageType
+from protocol.message import Header, LeafOpening, MessageType, parse_header_untrusted
 from protocol.receipts import Receipt, ReceiptState
 from protocol.receivekeys import KeyStatus, adopt, after_verified, status_of
 from protocol.release import ReleasePolicy
@@ -69,6 +71,7 @@ class _Outcome:
     closed_keys: tuple[bytes, ...] = ()
     look_again: bool = False
     shown: bool = False
+    owes_receipt: bool = False
     ladder_moved: bool = False
 
 
@@ -199,26 +202,25 @@ class Inbox:
         " a fault."""
         async with self._one_at_a_time:
             await self._vault.ensure_month()
-            peer_ids = list(dict.fromkeys(arrival.mailbox.peer for arrival in arrivals))
-            fresh = await self._keys.prepare(peer_ids)
             outcomes = await asyncio.gather(
-                *(
-                    self._db.transact(partial(self._record, arrival=arrival, fresh=fresh))
-                    for arrival in arrivals
-                ),
-                *(self._db.transact(partial(self._answer, peer_id=peer_id)) for peer_id in peer_ids),
+                *(self._db.transact(partial(self._record, arrival=arrival)) for arrival in arrivals),
                 return_exceptions=True,
             )
-            for arrival, outcome in zip(arrivals, outcomes[: len(arrivals)], strict=True):
+            answered: dict[bytes, None] = {}
+            for arrival, outcome in zip(arrivals, outcomes, strict=True):
                 if isinstance(outcome, DiskFailed):
                     raise outcome
                 if isinstance(outcome, BaseException):
                     await self._set_aside(arrival, outcome)
-                elif isinstance(outcome, _Outcome):
+                else:
                     await self._follow_up(arrival, outcome)
-            for answer in outcomes[len(arrivals) :]:
-                if isinstance(answer, BaseException):
-                    raise answer
+                    if outcome.owes_receipt:
+                        answered[arrival.mailbox.peer] = None
+            # In a transaction of its own: what arrived is kept even when nothing can be sent now, and the
+            # receipts then leave with the next message.
+            await self._keys.prepare(answered)
+            for peer_id in answered:
+                await self._answer(peer_id)
 
     async def deletions(self, address: str, ops_max: int) -> Batch:
         """Signed deletions a broker has not heard of yet."""
@@ -259,9 +261,8 @@ class Inbox:
 
     # --- one envelope ---------------------------------------------------------------------------------------
 
-    def _record(self, tx: Transaction, *, arrival: Arrival, fresh: Mapping[bytes, FreshKey]) -> _Outcome:
+    def _record(self, tx: Transaction, *, arrival: Arrival) -> _Outcome:
         peer = load_peer(tx, arrival.mailbox.peer)
-        self._keys.use(peer, fresh)
         now_ms = self._env.clock.now_ms()
         outcome = _Outcome()
         try:
@@ -284,7 +285,7 @@ class Inbox:
                     peer.pair,
                     instance=opened.header.instance,
                     pair_seq=opened.opening.pair_seq,
-                    service=False,
+                    service=_was_service(tx, peer, opened),
                 )
                 self._mark_keys(peer, opened, now_ms, outcome)
                 self._log_received(tx, peer, arrival, opened, "dup")
@@ -297,7 +298,7 @@ class Inbox:
                 self._mark(tx, peer, opened, "refused", now_ms, outcome)
                 self._quarantine(tx, peer, arrival, "refused", opened.code, now_ms)
                 index = self._log_received(tx, peer, arrival, opened, "refused", code=opened.code)
-                self._receipt(tx, peer, opened, ReceiptState.REFUSED, index, now_ms, opened.code)
+                self._receipt(tx, peer, opened, ReceiptState.REFUSED, index, now_ms, outcome, opened.code)
                 self._delete_later(tx, peer, arrival)
             case OpenedBodyless():
                 self._mark(tx, peer, opened, "expired", now_ms, outcome)
@@ -309,11 +310,12 @@ class Inbox:
                 self._keep_alert(tx, peer, arrival, opened, now_ms, outcome)
                 self._delete_later(tx, peer, arrival)
             case OpenedMessage():
-                self._mark(tx, peer, opened, "ok", now_ms, outcome)
+                verdict = "service" if self._is_service(opened) else "ok"
+                self._mark(tx, peer, opened, verdict, now_ms, outcome)
                 self._apply_items(tx, peer, (*opened.items, *opened.piggyback_items), outcome)
                 for receipt in opened.receipts:
                     self._apply_receipt(tx, peer, receipt, outcome)
-                if not self._is_service(opened):
+                if verdict != "service":
                     self._log_received(tx, peer, arrival, opened, "ok")
                 self._delete_later(tx, peer, arrival)
         peer.last_heard_ms = now_ms
@@ -385,11 +387,12 @@ class Inbox:
         index = self._log_received(
             tx, peer, arrival, opened, "ok", commitments=commitments, alert_id=opened.alert_id
         )
-        self._receipt(tx, peer, opened, ReceiptState.DELIVERED, index, now_ms)
+        self._receipt(tx, peer, opened, ReceiptState.DELIVERED, index, now_ms, outcome)
         if tx.execute("SELECT 1 FROM alert WHERE alert_id = ? AND incoming = 1", (opened.alert_id,)):
             return  # the same alert in a second delivery: received and answered, shown once
         alert = opened.alert
-        flags = sorted(str(mark) for mark in opened.marks)
+        marks = opened.marks | _backward_marks(tx, peer, opened)
+        flags = sorted(str(mark) for mark in marks)
         erase_due = Mark.ERASE_DUE in opened.marks
         signatures = {signature.role: signature.officer_number for signature in opened.core.signatures}
         tx.execute(
@@ -494,10 +497,12 @@ class Inbox:
         state: ReceiptState,
         index: int,
         now_ms: int,
+        outcome: _Outcome,
         code: str = "",
     ) -> None:
         # Only alerts are answered: a receipt for a receipt would never end.
         if opened.header.type is MessageType.ALERT:
+            outcome.owes_receipt = True
             queue_receipt(tx, peer.office_id, opened.header.core_hash, opened.hh, state, now_ms, index, code)
 
     def _log_received(
@@ -562,11 +567,16 @@ class Inbox:
             (peer.own_broker_address, arrival.mailbox.name, arrival.envelope_hash),
         )
 
-    def _answer(self, tx: Transaction, *, peer_id: bytes) -> None:
-        """Receipts for what this batch brought, under one signature."""
-        peer = load_peer(tx, peer_id)
-        self._outbox.compose_receipts(tx, peer)
-        save_peer(tx, peer)
+    async def _answer(self, peer_id: bytes) -> None:
+        """Sign the receipts this batch owes; PolicyRefused (a full window) leaves them for later."""
+
+        def record(tx: Transaction) -> None:
+            peer = load_peer(tx, peer_id)
+            self._outbox.compose_receipts(tx, peer)
+            save_peer(tx, peer)
+
+        with contextlib.suppress(PolicyRefused):
+            await self._db.transact(record)
 
     async def _follow_up(self, arrival: Arrival, outcome: _Outcome) -> None:
         await self._keys.forget(arrival.mailbox.peer, outcome.closed_keys)
@@ -591,6 +601,32 @@ class Inbox:
             self._delete_later(tx, peer, arrival)
 
         await self._db.transact(record)
+
+
+def _backward_marks(tx: Snapshot, peer: Peer, opened: Verified) -> frozenset[Mark]:
+    """Whether the sender's clock stands behind: older than the pairing itself, or than what it said before.
+
+    A clock that was always a little behind looks like a slow link and cannot be told from one.
+    """
+    known_ms = peer.since_ms
+    before = tx.one(
+        "SELECT header FROM received WHERE peer = ? AND instance = ? AND pair_seq < ?"
+        " ORDER BY pair_seq DESC LIMIT 1",
+        (peer.office_id, opened.header.instance, opened.opening.pair_seq),
+    )
+    if before is not None:
+        known_ms = max(known_ms, parse_header_untrusted(before[0]).created_ms)
+    is_behind = opened.header.created_ms < known_ms - limits.CLOCK_AHEAD_MS_MAX
+    return frozenset({Mark.CLOCK_SUSPECT}) if is_behind else frozenset()
+
+
+def _was_service(tx: Snapshot, peer: Peer, opened: Verified) -> bool:
+    """Whether the first copy of a repeated message held service items only: it asks for nothing again."""
+    row = tx.one(
+        "SELECT verdict FROM received WHERE peer = ? AND instance = ? AND pair_seq = ?",
+        (peer.office_id, opened.header.instance, opened.opening.pair_seq),
+    )
+    return row is not None and row[0] == "service"
 
 
 def queue_receipt(

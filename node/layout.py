@@ -3,8 +3,10 @@
 Spec: docs/operations.md#directory. One rule: these names are an on-disk format; they never change meaning.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from keys.errors import SalweenError
 from keys.keystore import DEFAULT_KDF, KdfParameters
 from keys.pin import PIN_KDF
 from keys.secret import SecretBytes
@@ -55,6 +57,17 @@ class KdfProfile:
     pin: KdfParameters = PIN_KDF
 
 
-async def open_node_database(env: Env, path: str, key: SecretBytes) -> Database:
-    """The node's encrypted database with the log's tables and its own, migrated."""
-    return await open_database(env, path, key, (*load_migrations("audit"), *load_migrations("node")))
+async def open_node_database(
+    env: Env,
+    path: str,
+    key: SecretBytes,
+    *,
+    create: bool = False,
+    on_failure: Callable[[SalweenError], None] | None = None,
+) -> Database:
+    """The node's encrypted database with the log's tables and its own, migrated.
+
+    ``create`` is for ``init`` alone: later a missing database is a loss to be told, not to be papered over.
+    """
+    migrations = (*load_migrations("audit"), *load_migrations("node"))
+    return await open_database(env, path, key, migrations, create=create, on_failure=on_failure)

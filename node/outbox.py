@@ -17,7 +17,7 @@ from keys.trust import PairState
 from node.broker_link import Batch
 from node.identity import Identity
 from node.peers import Peer, load_peer, load_peers, save_peer
-from node.receive_keys import FreshKey, ReceiveKeyRing
+from node.receive_keys import ReceiveKeyRing
 from protocol import limits
 from protocol.conversation import (
     acknowledgement,
@@ -100,6 +100,8 @@ class Row:
     state: DeliveryState
 
 
+# Only what was never acknowledged can expire; the rest of the line is history.
+_EXPIRED = "expires_ms <= ? AND phase IN ('kept', 'held', 'address_lost')"
 _ROW = "hh, peer, alert_id, msg_id, urgent, envelope, envelope_hash, attempt, state"
 
 
@@ -134,6 +136,8 @@ class Outbox:
         PolicyRefused ``window_full`` or ``too_large``. Sending follows the commit.
         """
         now_ms = self._env.clock.now_ms()
+        if not message.service:
+            self._keys.use(tx, peer)
         slot = next_slot(peer.pair)
         items = self._with_company(peer, message)
         opening = LeafOpening(
@@ -466,9 +470,8 @@ class Outbox:
         if state.held_since_ms is not None or state.phase is Delivery.ACKNOWLEDGED:
             envelope = None  # the message stays until acknowledged, and can be sealed anew
         tx.execute(
-            "UPDATE delivery SET state = ?, phase = ?, next_at_ms = ?, envelope = ?, envelope_hash ="
-            " ?, attempt = ?,"
-            " cause = ? WHERE hh = ?",
+            "UPDATE delivery SET state = ?, phase = ?, next_at_ms = ?, envelope = ?, envelope_hash = ?,"
+            " attempt = ?, cause = ?, settled_ms = ? WHERE hh = ?",
             (
                 state.encode(),
                 state.phase.value,
@@ -477,6 +480,7 @@ class Outbox:
                 sealed_hash,
                 attempt,
                 cause,
+                now_ms if state.phase is Delivery.ACKNOWLEDGED else None,
                 row.hh,
             ),
         )
@@ -542,42 +546,69 @@ class Outbox:
         """Expiry; acknowledgements, key announcements and officer lists that found no company."""
         now_ms = self._env.clock.now_ms()
 
-        def due_peers(tx: Snapshot) -> list[bytes]:
+        def look(tx: Snapshot) -> tuple[list[bytes], list[bytes], bool]:
             newest: int = tx.value("SELECT max(version) FROM officer_list")
-            return [
-                peer.office_id
-                for peer in load_peers(tx)
-                if peer.trusted.state is PairState.ACTIVE and _needs_control(peer, newest, now_ms)
+            active = [peer for peer in load_peers(tx) if peer.trusted.state is PairState.ACTIVE]
+            talking = [p.office_id for p in active if _announces(p, newest, now_ms)]
+            owing = [row[0] for row in tx.execute("SELECT DISTINCT peer FROM receipt_due")]
+            acknowledging = [
+                p.office_id for p in active if p.ack_due_ms is not None and p.ack_due_ms <= now_ms
             ]
+            expiring = bool(tx.execute(f"SELECT 1 FROM delivery WHERE {_EXPIRED} LIMIT 1", (now_ms,)))  # noqa: S608
+            speaking = [*talking, *owing]
+            return speaking, list(dict.fromkeys([*speaking, *acknowledging])), expiring
 
-        for peer_id in await self._db.read(due_peers):
-            fresh = await self._keys.prepare((peer_id,))
-            await self._db.transact(partial(self._control, peer_id=peer_id, fresh=fresh, now_ms=now_ms))
-        await self._db.transact(lambda tx: self._expire(tx, now_ms))
+        talking, due, expiring = await self._db.read(look)
+        # A message that only acknowledges makes and announces no key: its peer would have to answer it,
+        # and two idle offices would talk for ever.
+        await self._keys.prepare(talking)
+        for peer_id in due:
+            await self._db.transact(partial(self._control, peer_id=peer_id, now_ms=now_ms))
+        if expiring:
+            await self._db.transact(lambda tx: self._expire(tx, now_ms))
 
-    def _control(self, tx: Transaction, peer_id: bytes, fresh: dict[bytes, FreshKey], now_ms: int) -> None:
+    async def forget_settled_once(self) -> None:
+        """Drop messages acknowledged before the backup horizon: no peer can ask for them any more."""
+        before_ms = self._env.clock.now_ms() - limits.BACKUP_HORIZON_MS
+        which = "message IS NOT NULL AND settled_ms <= ?"
+        found = await self._db.read(
+            lambda tx: tx.execute(f"SELECT 1 FROM delivery WHERE {which} LIMIT 1", (before_ms,))  # noqa: S608
+        )
+        if found:
+            await self._db.transact(
+                lambda tx: tx.execute(
+                    f"UPDATE delivery SET message = NULL, envelope = NULL WHERE {which}",  # noqa: S608
+                    (before_ms,),
+                )
+            )
+
+    def _control(self, tx: Transaction, peer_id: bytes, now_ms: int) -> None:
         peer = load_peer(tx, peer_id)
+        if peer.trusted.state is not PairState.ACTIVE:
+            return
+        self.compose_receipts(tx, peer)
         newest, officers = tx.execute(
             "SELECT version, bytes FROM officer_list ORDER BY version DESC LIMIT 1"
         )[0]
-        if not _needs_control(peer, newest, now_ms):
-            return
-        self._keys.use(peer, fresh)
-        items: list[Item] = [acknowledgement(peer.pair, self._identity.key_version)]
-        announced = announcement(peer.receive_keys, self._identity.key_version)
-        if announced is not None:
-            items.append(announced)
-        if peer.officer_list_sent < newest:
-            items.append(OfficerListItem(officer_list=officers))
-            peer.officer_list_sent = newest
-        # An announcement or a list must be acknowledged or it may be lost for ever.
-        self.compose_control(tx, peer, items, service=len(items) == 1)
-        self._note_company(peer, items, now_ms)
+        items: list[Item] = []
+        if _announces(peer, newest, now_ms):
+            self._keys.use(tx, peer)
+            announced = announcement(peer.receive_keys, self._identity.key_version)
+            if announced is not None:
+                items.append(announced)
+            if peer.officer_list_sent < newest:
+                items.append(OfficerListItem(officer_list=officers))
+                peer.officer_list_sent = newest
+        if items or (peer.ack_due_ms is not None and peer.ack_due_ms <= now_ms):
+            service = not items
+            items.append(acknowledgement(peer.pair, self._identity.key_version))
+            self.compose_control(tx, peer, items, service=service)
+            self._note_company(peer, items, now_ms)
         save_peer(tx, peer)
 
     def _expire(self, tx: Transaction, now_ms: int) -> None:
         rows = tx.execute(
-            f"SELECT {_ROW} FROM delivery WHERE expires_ms <= ? AND phase IN ('kept', 'held', 'address_lost')"  # noqa: S608
+            f"SELECT {_ROW} FROM delivery WHERE {_EXPIRED}"  # noqa: S608
             " LIMIT 256",
             (now_ms,),
         )
@@ -598,14 +629,10 @@ class Outbox:
         return None if row is None else _row(row)
 
 
-def _needs_control(peer: Peer, newest_list: int, now_ms: int) -> bool:
-    """Whether something waits for this peer that found no company in time."""
+def _announces(peer: Peer, newest_list: int, now_ms: int) -> bool:
+    """Whether a key or an officer list waits for this peer that found no company in time."""
     announce_ms = announcement_due_ms(peer.receive_keys)
-    return (
-        (peer.ack_due_ms is not None and peer.ack_due_ms <= now_ms)
-        or (announce_ms is not None and announce_ms <= now_ms)
-        or peer.officer_list_sent < newest_list
-    )
+    return (announce_ms is not None and announce_ms <= now_ms) or peer.officer_list_sent < newest_list
 
 
 def _sealed_bytes(peer: Peer, message: ToSend, items: Sequence[Item]) -> int:

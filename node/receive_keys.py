@@ -4,7 +4,7 @@ Spec: docs/spec/conversation.md#receive-keys. One rule: a seed is durable before
 announces its key, and goes only after the transaction that gave the key up is.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from keys.primitives import XWingPrivateKey
@@ -36,6 +36,8 @@ class ReceiveKeyRing:
         self._db = db
         self._secrets = secrets
         self._open: dict[bytes, tuple[XWingPrivateKey, bytes]] = {}
+        # Made and durable, not yet announced; used by the next transaction that sends.
+        self._spare: dict[bytes, FreshKey] = {}
 
     async def load(self) -> None:
         """At start: open every live key, drop seeds that no committed row names any more."""
@@ -66,18 +68,21 @@ class ReceiveKeyRing:
         """Open a key whose seed the caller made durable itself, as pairing does."""
         self._open[key_id] = (XWingPrivateKey.from_seed(seed), peer_id)
 
-    async def prepare(self, peer_ids: Iterable[bytes]) -> dict[bytes, FreshKey]:
-        """Rule 1, asked before anything is sent: a fresh key for each peer that wants a next one."""
+    async def prepare(self, peer_ids: Iterable[bytes]) -> None:
+        """Rule 1, before anything but a service message is sent: a key ready for who wants a next one."""
         now_ms = self._env.clock.now_ms()
-        wanted = tuple(peer_ids)
+        wanted = [peer_id for peer_id in peer_ids if peer_id not in self._spare]
+        if not wanted:
+            return
         ready = await self._db.read(
             lambda tx: [p for p in wanted if wants_next(load_peer(tx, p).receive_keys, now_ms)]
         )
-        return {peer_id: await self.make(peer_id) for peer_id in ready}
+        for peer_id in ready:
+            self._spare[peer_id] = await self.make(peer_id)
 
-    def use(self, peer: Peer, fresh: Mapping[bytes, FreshKey]) -> None:
-        """Inside the transaction: take the prepared key if it is still wanted."""
-        key = fresh.get(peer.office_id)
+    def use(self, tx: Transaction, peer: Peer) -> None:
+        """Inside the transaction that sends: announce the key that was made ready, if it is still wanted."""
+        key = self._spare.get(peer.office_id)
         now_ms = self._env.clock.now_ms()
         if key is not None and wants_next(peer.receive_keys, now_ms):
             peer.receive_keys = with_next(
@@ -87,6 +92,11 @@ class ReceiveKeyRing:
                 peer_instance=peer.pair.inbound.instance,
                 now_ms=now_ms,
             )
+            tx.on_commit(lambda: self._drop_spare(peer.office_id, key))
+
+    def _drop_spare(self, peer_id: bytes, key: FreshKey) -> None:
+        if self._spare.get(peer_id) is key:
+            del self._spare[peer_id]
 
     async def close_old_once(self) -> None:
         """Rule 4 on the timer: old keys nothing on its way can need go even when no message arrives."""

@@ -99,7 +99,7 @@ async def initialise(
             env.files, str(base / KEYSTORE_NAME), passphrase, secrets, kdf=kdf.keystore, random=env.random
         )
     )
-    database = await open_node_database(env, str(base / DATABASE_NAME), database_key)
+    database = await open_node_database(env, str(base / DATABASE_NAME), database_key, create=True)
     try:
         await database.transact(
             lambda tx: tx.execute(

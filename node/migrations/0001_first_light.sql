@@ -143,6 +143,7 @@ CREATE TABLE delivery (
     phase TEXT NOT NULL,
     next_at_ms INTEGER,              -- NULL: nothing to do until something is heard
     expires_ms INTEGER NOT NULL,
+    settled_ms INTEGER,              -- when it was acknowledged; the message stays for the backup horizon
     cause TEXT,                      -- why it still waits, a code
     UNIQUE (peer, instance, pair_seq)
 ) STRICT;

@@ -70,10 +70,10 @@ class BrokerHost:
 class OfficeHost:
     """An office that lives on a host, with one supervisor and one officer."""
 
-    def __init__(self, world: World, name: str, country: str) -> None:
+    def __init__(self, world: World, name: str, country: str, *, skew_ms: int = 0) -> None:
         self.name = name
         self.country = country
-        self.host: Host = world.host(name.lower())
+        self.host: Host = world.host(name.lower(), skew_ms=skew_ms)
         self.node: Node | None = None
         self.session: Session | None = None
 
@@ -104,6 +104,17 @@ class OfficeHost:
         """A new life on the same disk."""
         self.host.boot()
         await self._serve()
+
+    async def log_in(self) -> None:
+        """The supervisor again, after the screen locked itself."""
+        node = self.node
+        assert node is not None
+        self.session = await self.host.run(lambda env: node.desk.login(1, PIN))
+
+    def now_ms(self) -> int:
+        """What this office's clock says."""
+        assert self.host.life is not None
+        return self.host.life.clock.now_ms()
 
     async def inbox(self) -> tuple[AlertRow, ...]:
         """What the desk shows."""

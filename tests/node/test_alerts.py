@@ -1,0 +1,182 @@
+"""What officers do with alerts: who may release, who may read, what is written down, when it goes."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from keys.errors import PolicyRefused
+from tests.node.offices import Offices, a_victim_alert, an_alert, play
+from tests.simulation.env import EPOCH_MS
+
+HOUR_MS = 3600 * 1000
+DAY_MS = 24 * HOUR_MS
+
+
+def test_a_victim_needs_two_officers_and_a_reason(tmp_path: Path) -> None:
+    """The author cannot release, a supervisor can; no list names the victim; opening asks why."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        node, peer = here.node, there.node
+        assert node is not None
+        assert peer is not None
+        author = await offices.second_officer()
+        supervisor = here.session
+        assert supervisor is not None
+        (office,) = await here.peers()
+        alert = a_victim_alert("Ma Example")
+        put = await here.host.run(lambda env: node.desk.submit(author, alert, [office.office_id]))
+        assert put.state == "awaiting_release"
+        draft = put.draft_id
+        assert draft is not None
+        with pytest.raises(PolicyRefused) as same:
+            await here.host.run(lambda env: node.desk.release(author, draft))
+        assert same.value.code == "same_officer"
+        released = await here.host.run(lambda env: node.desk.release(supervisor, draft))
+        with pytest.raises(PolicyRefused) as gone:
+            await here.host.run(lambda env: node.desk.release(supervisor, draft))
+        assert gone.value.code == "draft_gone"
+
+        await asyncio.sleep(30)
+        (row,) = await there.inbox()
+        assert row.alert_id == released.alert_id
+        assert "Example" not in row.headline
+        assert row.needs_reason
+        session = there.session
+        assert session is not None
+        with pytest.raises(PolicyRefused) as why:
+            await there.host.run(lambda env: peer.desk.open_alert(session, row.alert_id, purpose="duty"))
+        assert why.value.code == "reason_needed"
+        view = await there.host.run(lambda env: peer.desk.open_alert(session, row.alert_id, purpose="case"))
+        assert view.fields["entities"][0]["name"] == "Ma Example"  # type: ignore[index]
+        assert (view.author, view.releaser) == (2, 1)
+
+    play(tmp_path, script)
+
+
+def test_an_emergency_release_is_marked_at_the_other_office(tmp_path: Path) -> None:
+    """One officer alone may let a victim's alert go, with a reason, and the recipient sees that."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        node, peer = here.node, there.node
+        assert node is not None
+        assert peer is not None
+        author = await offices.second_officer()
+        (office,) = await here.peers()
+        alert = a_victim_alert("Ma Example")
+        put = await here.host.run(lambda env: node.desk.submit(author, alert, [office.office_id]))
+        draft = put.draft_id
+        assert draft is not None
+        await here.host.run(lambda env: node.desk.release_emergency(author, draft, "Nobody else on duty"))
+        await asyncio.sleep(30)
+        (row,) = await there.inbox()
+        assert "emergency" in row.flags
+        session = there.session
+        assert session is not None
+        view = await there.host.run(lambda env: peer.desk.open_alert(session, row.alert_id, purpose="case"))
+        assert view.emergency_reason == "Nobody else on duty"
+
+    play(tmp_path, script)
+
+
+def test_every_reading_is_chained_in_the_log(tmp_path: Path) -> None:
+    """The k-th opening names the index of the one before; the entry stands before the content is shown."""
+
+    async def script(offices: Offices) -> None:
+        await offices.here.send(an_alert("KA-7"))
+        await asyncio.sleep(30)
+        there = offices.there
+        (row,) = await there.inbox()
+        node, session = there.node, there.session
+        assert node is not None
+        assert session is not None
+        indexes = []
+        for _ in range(3):
+            view = await there.host.run(
+                lambda env: node.desk.open_alert(session, row.alert_id, purpose="duty")
+            )
+            indexes.append(view.access_index)
+        entries = await there.host.run(lambda env: node.desk.log_entries(session, before=None, count=500))
+        reads = [e for e in reversed(entries) if e.kind == "acc.read"]
+        assert [e.index for e in reads] == indexes
+        assert [e.fields["k"] for e in reads] == [1, 2, 3]
+        assert [e.fields.get("prev") for e in reads] == [None, indexes[0], indexes[1]]
+        assert all(e.fields["alert"] == row.alert_id for e in reads)
+
+    play(tmp_path, script)
+
+
+def test_content_is_erased_by_itself_at_both_offices(tmp_path: Path) -> None:
+    """When erase_at_ms comes nobody can open the alert any more; the log says that it is gone."""
+
+    async def script(offices: Offices) -> None:
+        alert = an_alert("KA-8").model_copy(
+            update={"expires_ms": EPOCH_MS + HOUR_MS, "erase_at_ms": EPOCH_MS + 2 * HOUR_MS}
+        )
+        sent = await offices.here.send(alert)
+        assert sent.alert_id is not None
+        await asyncio.sleep(30)
+        assert len(await offices.there.inbox()) == 1
+        await asyncio.sleep(2 * 3600 + 180)
+        for office in (offices.here, offices.there):
+            await office.log_in()
+            with pytest.raises(PolicyRefused) as erased:
+                await office.open_alert(sent.alert_id)
+            assert erased.value.code == "alert_erased"
+            node = office.node
+            assert node is not None
+            rows = await office.host.run(
+                lambda env, node=node: node.database.read(lambda tx: tx.value("SELECT count(*) FROM vault"))  # type: ignore[misc]
+            )
+            assert rows == 0
+        assert await offices.there.inbox() == ()
+
+    play(tmp_path, script)
+
+
+def test_an_expired_alert_becomes_negative_evidence_and_closes_its_number(tmp_path: Path) -> None:
+    """What nobody could deliver in time says so at the sender; the receiver's order has no hole for ever."""
+
+    async def script(offices: Offices) -> None:
+        offices.there.host.kill()
+        alert = an_alert("KA-9").model_copy(update={"expires_ms": EPOCH_MS + 2 * 3600 * 1000})
+        await offices.here.send(alert)
+        await asyncio.sleep(3 * 3600)
+        await offices.here.log_in()
+        (row,) = await offices.here.outbox()
+        assert row.state == "expired"
+        await offices.there.restart()
+        await offices.here.send(an_alert("KA-10"))
+        await asyncio.sleep(120)
+        assert {row.headline for row in await offices.there.inbox()} >= {"Vehicle KA-10 White"}
+        (peer,) = await offices.there.peers()
+        assert peer.missing_in == 0
+
+    play(tmp_path, script)
+
+
+def test_alerts_cross_under_wrong_clocks_and_are_marked(tmp_path: Path) -> None:
+    """A clock a day ahead, or at 1970, marks an alert and stops nothing."""
+
+    async def script(offices: Offices) -> None:
+        now_ms = offices.here.now_ms()
+        alert = an_alert("KA-11").model_copy(
+            update={
+                "created_ms": now_ms,
+                "expires_ms": now_ms + 7 * DAY_MS,
+                "erase_at_ms": now_ms + 30 * DAY_MS,
+            }
+        )
+        await offices.here.send(alert)
+        await asyncio.sleep(120)
+        (row,) = await offices.there.inbox()
+        assert "clock_suspect" in row.flags
+        status = offices.here.node
+        assert status is not None
+        seen = await offices.here.host.run(lambda env: status.desk.status())
+        assert seen.clock_doubt is not None
+
+    play(tmp_path / "ahead", script, skew_here_ms=DAY_MS)
+    play(tmp_path / "behind", script, skew_here_ms=-DAY_MS)
