@@ -109,6 +109,8 @@ def test_a_kill_at_any_step_leaves_a_log_that_goes_on(tmp_path: Path) -> None:
         deaths += 1
         acknowledged = int((home / "acknowledged").read_text()) if (home / "acknowledged").exists() else 0
         signed = published_sizes(home)
+        if (home / "log/checkpoint").exists():
+            assert int((home / "log/checkpoint").read_text().split("\n")[1]) in signed
         assert run(office, home, fatal % 11) in (0, -signal.SIGKILL)
         assert run(office, home, -1) == 0
         report = verify(PublishedLog(str(home / "log")), a_policy())

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -193,17 +195,38 @@ async def test_entries_that_arrive_during_a_publication_are_in_the_next(tmp_path
     assert checked(tmp_path / "log").verdicts == ["VERIFIED"]
 
 
+class SlowFiles(RealFiles):
+    """A slow disk that notices two writers at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writer = threading.Lock()
+        self.overlaps = 0
+
+    def write_atomic(self, path: AnyPath, data: bytes, mode: int = 0o600) -> None:
+        if not self.writer.acquire(blocking=False):
+            self.overlaps += 1
+            return
+        try:
+            time.sleep(0.02)
+            super().write_atomic(path, data, mode)
+        finally:
+            self.writer.release()
+
+
 async def test_a_cancelled_caller_does_not_tear_a_publication(tmp_path: Path) -> None:
-    """The publication goes on behind a caller that gives up, and the log is whole."""
-    async with open_log(tmp_path) as opened:
+    """The publication goes on behind a caller that gives up, and the next one waits for it."""
+    files = SlowFiles()
+    async with open_log(tmp_path, replace(real_env(), files=files)) as opened:
         await opened.append(600)
         task = asyncio.ensure_future(opened.log.publish())
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.05)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         await opened.log.close()
         assert opened.log.published.size == 601
+    assert files.overlaps == 0
     assert checked(tmp_path / "log").verdicts == ["VERIFIED"]
 
 
@@ -287,7 +310,7 @@ async def test_a_rolled_back_database_that_grew_again_is_noticed(tmp_path: Path)
     await grown(home, 10)
     shutil.copytree(home, tmp_path / "other")
     await grown(home, 20)
-    await grown(tmp_path / "other", 30)
+    await grown(tmp_path / "other", 20, 30)
     shutil.copy(tmp_path / "other/node.db", home / "node.db")
     await refused_as(home, "log_rolled_back")
 
@@ -402,6 +425,37 @@ async def test_a_bit_flipped_on_its_way_to_the_disk_is_never_signed(tmp_path: Pa
     assert checked(tmp_path / "log").verdicts == ["VERIFIED"]
 
 
+async def test_a_bit_flipped_in_a_full_upper_tile_is_never_signed(tmp_path: Path) -> None:
+    """A full tile of level 1 is in no edge any more, so it is compared when it is written."""
+    env = replace(real_env(), files=FaultyFiles("tile/1/000", flipped))
+    async with open_log(tmp_path, env) as opened:
+        await opened.append(65_536 - 1)
+        with pytest.raises(BrokenInvariant, match="log_edge_mismatch: tile tile/1/000 does not read back"):
+            await opened.log.publish()
+    assert not (tmp_path / "log/checkpoint").exists()
+
+
+class FadingFiles(RealFiles):
+    """A disk that gives back a level 0 tile as written once, and then with another bit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = 0
+
+    def read(self, path: AnyPath, bytes_max: int = 2**26) -> bytes:
+        data = super().read(path, bytes_max)
+        self.reads += "tile/0/" in str(path)
+        return flipped(data) if "tile/0/" in str(path) and self.reads > 1 else data
+
+
+async def test_what_the_disk_says_last_is_compared_with_the_database(tmp_path: Path) -> None:
+    """The root that would be signed comes from the disk, and must be the one that the rows lead to."""
+    async with open_log(tmp_path, replace(real_env(), files=FadingFiles())) as opened:
+        with pytest.raises(BrokenInvariant, match="disk and database give different roots at 1"):
+            await opened.log.publish()
+    assert not (tmp_path / "log/checkpoint").exists()
+
+
 @pytest.mark.parametrize(
     "sql",
     [
@@ -436,7 +490,7 @@ async def test_a_lost_directory_is_not_made_anew_from_a_changed_database(tmp_pat
         )
     shutil.rmtree(tmp_path / "log")
     async with open_log(tmp_path) as opened:
-        with pytest.raises(BrokenInvariant, match="log_edge_mismatch"):
+        with pytest.raises(BrokenInvariant, match="entry 1 in the database is missing or altered"):
             await opened.log.publish()
     assert not (tmp_path / "log/checkpoint").exists()
 
