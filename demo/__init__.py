@@ -1,0 +1,15 @@
+"""Two offices and a broker on one machine: to try by hand, and a story that checks itself.
+
+In reading order:
+
+    stage.py      a temporary directory and the daemons in it: started, watched, killed, cleaned away
+    office.py     an office as people meet it: its commands and its pages, nothing of its insides
+    ceremony.py   two offices pair by driving both ``pair`` commands, as two people on a telephone would
+    canary.py     looks for planted bytes in files, in plain and in every form they could hide in
+    broker_eyes.py  everything a broker could ever read: its files, its database opened with its own key
+    story.py      what ``--once`` tells and checks, step by step
+    __main__.py   ``salween-demo``
+
+Spec: docs/operations.md#demo. One rule: the offices are judged from outside, by what their pages, their
+commands and their published logs say; no step reads an office's store. Nothing here is used by a daemon.
+"""

@@ -1,0 +1,197 @@
+"""``salween-demo``: two offices and a broker to try by hand, or with ``--once`` a story that checks itself.
+
+Spec: docs/operations.md#demo. Everything lives in one temporary directory and is gone at the end, also after
+Ctrl-C. Exit codes: 0 when all held, 1 with one sentence when something did not, 64 wrong usage, 70 a bug.
+"""
+
+import asyncio
+import json
+import signal
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+
+from demo.playground import Playground, open_playground, send_first_alert
+from demo.stage import DemoFailed, Stage
+from demo.story import Step, Story
+from runtime import exits
+from runtime.env import real_env
+
+WIDTH_MAX: Final = 80
+_ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--once", is_flag=True, help="Tell a story without a person, check it, and end.")
+@click.option("--json", "as_json", is_flag=True, help="With --once: one JSON line per step and a summary.")
+def cli(once: bool, as_json: bool) -> int:
+    """Start a broker and two paired offices on this machine, until Ctrl-C."""
+    if as_json and not once:
+        raise click.UsageError("--json needs --once.")
+    if not once:
+        return _run(_stay_up())
+    began_s = time.monotonic()
+    try:
+        return _run(_once(_tell_json if as_json else _teller()))
+    except DemoFailed as failure:
+        if as_json:
+            took_s = round(time.monotonic() - began_s, 1)
+            click.echo(json.dumps({"summary": True, "ok": False, "took_s": took_s, "error": str(failure)}))
+        raise
+
+
+def _run(work: Coroutine[Any, Any, int]) -> int:
+    """Run ``work``; every signal that asks for the end cancels it once, and its tidying up is let finish."""
+
+    async def main() -> int:
+        task = asyncio.ensure_future(work)
+        loop = asyncio.get_running_loop()
+        for ending in _ENDS:
+            loop.add_signal_handler(ending, task.cancel)
+        return await task
+
+    return asyncio.run(main())
+
+
+# --- a story that checks itself -----------------------------------------------------------------------------
+
+
+async def _once(tell: Callable[[Step | dict[str, Any]], None]) -> int:
+    async with Stage.open() as stage:
+        summary = await Story(stage, real_env(), tell).run()
+    tell(summary)
+    return exits.DONE
+
+
+def _tell_json(told: Step | dict[str, Any]) -> None:
+    if isinstance(told, Step):
+        told = {"step": told.name, "ok": True, "took_s": told.took_s, "said": told.sentence, **told.facts}
+    click.echo(json.dumps(told))
+
+
+def _teller() -> Callable[[Step | dict[str, Any]], None]:
+    console = _console()
+    console.print("\n[bold]Salween[/bold]  two offices, one broker, three kills; the story checks itself\n")
+
+    def tell(told: Step | dict[str, Any]) -> None:
+        if isinstance(told, Step):
+            row = Table.grid(padding=(0, 1))
+            row.add_column(width=3, justify="right")
+            row.add_column(width=WIDTH_MAX - 14)
+            row.add_column(width=7, justify="right")
+            row.add_row("[green]✓[/green]", escape(told.sentence), f"[dim]{told.took_s:.1f} s[/dim]")
+            console.print(row)
+        else:
+            console.print(
+                f"\n    [bold green]All of it held[/bold green] in {told['took_s']:.0f} s."
+                " Nothing is left behind.\n"
+            )
+
+    return tell
+
+
+# --- two offices to try by hand -----------------------------------------------------------------------------
+
+
+async def _stay_up() -> int:
+    console = _console()
+    console.print()
+
+    def restarted(name: str, exit_code: int) -> None:
+        console.print(
+            f"  [dim]{time.strftime('%H:%M:%S')}[/dim]  {name} ended (exit code {exit_code});"
+            " it was started again."
+        )
+
+    directory: Path | None = None
+    try:
+        async with Stage.open(on_restart=restarted) as stage:
+            directory = stage.directory
+            with console.status("Starting a broker and two offices, and pairing them …"):
+                ground = await open_playground(stage)
+                await send_first_alert(ground)
+            _show(console, stage, ground)
+            await asyncio.gather(*(daemon.failed() for daemon in stage.daemons))
+    except asyncio.CancelledError:
+        console.print(f"\n  Stopped. The processes have ended and {directory} is gone.\n", soft_wrap=True)
+    return exits.DONE
+
+
+def _show(console: Console, stage: Stage, ground: Playground) -> None:
+    console.print("  [bold]Salween[/bold]  two offices and a broker run on this machine\n")
+    for office in ground.offices:
+        console.print(f"  [bold]{office.name}[/bold]   [cyan]{office.address}[/cyan]")
+        table = Table.grid(padding=(0, 3))
+        for officer in office.officers:
+            table.add_row(f"officer {officer.number}", officer.alias, f"PIN [bold]{officer.pin}[/bold]")
+        console.print(Padding(table, (0, 0, 1, 4)))
+    console.print(
+        "  They paired by voice; both now show the safety number\n"
+        f"    [dim]{ground.safety_number[:35]}\n    {ground.safety_number[36:]}[/dim]\n"
+    )
+    first, second = ground.offices
+    waits = f"An alert from {first.name} waits in the inbox of {second.name}"
+    victim = "Write an alert about a person whose role is victim"
+    plug = f"Pull the plug: kill -9 {ground.broker.pid} is the broker"
+    tries = (
+        f"Open both addresses in one browser. {waits}: open it, then watch its ladder in the other outbox.",
+        f"{victim}: it leaves only when the supervisor releases it, and opens only with a reason.",
+        f"{plug}. It is started again, and what you sent meanwhile arrives.",
+        "Check the record, as an auditor would:",
+    )
+    for number, text in enumerate(tries, start=1):
+        lines = textwrap.wrap(text, WIDTH_MAX - 8)
+        console.print("\n".join((f"  {number}  {lines[0]}", *(f"     {line}" for line in lines[1:]))))
+    console.print(
+        f"     salween-audit verify {first.log} \\\n       --policy {first.policy}\n", soft_wrap=True
+    )
+    console.print(f"  Everything lies in {stage.directory}", soft_wrap=True)
+    console.print("  Ctrl-C ends it and removes every trace.\n")
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.width <= WIDTH_MAX else Console(highlight=False, width=WIDTH_MAX)
+
+
+# --- the end ------------------------------------------------------------------------------------------------
+
+
+def _failure_in(error: BaseException) -> DemoFailed | None:
+    if isinstance(error, DemoFailed):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        return next(filter(None, map(_failure_in, error.exceptions)), None)
+    return None
+
+
+def main() -> NoReturn:
+    """Console script; wrong usage exits 64, an uncaught exception 70, never 1."""
+    try:
+        sys.exit(cli.main(standalone_mode=False) or exits.DONE)
+    except click.UsageError as fault:
+        fault.show()
+        sys.exit(exits.USAGE)
+    except (asyncio.CancelledError, KeyboardInterrupt, click.exceptions.Abort):
+        click.echo("salween-demo: interrupted; nothing is left behind.", err=True)
+        sys.exit(exits.REFUSED)
+    except Exception as error:
+        failure = _failure_in(error)
+        if failure is None:
+            click.echo(f"salween-demo: internal error: {type(error).__name__}: {error}", err=True)
+            sys.exit(exits.INTERNAL)
+        click.echo(f"salween-demo: {failure}", err=True)
+        sys.exit(exits.REFUSED)
+
+
+if __name__ == "__main__":
+    main()
