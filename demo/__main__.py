@@ -10,7 +10,7 @@ import signal
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -41,7 +41,7 @@ def cli(once: bool, as_json: bool) -> int:
         return _run(_stay_up())
     began_s = time.monotonic()
     try:
-        return _run(_once(_tell_json if as_json else _teller()))
+        return _run(_once(_JsonTeller() if as_json else _Teller()))
     except DemoFailed as failure:
         if as_json:
             took_s = round(time.monotonic() - began_s, 1)
@@ -65,38 +65,71 @@ def _run(work: Coroutine[Any, Any, int]) -> int:
 # --- a story that checks itself -----------------------------------------------------------------------------
 
 
-async def _once(tell: Callable[[Step | dict[str, Any]], None]) -> int:
-    async with Stage.open() as stage:
-        summary = await Story(stage, real_env(), tell).run()
-    tell(summary)
+async def _once(teller: "_JsonTeller | _Teller") -> int:
+    try:
+        async with Stage.open() as stage:
+            summary = await Story(stage, real_env(), teller).run()
+        teller.ended(summary)
+    finally:
+        teller.close()
     return exits.DONE
 
 
-def _tell_json(told: Step | dict[str, Any]) -> None:
-    if isinstance(told, Step):
-        told = {"step": told.name, "ok": True, "took_s": told.took_s, "said": told.sentence, **told.facts}
-    click.echo(json.dumps(told))
+class _JsonTeller:
+    """One JSON line per step, and the summary."""
+
+    def doing(self, what: str) -> None:
+        """Programs want facts only."""
+
+    def told(self, step: Step) -> None:
+        """One line."""
+        facts = {"step": step.name, "ok": True, "took_s": step.took_s, "said": step.sentence}
+        click.echo(json.dumps(facts | step.facts))
+
+    def ended(self, summary: dict[str, Any]) -> None:
+        """The last line."""
+        click.echo(json.dumps(summary))
+
+    def close(self) -> None:
+        """Nothing is left open."""
 
 
-def _teller() -> Callable[[Step | dict[str, Any]], None]:
-    console = _console()
-    console.print("\n[bold]Salween[/bold]  two offices, one broker, three kills; the story checks itself\n")
+class _Teller:
+    """A tick and a sentence per step; on a terminal also what happens meanwhile."""
 
-    def tell(told: Step | dict[str, Any]) -> None:
-        if isinstance(told, Step):
-            row = Table.grid(padding=(0, 1))
-            row.add_column(width=3, justify="right")
-            row.add_column(width=WIDTH_MAX - 14)
-            row.add_column(width=7, justify="right")
-            row.add_row("[green]✓[/green]", escape(told.sentence), f"[dim]{told.took_s:.1f} s[/dim]")
-            console.print(row)
-        else:
-            console.print(
-                f"\n    [bold green]All of it held[/bold green] in {told['took_s']:.0f} s."
-                " Nothing is left behind.\n"
-            )
+    def __init__(self) -> None:
+        self._console = _console()
+        self._status = self._console.status("")
+        self._console.print(
+            "\n  [bold]Salween[/bold]  a story of two offices and a broker that checks itself\n"
+        )
+        if self._console.is_terminal:
+            self._status.start()
 
-    return tell
+    def doing(self, what: str) -> None:
+        """Shown until the step is told."""
+        self._status.update(f"{what} …")
+
+    def told(self, step: Step) -> None:
+        """One sentence."""
+        row = Table.grid(padding=(0, 1))
+        row.add_column(width=3, justify="right")
+        row.add_column(width=WIDTH_MAX - 14)
+        row.add_column(width=7, justify="right")
+        row.add_row("[green]✓[/green]", escape(step.sentence), f"[dim]{step.took_s:.1f} s[/dim]")
+        self._console.print(row)
+
+    def ended(self, summary: dict[str, Any]) -> None:
+        """The last word."""
+        self._status.stop()
+        self._console.print(
+            f"\n    [bold green]All of it held[/bold green] in {summary['took_s']:.0f} s."
+            " Nothing is left behind.\n"
+        )
+
+    def close(self) -> None:
+        """Take the spinner off the terminal."""
+        self._status.stop()
 
 
 # --- two offices to try by hand -----------------------------------------------------------------------------

@@ -81,7 +81,6 @@ def planted_forms(canary: Canary) -> tuple[tuple[str, bytes], ...]:
     """(form as a search names it, bytes that hold the canary in that form)."""
     text = f"White pickup, plate {canary.word}".encode()
     bare = zlib.compressobj(wbits=-15)
-    shifts = [(f"base64 at {(len(b'White pickup, plate ') + n) % 3}", n) for n in range(3)]
     return (
         ("plain", text),
         ("plain, lower case", text.lower()),
@@ -89,7 +88,7 @@ def planted_forms(canary: Canary) -> tuple[tuple[str, bytes], ...]:
         ("hex, upper case", text.hex().upper().encode()),
         ("UTF-16LE", text.decode().encode("utf-16-le")),
         ("UTF-16BE", text.decode().encode("utf-16-be")),
-        *((form, base64.b64encode(bytes(n) + text)) for form, n in shifts),
+        *(("base64", base64.b64encode(bytes(shift) + text)) for shift in range(3)),
         ("zlib of plain", zlib.compress(text)),
         ("gzip of plain", gzip.compress(text)),
         ("deflate of plain", bare.compress(text) + bare.flush()),

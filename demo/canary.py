@@ -109,7 +109,7 @@ def _forms(window: str) -> list[tuple[str, bytes]]:
         encoded = base64.b64encode(bytes(shift) + plain)
         first = -(-8 * shift // 6)
         last = 8 * (shift + len(plain)) // 6
-        forms.append((f"base64 at {shift}", encoded[first:last]))
+        forms.append(("base64", encoded[first:last]))
     return forms
 
 

@@ -29,7 +29,7 @@ STEADY_S: Final = 10.0  # who ran so long is no longer failing at its start
 # Unix sockets have room for 107 bytes of path, and ours end in <directory>/<name>/control.sock.
 DIRECTORY_BYTES_MAX: Final = 60
 # "Start me again", as a supervisor reads exit codes. Of the rest a person must look at 1, 2 and 64 first.
-_START_AGAIN: Final = frozenset({exits.DISK, exits.TRY_AGAIN})
+START_AGAIN: Final = frozenset({exits.DISK, exits.TRY_AGAIN})
 _PERSON_FIRST: Final = frozenset({exits.REFUSED, exits.UNREADABLE, exits.USAGE})
 _SOURCES: Final = Path(__file__).resolve().parents[1]
 
@@ -61,7 +61,8 @@ def _argv(package: str, arguments: Sequence[str]) -> list[str]:
 class Daemon:
     """One daemon: started, killed or stopped on demand, and started again when it ends by itself.
 
-    ``ready`` is what it printed when it was ready last; ``restarts`` counts those nobody asked for.
+    ``ready`` is what it printed when it was ready last; ``ended_alone`` holds the exit code of every end that
+    nobody asked for.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Daemon:
         self.name = name
         self.log = log
         self.ready: Ready = {}
-        self.restarts = 0
+        self.ended_alone: list[int] = []
         self._argv = _argv(package, arguments)
         self._on_restart = on_restart
         self._process: asyncio.subprocess.Process | None = None
@@ -128,7 +129,7 @@ class Daemon:
             exit_code = await self._start_once()
             if exit_code is None:
                 return
-            if exit_code not in _START_AGAIN:
+            if exit_code not in START_AGAIN:
                 break
             await asyncio.sleep(0.2 * 2**attempt)
         raise DemoFailed(f"{self.name} does not start (exit code {exit_code}): {self.last_words()}")
@@ -169,7 +170,7 @@ class Daemon:
                 in_a_row = 0 if steady else in_a_row + 1
                 if exit_code in _PERSON_FIRST or in_a_row > RESTARTS_IN_A_ROW_MAX:
                     raise DemoFailed(f"{self.name} ended (exit code {exit_code}): {self.last_words()}")
-                self.restarts += 1
+                self.ended_alone.append(exit_code)
                 if self._on_restart is not None:
                     self._on_restart(self.name, exit_code)
                 await self._start_once_or_again()

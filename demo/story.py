@@ -17,14 +17,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 from demo.broker_eyes import copy_broker, feed_plaintext, planted_forms, search_broker
 from demo.canary import Canary, Search, files_below
 from demo.office import Form, Office, PageRefused, Pages
 from demo.playground import open_playground
 from demo.published import accepted, entries_of, in_flight_at, received, travelled
-from demo.stage import Daemon, DemoFailed, Stage
+from demo.stage import START_AGAIN, Daemon, DemoFailed, Stage
 from runtime.env import Env
 
 BURST_ALERTS_MIN: Final = 60
@@ -57,6 +57,18 @@ class Kill:
     page_said: int
 
 
+class Teller(Protocol):
+    """Whoever follows the story."""
+
+    def doing(self, what: str) -> None:
+        """What happens now; it may take seconds."""
+        ...
+
+    def told(self, step: Step) -> None:
+        """A step held."""
+        ...
+
+
 def _require(holds: bool, otherwise: str) -> None:
     if not holds:
         raise DemoFailed(otherwise)
@@ -65,10 +77,10 @@ def _require(holds: bool, otherwise: str) -> None:
 class Story:
     """One run of the story on one stage."""
 
-    def __init__(self, stage: Stage, env: Env, tell: Callable[[Step], None]) -> None:
+    def __init__(self, stage: Stage, env: Env, teller: Teller) -> None:
         self._stage = stage
         self._env = env
-        self._tell = tell
+        self._teller = teller
         self._canary = Canary.new()
         self._plates = (f"KA-{number:04d}" for number in itertools.count(1))
         self._sent: dict[str, Form] = {}  # alert id -> what the officer typed
@@ -81,13 +93,15 @@ class Story:
     async def run(self) -> dict[str, Any]:
         """Tell it to the end; the summary. DemoFailed at the first thing that does not hold."""
         try:
-            await self._open_offices()
+            async with asyncio.TaskGroup() as tasks:
+                careless = tasks.create_task(self._feed_plaintext(), name="careless broker")
+                await self._open_offices()
+            await self._plant(careless.result())
             return await self._after_opening()
         finally:
             await asyncio.gather(*(office.leave_pages() for office in self._offices))
 
     async def _after_opening(self) -> dict[str, Any]:
-        await self._plant()
         await self._send_vehicle()
         await self._send_victim()
         await self._send_text()
@@ -98,11 +112,13 @@ class Story:
         await self._compare()
         await self._verify_logs()
         await self._search()
+        self._check_daemons()
         return self._summary
 
     # --- setting up -----------------------------------------------------------------------------------------
 
     async def _open_offices(self) -> None:
+        self._teller.doing("Starting a broker and two offices, and pairing them")
         ground = await open_playground(self._stage)
         self._broker, self._broker_home = ground.broker, ground.broker_home
         self._offices = self._sender, self._receiver = ground.offices
@@ -128,8 +144,8 @@ class Story:
         else:
             self._to = officer
 
-    async def _plant(self) -> None:
-        """A second broker, fed plaintext on purpose: the search has to find it in every form."""
+    async def _feed_plaintext(self) -> Path:
+        """A second broker, fed plaintext on purpose; a copy of what it then held."""
         directory = self._stage.directory / "careless"
         await self._stage.command("broker", "init", "--dir", directory, "--port", "0", "--health-port", "0")
         broker = self._stage.daemon("careless", "broker", "run", "--dir", directory, "--json")
@@ -137,7 +153,11 @@ class Story:
         token = (await self._stage.command("broker", "tokens", "--dir", directory))["tokens"][0]
         await feed_plaintext(self._env, broker.ready["address"], token, self._canary)
         await broker.kill()
-        copy = copy_broker(directory, self._stage.directory / "careless-copy")
+        return copy_broker(directory, self._stage.directory / "careless-copy")
+
+    async def _plant(self, copy: Path) -> None:
+        """The search has to find what was planted, in every form, before it may find nothing elsewhere."""
+        self._teller.doing("Looking for what was planted in a broker fed plaintext on purpose")
         found = await search_broker(self._env, copy, self._canary)
         planted = Counter(form for form, _ in planted_forms(self._canary))
         missed = planted - Counter(finding.form for finding in found.rows.findings)
@@ -154,6 +174,7 @@ class Story:
     # --- three alerts, one by one ---------------------------------------------------------------------------
 
     async def _send_vehicle(self) -> None:
+        self._teller.doing("Sending a vehicle alert")
         form = self._vehicle_form() | {
             "vehicle.description": f"White pickup, false plate {self._canary.word}"
         }
@@ -169,6 +190,7 @@ class Story:
         )
 
     async def _send_victim(self) -> None:
+        self._teller.doing("Sending an alert about a victim")
         form: Form = {
             **self._grading("human_trafficking"),
             "kind": "person",
@@ -199,6 +221,7 @@ class Story:
         )
 
     async def _send_text(self) -> None:
+        self._teller.doing("Sending a free text")
         form: Form = {
             **self._grading("drug_trafficking"),
             "kind": "text",
@@ -214,6 +237,7 @@ class Story:
 
     async def _kill_in_flight(self, who: Victim, daemon: Daemon) -> None:
         """Send a wave, kill in the middle of it, start again, and wait until all of it has arrived."""
+        self._teller.doing(f"Sending a wave of alerts, and killing the {who} in the middle of it")
         before = len(self._sent)
         kill = await self._wave_and_kill(who, daemon)
         if who == "broker":
@@ -258,6 +282,7 @@ class Story:
 
     async def _open_everything(self) -> None:
         """The receiving officer opens every alert; every opening is told to the sender."""
+        self._teller.doing("Opening every alert")
         _require(
             len(self._sent) >= BURST_ALERTS_MIN + 3, f"Only {len(self._sent)} alerts were sent, not enough."
         )
@@ -289,6 +314,7 @@ class Story:
 
     async def _compare(self) -> None:
         """What was typed, what the sender keeps and what the receiver shows: one and the same, once each."""
+        self._teller.doing("Comparing what both offices show")
         shown = Counter(row["alert_id"] for row in await self._to.inbox())
         kept = Counter(row["alert_id"] for row in await self._from.outbox())
         lost = [alert_id for alert_id in self._sent if not shown[alert_id]]
@@ -326,6 +352,7 @@ class Story:
         )
 
     async def _verify_logs(self) -> None:
+        self._teller.doing("Publishing and verifying three logs")
         await asyncio.gather(self._sender.command("publish"), self._receiver.command("publish"))
         await self._broker.stop()  # a broker publishes when it stops
         logs = {
@@ -380,6 +407,7 @@ class Story:
 
     async def _search(self) -> None:
         """No form of the canary in anything the broker holds or held, in any log, on any office's disk."""
+        self._teller.doing("Looking for plaintext where none may stand")
         self._broker_copies.append(copy_broker(self._broker_home, self._stage.directory / "broker-copy-end"))
         searches: list[Search] = []
         envelopes = 0
@@ -405,6 +433,12 @@ class Story:
             findings=0,
         )
 
+    def _check_daemons(self) -> None:
+        """No daemon ended by itself, but for a disk or port that was not there for a moment."""
+        for daemon in self._stage.daemons:
+            died = [code for code in daemon.ended_alone if code not in START_AGAIN]
+            _require(not died, f"{daemon.name} ended by itself with {died}: {daemon.last_words()}")
+
     @property
     def _summary(self) -> dict[str, Any]:
         return {
@@ -426,7 +460,9 @@ class Story:
 
     def _told(self, name: str, sentence: str, **facts: Any) -> None:
         now_s = time.monotonic()
-        self._tell(Step(name=name, sentence=sentence, took_s=round(now_s - self._step_s, 2), facts=facts))
+        self._teller.told(
+            Step(name=name, sentence=sentence, took_s=round(now_s - self._step_s, 2), facts=facts)
+        )
         self._step_s = now_s
 
     def _grading(self, crime_type: str) -> dict[str, str | Sequence[str]]:
