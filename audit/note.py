@@ -140,16 +140,6 @@ def parse_note_untrusted(data: bytes) -> Note:
     return Note(text=head + "\n", signatures=tuple(_parse_signature(line) for line in lines))
 
 
-def parse_signature_line_untrusted(line: bytes) -> Signature:
-    """One signature line, newline included, as a witness returns it. MalformedInput ``bad_note``."""
-    if len(line) > NOTE_BYTES_MAX or not line.endswith(b"\n"):
-        raise MalformedInput("bad_note", "not one signature line")
-    try:
-        return _parse_signature(line[:-1].decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise MalformedInput("bad_note", "not UTF-8") from error
-
-
 def _parse_signature(line: str) -> Signature:
     name, space, encoded = line.removeprefix(_SIGNATURE_START).partition(" ")
     if not line.startswith(_SIGNATURE_START) or not space or KEY_NAME.fullmatch(name) is None:

@@ -34,11 +34,6 @@ class SecretName:
         return f"operational/{version}"
 
     @staticmethod
-    def receive_prefix(peer: bytes) -> str:
-        """All receive keys for one peer."""
-        return f"receive/{peer.hex()}/"
-
-    @staticmethod
     def receive(peer: bytes, key_id: bytes) -> str:
         """Seed of one receive key."""
         return f"receive/{peer.hex()}/{key_id.hex()}"

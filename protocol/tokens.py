@@ -1,7 +1,7 @@
 """The operator's token as people copy it: ``salween-token1-`` and base32 with a checksum.
 
-Spec: docs/spec/broker.md#tokens. A token lets its holder make a few mailboxes at one broker. It is a secret; the
-broker stores its hash alone (``requests.creation_token_hash``).
+Spec: docs/spec/broker.md#tokens. A token lets its holder make a few mailboxes at one broker. It is a secret;
+the broker stores its hash alone (``requests.creation_token_hash``).
 """
 
 import base64
