@@ -6,6 +6,7 @@ In reading order:
     office.py     an office as people meet it: its commands and its pages, nothing of its insides
     ceremony.py   two offices pair by driving both ``pair`` commands, as two people on a telephone would
     playground.py  two paired offices and their officers, ready to be tried
+    published.py  what a published log says of messages, read after it verified
     canary.py     looks for planted bytes in files, in plain and in every form they could hide in
     broker_eyes.py  everything a broker could ever read: its files, its database opened with its own key
     story.py      what ``--once`` tells and checks, step by step
