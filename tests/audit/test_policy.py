@@ -155,7 +155,11 @@ def test_keys_that_are_not_the_logs_do_not_count() -> None:
     other_name = NoteSigner(name="test/other/log1", key=a_signer().key)
     signed_by_other = data.split(b"\n\n")[0] + b"\n\n" + other_name.sign(checkpoint.text).encode().encode()
     policy = read(LOG_LINE + WITNESS_LINES + "quorum none\n")
+    namesake = a_signer(ORIGIN, b"\x51")
+    by_namesake = data.split(b"\n\n")[0] + b"\n\n" + namesake.cosign(checkpoint.text, 1).encode().encode()
+    with_namesake = read(LOG_LINE + f"witness N {namesake.witness_key.encode()}\nquorum N\n")
     for note, trusted in (
+        (by_namesake, with_namesake),
         (data, Policy(logs=(), witnesses={}, groups={}, quorum="none")),
         (data, single_log_policy(a_signer("test/other/log1", b"\x09").log_key)),
         (witness_only, policy),

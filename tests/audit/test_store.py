@@ -72,21 +72,11 @@ async def test_an_entry_stands_or_falls_with_the_deed_it_records(tmp_path: Path)
             opened.db.transact(lambda tx: opened.log.append(tx, "bk.in", READ | {"bucket": 1}))
             for _ in range(3)
         ]
-        calls = [
-            good[0],
-            opened.db.transact(fail(opened)),
-            good[1],
-            opened.db.transact(fail(opened)),
-            good[2],
-        ]
+        bad = [opened.db.transact(fail(opened)) for _ in range(3)]
+        calls = [call for pair in zip(good, bad, strict=True) for call in pair]
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
-        assert [o if isinstance(o, int) else type(o) for o in outcomes] == [
-            1,
-            PolicyRefused,
-            2,
-            PolicyRefused,
-            3,
-        ]
+        told = [outcome if isinstance(outcome, int) else type(outcome) for outcome in outcomes]
+        assert told == [1, PolicyRefused, 2, PolicyRefused, 3, PolicyRefused]
         assert opened.log.size == 4
         await opened.log.publish()
     assert [entry["t"] for entry in decoded(tmp_path / "log", 4)] == ["log.start", *["bk.in"] * 3]
