@@ -1,10 +1,12 @@
 """Pages of one office, for officers on this machine: rendered here, working without JavaScript.
 
 Reading order: ``desk_api`` (what pages may ask), ``guard`` (who may speak to them), ``app`` (routes and
-what surrounds every handler), ``pages`` (the screens), ``forms`` (typed text to Alert, once), ``events``
-(something changed), ``messages`` (codes to sentences), ``languages`` and ``show`` (words, times and
-foreign text on screens), then ``templates/``, ``static/`` and ``locale/``.
+what surrounds every handler), ``visit`` (one request, and how a page becomes an answer), ``pages`` (the
+screens), ``forms`` (typed text to Alert, once), ``sent`` (a form is sent once), ``events`` (something
+changed), ``messages`` and ``labels`` (codes to sentences and words), ``describe`` (an alert in words),
+``languages`` and ``show`` (catalogues, times), ``foreign`` (text from elsewhere), then ``templates/``,
+``static/`` and ``locale/``.
 
-Spec: docs/decisions and ARCHITECTURE.md. Entered from ``node.daemon`` only, through ``app.make_app``.
-Never imports ``broker``, the store or a socket.
+Spec: docs/threat-model.md (a web site in the officer's browser), docs/operations.md. Entered from
+``node.daemon`` only, through ``app.make_app``. Never imports ``broker``, the store or a socket.
 """

@@ -77,10 +77,13 @@ _CLOSED: Final[tuple[tuple[str, str, Closed], ...]] = (
 _PASSIVE: Final = "X-Salween-Passive"
 
 
-def make_app(desk: DeskApi, *, env: Env, hosts: Callable[[], frozenset[str]]) -> web.Application:
+def make_app(
+    desk: DeskApi, *, env: Env, hosts: Callable[[], frozenset[str]], language: str = ""
+) -> web.Application:
     """The pages of ``desk``.
 
     ``hosts`` gives the Host headers to answer to (``guard.local_hosts`` of the port, known once listening).
+    ``language`` (a tag or Babel's name) is what a reader sees before choosing; "" leaves it to the browser.
     Serve it on loopback only.
     """
     cookie = cookie_name(desk.office_id_hex)
@@ -90,6 +93,7 @@ def make_app(desk: DeskApi, *, env: Env, hosts: Callable[[], frozenset[str]]) ->
         hosts=hosts,
         session_cookie=cookie,
         language_cookie=f"{cookie}-language",
+        first_language=language.replace("_", "-"),
         templates=make_templates(),
         streams=Streams(),
         sent=SentForms(),
@@ -136,6 +140,9 @@ def _middleware(shared: Site) -> Middleware:
             # Only the router raises these: no such page, or not by this method.
             code = "method_refused" if error.status == 405 else "page_unknown"
             return _refused(shared, request, Refusal(status=error.status, code=code))
+        except SalweenError as error:
+            # Not even the frame of a page could be made: the desk itself cannot answer.
+            return _refused(shared, request, Refusal(status=status_of(error), code=error.code))
 
     return surround
 
@@ -158,9 +165,8 @@ def _refused(shared: Site, request: web.Request, refusal: Refusal) -> web.Respon
 
 
 def _language(shared: Site, request: web.Request) -> str:
-    return choose_untrusted(
-        request.cookies.get(shared.language_cookie), request.headers.get("Accept-Language", "")
-    )
+    wishes = f"{shared.first_language},{request.headers.get('Accept-Language', '')}"
+    return choose_untrusted(request.cookies.get(shared.language_cookie), wishes)
 
 
 def _wants_json(request: web.Request) -> bool:

@@ -1,6 +1,6 @@
 """Who may speak to the pages at all: judged from the request line and headers, before any handler runs.
 
-Spec: docs/decisions (local web UI), reliability rules B58-B72. One rule: a request that a page of this
+Spec: docs/threat-model.md (a web site in the officer's browser). One rule: a request that a page of this
 very origin, or the officer's own address bar, could not have made is refused before its body is read. It
 knows no officer and no alert; sessions and rights are the desk's.
 

@@ -1,8 +1,8 @@
 """The screens: each handler asks the desk and hands views to a template.
 
-Spec: docs/decisions (local web UI). One rule: a handler decides nothing an office depends on; rights,
-release, logging and truth are the desk's, and what the desk refuses is shown in words. Handlers run only
-after the guard and, where they take a session, with a live one and a checked form token.
+Spec: docs/life-of-an-alert.md, docs/operations.md. One rule: a handler decides nothing an office depends
+on; rights, release, logging and truth are the desk's, and what the desk refuses is shown in words. Handlers
+run only after the guard and, where they take a session, with a live one and a checked form token.
 """
 
 import re

@@ -62,6 +62,7 @@ class Site:
     hosts: Callable[[], frozenset[str]]
     session_cookie: str
     language_cookie: str
+    first_language: str
     templates: jinja2.Environment
     streams: Streams
     sent: SentForms

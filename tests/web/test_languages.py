@@ -95,6 +95,8 @@ def test_the_search_for_untranslated_words_finds_them() -> None:
         (None, "de, lo", "lo"),
         (None, "", "en"),
         ("../../etc", "*;q=1," * 10_000, "en"),
+        (None, ",my", "my"),
+        (None, "zh-Hans,en", "zh-Hans"),
     ],
 )
 def test_a_reader_gets_the_language_they_chose_or_their_browser_asks_for(

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from keys.errors import BrokenInvariant, PolicyRefused, Unavailable, VerificationFailed
+from node.views import StatusView
 from node.web.guard import cookie_name
 from node.web.languages import LANGUAGES
 from tests.web.fake_desk import (
@@ -401,6 +402,22 @@ async def test_every_failure_is_said_in_words(
     answer = await officer.get("/inbox", Accept="application/json")
     assert answer.status == status
     assert set(json.loads(answer.text)["error"]) == {"code", "family", "message", "detail"}
+
+
+async def test_a_desk_that_cannot_answer_at_all_is_said_too(
+    officer: Client, desk: FakeDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even the banner is known then; the sentence and the code still are."""
+
+    async def fail() -> StatusView:
+        raise Unavailable("disk_error", "EIO")
+
+    monkeypatch.setattr(desk, "status", fail)
+    answer = await officer.get("/inbox")
+    assert answer.status == 503
+    assert "The disk failed." in page(answer).words
+    answer = await officer.get("/inbox", Accept="application/json")
+    assert json.loads(answer.text)["error"]["code"] == "disk_error"
 
 
 async def test_a_link_that_is_down_is_said_on_every_page(officer: Client, desk: FakeDesk) -> None:
