@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from keys.errors import PolicyRefused
+from node.web import guard
 from node.web.guard import BODY_BYTES_MAX, check_csrf, cookie_name, judge, local_hosts
 from runtime.env import Listener
 from tests.web.fake_desk import OFFICE_ID, PIN, FakeDesk
@@ -304,6 +305,19 @@ async def test_a_body_without_a_length_is_counted(client: Client) -> None:
         await writer.drain()
     answer_bytes = await asyncio.wait_for(reader.read(65536), 5)
     assert answer_bytes.split(b" ", 2)[1] == b"413"
+    writer.close()
+
+
+async def test_a_body_that_never_ends_is_given_up(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """B65: a byte now and then holds the connection for seconds, not for ever."""
+    monkeypatch.setattr(guard, "BODY_SECONDS_MAX", 0.05)
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+    writer.write(
+        b"POST /login HTTP/1.1\r\nHost: localhost:%d\r\nSec-Fetch-Site: same-origin\r\n"
+        b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 9\r\n\r\np" % client.port
+    )
+    answer = await asyncio.wait_for(reader.read(65536), 5)
+    assert answer.split(b" ", 2)[1] == b"408"
     writer.close()
 
 

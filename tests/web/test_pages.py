@@ -7,10 +7,12 @@ import pytest
 
 from keys.errors import BrokenInvariant, PolicyRefused, Unavailable, VerificationFailed
 from node.views import StatusView
+from node.web import forms
 from node.web.guard import cookie_name
 from node.web.languages import LANGUAGES
 from tests.web.fake_desk import (
     EXERCISE_ALERT,
+    HOSTILE,
     HOSTILE_ALERT,
     MAE_SAI,
     OFFICE_ID,
@@ -246,6 +248,26 @@ async def test_a_button_pressed_twice_sends_once(officer: Client, desk: FakeDesk
     second = await officer.post("/new", {**fields, "action": "send"})
     assert first.location == second.location
     assert len(desk.sent) == 1
+
+
+@pytest.mark.parametrize(
+    "action", ["review", "send", "edit", "kind.person", "kind.x", "language.th", "language.x", "?"]
+)
+async def test_no_form_whatever_breaks_the_page(officer: Client, desk: FakeDesk, action: str) -> None:
+    """Every field hostile, repeated, in the wrong place or missing: an answer with faults, never a 500."""
+    every = {field.name for kind in forms.KINDS for field in forms.FIELDS[kind]}
+    for value in (HOSTILE, "", "\x00", "-1", "9" * 30, TENGCHONG, "immediate"):
+        hostile: dict[str, str | list[str]] = {name: [value, HOSTILE] for name in every}
+        for changed in (
+            hostile,
+            {**hostile, "kind": value},
+            {**FORM, **hostile},
+            {"kind": value, "form_id": value},
+        ):
+            answer = await officer.post("/new", {**changed, "action": action})
+            assert answer.status in (200, 422), (action, value)
+            check_page(answer)
+    assert desk.sent == []
 
 
 async def test_a_failed_sending_loses_nothing_and_may_be_tried_again(officer: Client, desk: FakeDesk) -> None:
