@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from pydantic import BaseModel
 
 import node
+from broker.config import BrokerConfig
+from node.config import NodeConfig
 from protocol import limits
 from runtime import exits
 from tests.support import error_codes, lock_check, tools
@@ -301,6 +304,17 @@ def test_the_limits_of_the_documents_are_those_of_the_source() -> None:
     }
     page = (ROOT / "docs" / "spec" / "limits.md").read_text(encoding="utf-8")
     assert dict(re.findall(r"^\| `([A-Z0-9_]+)` \| (.+?) \|$", page, flags=re.MULTILINE)) == source
+
+
+@pytest.mark.parametrize(
+    ("heading", "settings"), [("Configuration", NodeConfig), ("Broker configuration", BrokerConfig)]
+)
+def test_the_settings_documented_are_those_of_the_source(heading: str, settings: type[BaseModel]) -> None:
+    """docs/operations.md lists every key of node.toml and broker.toml, and no other."""
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    section = page.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    cells = re.findall(r"^\| (`.+?`) \|", section, flags=re.MULTILINE)
+    assert {key for cell in cells for key in re.findall(r"`(\w+)`", cell)} == set(settings.model_fields)
 
 
 def test_the_change_log_knows_this_version() -> None:
