@@ -1,0 +1,59 @@
+"""The verifier that shares nothing with us, built once for a run: Go, on Debian's golang.org/x/mod.
+
+Spec: tests/independent/tlogcheck. Where Go or the package is missing the bench says so in its line instead of
+comparing.
+"""
+
+import os
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+GOPATH = Path("/usr/share/gocode")
+SOURCE = Path(__file__).resolve().parents[1] / "tests" / "independent" / "tlogcheck"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoVerifier:
+    """The built program, or why there is none."""
+
+    binary: Path | None
+    why_not: str = ""
+
+    def seconds(self, directory: Path, log_key: str) -> float:
+        """How long it takes to accept this log, process start included."""
+        assert self.binary is not None
+        begun_s = time.perf_counter()
+        subprocess.run([self.binary, directory, log_key], check=True, capture_output=True, timeout=120)
+        return time.perf_counter() - begun_s
+
+
+def build(place: Path) -> GoVerifier:
+    """Build it in ``place``."""
+    go = shutil.which("go")
+    if go is None:
+        return GoVerifier(binary=None, why_not="go is not installed")
+    if not (GOPATH / "src/golang.org/x/mod").is_dir():
+        return GoVerifier(binary=None, why_not="golang-golang-x-mod-dev is not installed")
+    binary = place / "tlogcheck"
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(place),
+        "GO111MODULE": "off",
+        "GOPATH": str(GOPATH),
+        "GOCACHE": str(place / "cache"),
+        "CGO_ENABLED": "0",
+    }
+    built = subprocess.run(
+        [go, "build", "-o", binary, "."],
+        cwd=SOURCE,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if built.returncode:
+        return GoVerifier(binary=None, why_not=f"it does not build: {built.stderr.strip()[-200:]}")
+    return GoVerifier(binary=binary)

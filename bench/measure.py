@@ -1,0 +1,36 @@
+"""Taking turns: whatever disturbs the machine disturbs both sides of a comparison.
+
+Cost is the processor time of this thread, which a neighbour on the same machine cannot lengthen much; rates
+and latencies are taken by the clock on the wall, because waiting is part of them.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+RUNS = 3
+
+
+def cost_us(
+    calls: Mapping[str, Callable[[], object]], *, rounds: int, each: int, runs: int = RUNS
+) -> dict[str, list[float]]:
+    """Processor microseconds of one call, for each of ``runs``; the calls take turns ``each`` by ``each``."""
+    for call in calls.values():
+        call()  # what is computed once is not what is measured
+    costs: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(runs):
+        spent_ns = dict.fromkeys(calls, 0)
+        for _ in range(rounds):
+            for name, call in calls.items():
+                begun_ns = time.thread_time_ns()
+                for _ in range(each):
+                    call()
+                spent_ns[name] += time.thread_time_ns() - begun_ns
+        for name, total_ns in spent_ns.items():
+            costs[name].append(total_ns / (rounds * each) / 1000)
+    return costs
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The value that ``percent`` of ``values`` do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
