@@ -170,13 +170,30 @@ class BrokerClient:
             card.request_public, ops=ops, date_ms=max(0, self.now_ms()), random=self._env.random
         )
         scheme = "https" if any(card.tls_certificate_sha256) else "http"
-        data = await self._read(self._session, "POST", scheme, body, limits.ANSWER_BYTES_MAX)
         try:
-            return open_answer_untrusted(pending, data)
+            data = await self._read(self._session, "POST", scheme, body, limits.ANSWER_BYTES_MAX)
+            try:
+                return open_answer_untrusted(pending, data)
+            except (MalformedInput, VerificationFailed) as fault:
+                raise Unavailable(
+                    "broker_answer", f"The broker's answer does not open ({fault.code})."
+                ) from fault
+        except Unavailable as fault:
+            if fault.code == "broker_answer":
+                await self._check_who_answers(self._session, scheme)
+            raise
+
+    async def _check_who_answers(self, session: aiohttp.ClientSession, scheme: str) -> None:
+        """Unavailable ``broker_wrong_key`` when the card shown at the address is not the broker's.
+
+        Without TLS nothing else tells a stranger from a broker in trouble. What was sent is lost on the
+        stranger: only the broker can open it.
+        """
+        data = await self._read(session, "GET", scheme, b"", CARD_BYTES_MAX)
+        try:
+            verify_broker_card(parse_broker_card_untrusted(data), self.address)
         except (MalformedInput, VerificationFailed) as fault:
-            raise Unavailable(
-                "broker_answer", f"The broker's answer does not open ({fault.code})."
-            ) from fault
+            raise _wrong_key() from fault
 
     async def _read(
         self, session: aiohttp.ClientSession, method: str, scheme: str, body: bytes, bytes_max: int
@@ -210,12 +227,16 @@ def _refused(status: int) -> Unavailable:
     return Unavailable("broker_answer", f"The broker answered with HTTP status {status}.")
 
 
+def _wrong_key() -> Unavailable:
+    return Unavailable("broker_wrong_key", "Another machine answers at the broker's address.")
+
+
 def _connection_error(fault: aiohttp.ClientError) -> Unavailable:
     """DNS, TCP, TLS and a wrong key told apart, in words."""
     if isinstance(fault, aiohttp.ClientConnectorDNSError):
         return Unavailable("broker_dns", "The name of the broker cannot be found. Is the network up?")
     if isinstance(fault, aiohttp.ClientConnectorCertificateError | aiohttp.ServerFingerprintMismatch):
-        return Unavailable("broker_wrong_key", "Another machine answers at the broker's address.")
+        return _wrong_key()
     if isinstance(fault, aiohttp.ClientSSLError):
         return Unavailable("broker_tls", "No TLS connection with the broker: another key or version.")
     if isinstance(fault, aiohttp.ClientConnectorError):
