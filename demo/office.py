@@ -149,15 +149,19 @@ class Pages:
 class Office:
     """One office on the stage."""
 
-    def __init__(self, stage: Stage, name: str, country: str, short: str) -> None:
-        """``short`` names its directory and its log."""
+    def __init__(
+        self, stage: Stage, name: str, country: str, short: str, *, passphrase: str | None = None
+    ) -> None:
+        """``short`` names its directory and its log. Without ``passphrase`` one is drawn."""
         self.name = name
         self.country = country
         self.short = short
         self.directory = stage.directory / short
         self.officers: list[Officer] = []
         self._stage = stage
-        self._passphrase = stage.secret_file(f"{short}.passphrase", secrets.token_urlsafe(18))
+        self.passphrase_file = stage.secret_file(
+            f"{short}.passphrase", passphrase or secrets.token_urlsafe(18)
+        )
         self._daemon: Daemon | None = None
         self._open_pages: list[Pages] = []
 
@@ -190,7 +194,7 @@ class Office:
 
     @property
     def _where(self) -> tuple[str | Path, ...]:
-        return ("--dir", self.directory, "--passphrase-file", self._passphrase)
+        return ("--dir", self.directory, "--passphrase-file", self.passphrase_file)
 
     @property
     def daemon(self) -> Daemon:
