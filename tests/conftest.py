@@ -1,11 +1,23 @@
 """What every test may ask for by name. Builders and fakes live in tests/support/, imported where used."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support import tools
+
+# A loaded machine must not decide a test: no deadline; slow or large generation is no fault. CI takes the same
+# examples each time, so that a failure there can be had here; at a desk they differ from run to run.
+settings.register_profile(
+    "salween",
+    deadline=None,
+    derandomize=os.environ.get("CI") == "true",
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("salween")
 
 
 @pytest.fixture
