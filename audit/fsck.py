@@ -151,10 +151,13 @@ def verify(
     """
     report = Report()
     heads = _Heads(report, policy)
+    # Listed before ``checkpoint`` is read: a log may be written while it is checked, and ``checkpoint``
+    # comes last.
+    archived = _archived(log)
     heads.take(CHECKPOINT, log.read(CHECKPOINT))
     if any(finding.verdict is Verdict.UNKNOWN_KEY for finding in report.findings):
         return report
-    for name in _archived(log):
+    for name in archived:
         heads.take(name, log.read(name))
     heads.judge_copies()
     head = heads.newest
@@ -255,7 +258,8 @@ class _Heads:
         newer = sorted(size for size in self.by_size if size > self._shown.checkpoint.size)
         if len(newer) == 1:
             self._report.notes.append(
-                f"publication was interrupted: {ARCHIVE}/{newer[0]} is newer than {CHECKPOINT}"
+                f"a publication was interrupted or is under way: {ARCHIVE}/{newer[0]} is newer than"
+                f" {CHECKPOINT}"
             )
         elif newer:
             self._report.find(
@@ -428,6 +432,14 @@ def _read_needed(log: PublishedLog, level: int, n: int, width: int) -> bytes | N
     return None
 
 
+def _read_copy(log: PublishedLog, level: int, n: int, width: int) -> bytes | None:
+    """A file that was there when the check began; a running log removes partial tiles that became full."""
+    try:
+        return log.read_tile(level, n, width)
+    except FileNotFoundError:
+        return None
+
+
 def _load_tile(
     log: PublishedLog, copies: Copies, chunk: Chunk, level: int, n: int, width: int
 ) -> bytes | None:
@@ -442,7 +454,9 @@ def _load_tile(
             raise MalformedInput("bad_file", f"{path} has {len(data)} bytes")
         hashes = data[: width * HASH_BYTES]
         for other in copies.get((level, n), _NO_COPIES):
-            copy = log.read_tile(level, n, other)
+            copy = _read_copy(log, level, n, other)
+            if copy is None:
+                continue
             differing = next(_differences(hashes, copy), None)
             if differing is not None or len(copy) != other * HASH_BYTES:
                 at = first_leaf + ((differing or 0) << (TILE_HEIGHT * level))
@@ -465,8 +479,10 @@ def _load_bundle(task: Task, chunk: Chunk, n: int, width: int) -> list[bytes] | 
         if len(entries) not in (width, TILE_WIDTH):
             raise MalformedInput("bad_bundle", f"{path} holds {len(entries)} entries")
         for other in task.copies.get((ENTRIES, n), _NO_COPIES):
-            copy = split_bundle_untrusted(task.log.read_tile(ENTRIES, n, other))
-            shared = min(width, other)
+            data = _read_copy(task.log, ENTRIES, n, other)
+            if data is None:
+                continue
+            copy, shared = split_bundle_untrusted(data), min(width, other)
             if len(copy) != other or copy[:shared] != entries[:shared]:
                 chunk.find(
                     Verdict.CORRUPT, n * TILE_WIDTH, f"{tile_path(ENTRIES, n, other)} differs from {path}"

@@ -185,6 +185,27 @@ async def test_entries_that_arrive_during_a_publication_are_in_the_next(tmp_path
     assert checked(tmp_path / "log").verdicts == ["VERIFIED"]
 
 
+async def test_a_log_can_be_checked_while_it_is_written(tmp_path: Path) -> None:
+    """An office verifies its own log at any moment: what is under way is never taken for damage."""
+    async with open_log(tmp_path) as opened:
+        await opened.grow(2)
+        sizes: list[int] = []
+
+        async def write() -> None:
+            while opened.log.size < 800:
+                await opened.append(61)
+                await opened.log.publish()
+
+        writing = asyncio.ensure_future(write())
+        while not writing.done():
+            report = await asyncio.to_thread(checked, tmp_path / "log")
+            assert report.verdicts == ["VERIFIED"], report.findings
+            sizes.append(report.size)
+        await writing
+    assert sizes == sorted(sizes)
+    assert len(set(sizes)) > 3
+
+
 class SlowFiles(RealFiles):
     """A slow disk that notices two writers at once."""
 

@@ -20,6 +20,7 @@ from audit.tree import (
     encode_bundle,
     inclusion_path,
     leaf_hash,
+    node_hash,
     parse_tile_path_untrusted,
     perfect_from_tiles,
     root_from_edge,
@@ -147,6 +148,22 @@ def test_a_wrong_inclusion_proof_is_refused(size: int, index: int, other: int, d
     for leaf, at, count, proof, root in attempts:
         with pytest.raises(VerificationFailed, match="not_included"):
             verify_inclusion(leaf, at, count, proof, root)
+
+
+def test_a_proof_must_have_the_length_of_its_tree() -> None:
+    """A path whose hashes add up to the root, but for a tree of another size, proves nothing."""
+    with pytest.raises(VerificationFailed, match="not_included"):
+        verify_inclusion(LEAVES[0], 0, 2, [], LEAVES[0])
+    with pytest.raises(VerificationFailed, match="not_included"):
+        verify_inclusion(LEAVES[1], 0, 1, [LEAVES[0]], ROOTS[2])
+    with pytest.raises(VerificationFailed, match="not_a_prefix"):
+        verify_consistency(1, ROOTS[1], 4, ROOTS[2], [LEAVES[1]])
+    with pytest.raises(VerificationFailed, match="not_a_prefix"):
+        verify_consistency(2, ROOTS[2], 3, ROOTS[4], [*rfc_subproof(2, DATA[:4], True), LEAVES[0]])
+    extra = [*rfc_subproof(3, DATA[:4], True), LEAVES[5]]
+    longer_root, longer_old = (node_hash(LEAVES[5], root) for root in (ROOTS[4], ROOTS[3]))
+    with pytest.raises(VerificationFailed, match="not_a_prefix"):
+        verify_consistency(3, longer_old, 4, longer_root, extra)
 
 
 @given(st.integers(0, SIZE_MAX), st.integers(0, SIZE_MAX), st.data())
