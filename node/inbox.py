@@ -392,8 +392,9 @@ class Inbox:
             return  # the same alert in a second delivery: received and answered, shown once
         alert = opened.alert
         marks = opened.marks | _backward_marks(tx, peer, opened)
-        flags = sorted(str(mark) for mark in marks)
-        erase_due = Mark.ERASE_DUE in opened.marks
+        erase_at_ms = _erase_at_ms(opened, marks, now_ms)
+        erase_due = now_ms >= erase_at_ms
+        flags = sorted(str(mark) for mark in marks if erase_due or mark is not Mark.ERASE_DUE)
         signatures = {signature.role: signature.officer_number for signature in opened.core.signatures}
         tx.execute(
             "INSERT INTO alert (alert_id, incoming, peer, hh, status, crime_type, urgency, headline,"
@@ -412,7 +413,7 @@ class Inbox:
                 alert.created_ms,
                 now_ms,
                 alert.expires_ms,
-                alert.erase_at_ms,
+                erase_at_ms,
                 signatures.get("author"),
                 signatures.get("releaser"),
                 " ".join(flags),
@@ -618,6 +619,17 @@ def _backward_marks(tx: Snapshot, peer: Peer, opened: Verified) -> frozenset[Mar
         known_ms = max(known_ms, parse_header_untrusted(before[0]).created_ms)
     is_behind = opened.header.created_ms < known_ms - limits.CLOCK_AHEAD_MS_MAX
     return frozenset({Mark.CLOCK_SUSPECT}) if is_behind else frozenset()
+
+
+def _erase_at_ms(opened: OpenedAlert, marks: frozenset[Mark], now_ms: int) -> int:
+    """When this office erases the content: at the date that was signed, if the clock it came from can be meant.
+
+    A clock at 1970 would have every alert erased before anybody saw it, one far ahead would keep a victim's
+    data for years. Then the span that was agreed counts from the arrival.
+    """
+    if Mark.CLOCK_SUSPECT not in marks:
+        return opened.alert.erase_at_ms
+    return now_ms + opened.alert.erase_at_ms - opened.alert.created_ms
 
 
 def _was_service(tx: Snapshot, peer: Peer, opened: Verified) -> bool:
