@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, settings
 
 from tests.support import tools
 
-# A loaded machine must not decide a test: no deadline; slow or large generation is no fault. CI takes the same
-# examples each time, so that a failure there can be had here; at a desk they differ from run to run.
+# A loaded machine must not decide a test: no deadline; slow or large generation is no fault. CI takes the
+# same examples each time, so that a failure there can be had here; at a desk they differ from run to run.
 settings.register_profile(
     "salween",
     deadline=None,
