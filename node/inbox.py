@@ -622,7 +622,7 @@ def _backward_marks(tx: Snapshot, peer: Peer, opened: Verified) -> frozenset[Mar
 
 
 def _erase_at_ms(opened: OpenedAlert, marks: frozenset[Mark], now_ms: int) -> int:
-    """When this office erases the content: at the date that was signed, if the clock it came from can be meant.
+    """When this office erases the content: at the signed date, unless the clock behind it is suspect.
 
     A clock at 1970 would have every alert erased before anybody saw it, one far ahead would keep a victim's
     data for years. Then the span that was agreed counts from the arrival.
