@@ -1,6 +1,6 @@
 """Read-only view of a published log directory, as copied from an office or served by a web server.
 
-Spec: docs/spec/log.md#directory. Holds nothing but a path, so it can be sent to another process.
+Spec: docs/spec/log.md#tree. Holds nothing but a path, so it can be sent to another process.
 
 One rule: it reads regular files of bounded size below its root, and never writes. A missing file is
 FileNotFoundError; other trouble with the disk stays the OSError it is.

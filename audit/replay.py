@@ -1,6 +1,6 @@
 """Meaning of a log: what the office (or broker) knew at any moment, step by step.
 
-Spec: docs/spec/log.md#replay. Reads the entries of a published log in order and keeps, for every message,
+Spec: docs/auditing.md#replay. Reads the entries of a published log in order and keeps, for every message,
 where it stood: the table ``SENT`` for what this office sent, one record for what it received, ``HELD`` for
 what a broker kept. An entry that its table does not allow becomes a finding, never an exception.
 
