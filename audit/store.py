@@ -216,6 +216,10 @@ class AuditLog:
                 self._publication = self._env.spawn(self._publish(), name="log-publication")
                 self._publication.add_done_callback(self._publication_ended)
             await asyncio.shield(self._publication)
+        if self._committed <= self._published.size:
+            # Noted while the publication that covers it began: nothing is left of what it asked for.
+            self._due.clear()
+            self._full.clear()
         return self._published
 
     def _publication_ended(self, publication: "asyncio.Task[Checkpoint]") -> None:

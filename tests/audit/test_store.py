@@ -6,7 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +275,35 @@ def test_the_background_publisher_waits_a_minute_or_a_tile(tmp_path: Path) -> No
 
         world.run(script())
     assert [size for _, size in seen] == [0, 1, 301, 301]
+
+
+class CountingEnv(Env):
+    """The real world, where nobody may set a timer more than 50 times."""
+
+    def timeout(self, seconds: float | None) -> asyncio.Timeout:
+        turns.append(seconds)
+        assert len(turns) <= 50, "it turns without rest"
+        return super().timeout(seconds)
+
+
+turns: list[float | None] = []
+
+
+async def test_the_publisher_rests_when_a_commit_was_published_as_it_was_noted(tmp_path: Path) -> None:
+    """A commit that ends while a publication begins is covered by it; what it set off finds nothing to do."""
+    turns.clear()
+    real = real_env()
+    env = CountingEnv(**{part.name: getattr(real, part.name) for part in fields(real) if part.init})
+    async with open_log(tmp_path, env) as opened:
+        await opened.append(1)
+        await asyncio.gather(opened.append(300), opened.log.publish())
+        assert opened.log.published.size == opened.log.size == 302
+        publisher = asyncio.ensure_future(opened.log.run())
+        await asyncio.sleep(0.05)
+        assert not publisher.done(), publisher.exception()
+        publisher.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await publisher
 
 
 # Rolled back
