@@ -16,7 +16,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from keys.errors import PolicyRefused, SalweenError
+from keys.errors import PolicyRefused, SalweenError, Unavailable
 from keys.secret import SecretBytes
 from node import __version__
 from node.control import SOCKET_NAME, Params, call_daemon
@@ -26,6 +26,7 @@ from node.verbs import run_verb
 from runtime import exits
 from runtime.env import Env, real_env, run_real
 from runtime.secretfiles import read_secret_file
+from runtime.service import hold_directory
 
 NAME = "salween-node"
 
@@ -166,8 +167,8 @@ def pair(
             click.echo(json.dumps(event))
         elif event["event"] == "invitation":
             click.echo(
-                "Read or send this to the other office (once, within 10 minutes):\n\n "
-                f" {event['invitation']}\n"
+                "Read or send this to the other office (once, within 10 minutes):\n\n"
+                f"  {event['invitation']}\n"
             )
         elif event["event"] == "code":
             click.echo(f"Read this code aloud to the other office:   {event['mine']}")
@@ -487,7 +488,7 @@ def publish(directory: str, passphrase_file: str | None, as_json: bool) -> None:
 @passphrase_option
 @json_option
 def doctor(directory: str, passphrase_file: str | None, as_json: bool) -> None:
-    """Check clock, disk, permissions, database, broker and fonts; print the exact fix for each fault."""
+    """Check clock, disk, permissions, certificate, log, database, brokers; print the fix for each fault."""
     result = _run(lambda env: _call(env, directory, passphrase_file, "doctor", {}))
 
     def show_checks(value: dict[str, Any]) -> None:
@@ -537,16 +538,24 @@ async def _call(
     links: bool = False,
 ) -> dict[str, Any]:
     """Run a verb in the running daemon, or in this process when none runs."""
-    socket = str(PurePath(directory) / SOCKET_NAME)
-    if Node.is_locked(env, directory):
-        return await call_daemon(env, socket, verb, params, on_event=on_event, answer=answer)
-    node = await Node.open(env, directory, _passphrase(env, passphrase_file))
     try:
-        if links:
-            await node.start_links()
-        return await run_verb(node, verb, params, _TerminalChannel(on_event, answer))
+        # Held to the end: two writers of one keystore would each write the other's new keys away.
+        lock = hold_directory(env, NAME, directory)
+    except Unavailable as held:
+        if held.code != "already_running":
+            raise
+        socket = str(PurePath(directory) / SOCKET_NAME)
+        return await call_daemon(env, socket, verb, params, on_event=on_event, answer=answer)
+    try:
+        node = await Node.open(env, directory, _passphrase(env, passphrase_file))
+        try:
+            if links:
+                await node.start_links()
+            return await run_verb(node, verb, params, _TerminalChannel(on_event, answer))
+        finally:
+            await node.stop()
     finally:
-        await node.stop()
+        lock.release()
 
 
 def _passphrase(env: Env, path: str | None, *, confirm: bool = False) -> SecretBytes:

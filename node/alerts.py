@@ -18,7 +18,7 @@ from node.officers import Officers
 from node.outbox import Outbox, ToSend, add_rung
 from node.peers import load_peer, save_peer
 from node.receive_keys import ReceiveKeyRing
-from node.vault import Vault
+from node.vault import SealedContent, Vault
 from node.views import (
     AlertRow,
     AlertView,
@@ -50,10 +50,8 @@ from runtime.sqlite import Database, Snapshot, Transaction
 PURPOSE_DUTY = "duty"
 REASON_CODES = ("duty", "case", "handover", "supervision", "court", "other")
 LIST_MAX = 500
-_ORDER = {
-    step: place
-    for place, step in enumerate(("kept", "on_broker", "delivered", "opened", "refused", "expired"))
-}
+_STEPS = ("kept", "on_broker", "delivered", "opened", "refused", "expired")
+_ORDER = {step: place for place, step in enumerate(_STEPS)}
 _COLUMNS = (
     "alert_id, incoming, peer, hh, status, crime_type, urgency, headline, needs_reason, created_ms,"
     " stored_ms,"
@@ -279,8 +277,9 @@ class Alerts:
             raise PolicyRefused(
                 "role_may_not", "Auditors and operators read; they do not write or release alerts."
             )
-        key = self._officers.signing_key(session)
         version: int = await self._db.read(lambda tx: tx.value("SELECT max(version) FROM officer_list"))
+        # After the reading: a PIN reset meanwhile ends the session, and with it a key no new list names.
+        key = self._officers.signing_key(session)
         role = ListedRole.SUPERVISOR if session.role == "supervisor" else ListedRole.OFFICER
         return OfficerSigner(number=session.officer, list_version=version, role=role, key=key)
 
@@ -357,21 +356,13 @@ class Alerts:
         purpose = purpose or PURPOSE_DUTY
         if purpose not in REASON_CODES:
             raise PolicyRefused("reason_unknown", f"A reason is one of: {', '.join(REASON_CODES)}.")
-        row, index, peer_id = await self._db.transact(
+        row, sealed, index, peer_id = await self._db.transact(
             partial(self._record_access, session=session, alert_id=named, purpose=purpose)
         )
         if peer_id is not None:
             await self._tell_opened(peer_id)
         incoming = bool(row[1])
-        stored = await self._db.read(
-            lambda tx: tx.one(
-                "SELECT kek, wrapped_key, ciphertext FROM vault WHERE alert_id = ? AND incoming = ?",
-                (named, int(incoming)),
-            )
-        )
-        if stored is None:
-            raise BrokenInvariant("vault_row_missing", "A kept alert has lost its content.")
-        core_bytes, disclosure_bytes = self._vault.open_content((stored[0], stored[1], stored[2]), named)
+        core_bytes, disclosure_bytes = self._vault.open_content(sealed, named)
         core = decode_core_untrusted(core_bytes)
         alert = join_alert(core, decode_disclosures_untrusted(disclosure_bytes))
         emergency = next((s.reason for s in core.signatures if s.role == "emergency"), None)
@@ -400,8 +391,11 @@ class Alerts:
 
     def _record_access(
         self, tx: Transaction, *, session: Session, alert_id: bytes, purpose: str
-    ) -> tuple[Sequence[Any], int, bytes | None]:
-        """The access entry, chained per alert; the first opening also queues a receipt. Returns its peer."""
+    ) -> tuple[Sequence[Any], SealedContent, int, bytes | None]:
+        """The access entry, chained per alert; the first opening also queues a receipt for its sender.
+
+        Returns the alert's row, its content still sealed, the entry's index and the peer to answer.
+        """
         rows = tx.execute(
             f"SELECT {_COLUMNS} FROM alert WHERE alert_id = ? ORDER BY incoming DESC",  # noqa: S608 - our constant
             (alert_id,),
@@ -415,6 +409,13 @@ class Alerts:
             )
         if row[8] and purpose == PURPOSE_DUTY:
             raise PolicyRefused("reason_needed", "This alert is about a victim. Say why you open it.")
+        sealed = tx.one(
+            "SELECT kek, wrapped_key, ciphertext FROM vault WHERE alert_id = ? AND incoming = ?",
+            (alert_id, row[1]),
+        )
+        if sealed is None:
+            raise BrokenInvariant("vault_row_missing", "A kept alert has lost its content.")
+        content = SealedContent(kek=sealed[0], wrapped_key=sealed[1], ciphertext=sealed[2])
         actor = self._officers.pseudonym(tx, session.officer)
         before = tx.one(
             "SELECT count, last_index FROM access WHERE alert_id = ? AND incoming = ?", (alert_id, row[1])
@@ -436,17 +437,16 @@ class Alerts:
             (alert_id, row[1], count, index),
         )
         if not row[1] or row[14] is not None:
-            return row, index, None
+            return row, content, index, None
         now_ms = self._env.clock.now_ms()
         tx.execute("UPDATE alert SET opened_ms = ? WHERE alert_id = ? AND incoming = 1", (now_ms, alert_id))
         if not self._opened_receipts:
-            return row, index, None
+            return row, content, index, None
         queue_receipt(tx, row[2], alert_id, row[3], ReceiptState.OPENED, now_ms, index, actor=actor)
-        return row, index, row[2]
+        return row, content, index, row[2]
 
     async def _tell_opened(self, peer_id: bytes) -> None:
         """Sign the waiting receipts in a transaction of their own: the window to the peer may be full."""
-        await self._keys.prepare((peer_id,))
 
         def record(tx: Transaction) -> None:
             peer = load_peer(tx, peer_id)
@@ -454,6 +454,7 @@ class Alerts:
             save_peer(tx, peer)
 
         try:
+            await self._keys.prepare((peer_id,))
             await self._db.transact(record)
         except PolicyRefused:
             return  # window_full or suspended: the receipt stays due and leaves with the next ones

@@ -9,7 +9,7 @@ transaction of its own.
 import asyncio
 import errno
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import aiohttp
@@ -41,6 +41,7 @@ CARD_BYTES_MAX = 4096
 CONNECT_TIMEOUT_S = 20.0
 EXCHANGE_TIMEOUT_S = 60.0
 POLL_WAIT_MS = 50_000
+FRUITLESS_PAUSE_MS_MAX = 30_000
 INLINE_BYTES_MAX = 512 * 1024
 SEND_OPS_MAX = 128
 SEND_BYTES_MAX = 768 * 1024
@@ -91,15 +92,15 @@ class Traffic(Protocol):
         ...
 
     def abandon(self, batch: Batch) -> None:
-        """No answer came for this batch."""
+        """Nothing of this batch is under way any more, whatever came of it."""
         ...
 
     async def mailboxes(self, address: str) -> Sequence[Mailbox]:
         """Our mailboxes at this broker."""
         ...
 
-    async def arrived(self, arrivals: Sequence[Arrival]) -> None:
-        """Take envelopes in; returns when they are committed."""
+    async def arrived(self, arrivals: Sequence[Arrival]) -> bool:
+        """Take envelopes in; returns when they are committed, and whether any was not known before."""
         ...
 
     def link_changed(self) -> None:
@@ -204,7 +205,13 @@ class BrokerClient:
         try:
             async with (
                 self._env.timeout(EXCHANGE_TIMEOUT_S),
-                session.request(method, url, data=body or None, headers=BINARY if body else None) as response,
+                session.request(
+                    method,
+                    url,
+                    data=body or None,
+                    headers=BINARY if body else None,
+                    allow_redirects=False,  # a broker must not send us to our own loopback ports
+                ) as response,
             ):
                 if response.status != 200:
                     raise _refused(response.status)
@@ -217,7 +224,7 @@ class BrokerClient:
                 raise Unavailable("broker_answer", "The broker's answer is too large.")
         except TimeoutError as fault:
             raise Unavailable("broker_timeout", "The broker did not answer in time.") from fault
-        except aiohttp.ClientError as fault:
+        except (aiohttp.ClientError, OSError) as fault:
             raise _connection_error(fault) from fault
 
 
@@ -231,7 +238,7 @@ def _wrong_key() -> Unavailable:
     return Unavailable("broker_wrong_key", "Another machine answers at the broker's address.")
 
 
-def _connection_error(fault: aiohttp.ClientError) -> Unavailable:
+def _connection_error(fault: aiohttp.ClientError | OSError) -> Unavailable:
     """DNS, TCP, TLS and a wrong key told apart, in words."""
     if isinstance(fault, aiohttp.ClientConnectorDNSError):
         return Unavailable("broker_dns", "The name of the broker cannot be found. Is the network up?")
@@ -258,13 +265,16 @@ class BrokerLink:
         self._address = str(client.address)
         self._due = asyncio.Event()
         self._poll: asyncio.Task[None] | None = None
+        self._taking: asyncio.Task[bool] | None = None
         self._cursors: dict[str, int] = {}
+        self._rereads = 0
+        self._fruitless = 0  # answers in a row that listed items and brought us no further
         self._state: LinkView = self._view("connecting")
 
     @property
     def view(self) -> LinkView:
         """The link as screens show it."""
-        return self._state
+        return replace(self._state, broker_clock_offset_ms=self.client.clock_offset_ms or None)
 
     def wake(self) -> None:
         """Something became due."""
@@ -273,7 +283,9 @@ class BrokerLink:
     def reread(self) -> None:
         """Mailboxes changed, or something listed before should be looked at again."""
         self._cursors.clear()
-        if self._poll is not None:
+        self._rereads += 1
+        # What is being taken in is let finish; the poll then begins anew by itself.
+        if self._poll is not None and self._taking is None:
             self._poll.cancel()
 
     async def run(self) -> None:
@@ -283,6 +295,9 @@ class BrokerLink:
                 turns.create_task(self._forever(self._send_turn), name="link-send")
                 turns.create_task(self._forever(self._poll_turn), name="link-poll")
         finally:
+            if self._taking is not None:
+                # The database closes after us: what was begun is committed and followed up first.
+                await asyncio.gather(self._taking, return_exceptions=True)
             await self.client.close()
 
     async def _forever(self, turn: Callable[[], Awaitable[None]]) -> None:
@@ -308,10 +323,9 @@ class BrokerLink:
             assert request_bytes(batch.ops) <= limits.REQUEST_BYTES_MAX
             try:
                 results = await self._ask(batch.ops)
-            except BaseException:
+                await self._traffic.settle(self._address, batch, results)
+            finally:
                 self._traffic.abandon(batch)
-                raise
-            await self._traffic.settle(self._address, batch, results)
             return
         next_ms = await self._traffic.next_due_ms(self._address)
         wait_s = None if next_ms is None else max(0.0, (next_ms - self._env.clock.now_ms()) / 1000)
@@ -326,8 +340,9 @@ class BrokerLink:
         try:
             await asyncio.shield(self._poll)
         except asyncio.CancelledError:
-            if not self._poll.cancelled():
-                self._poll.cancel()
+            self._poll.cancel()
+            turn = asyncio.current_task()
+            if turn is None or turn.cancelling():
                 raise  # it is we who are being ended, not the poll that is to be asked anew
         finally:
             self._poll = None
@@ -349,27 +364,56 @@ class BrokerLink:
             for mailbox in mailboxes
         ]
         results = await self._ask(ops)
-        for mailbox, result in zip(mailboxes, results, strict=True):
-            if isinstance(result, Listed) and result.items:
-                await self._take(mailbox, result)
+        listed = [
+            (mailbox, result)
+            for mailbox, result in zip(mailboxes, results, strict=True)
+            if isinstance(result, Listed) and result.items
+        ]
+        brought = [await self._take(mailbox, result) for mailbox, result in listed]
+        if not listed or any(brought):
+            self._fruitless = 0
+            return
+        # A broker that lists the same again and again is listened to, but ever more seldom.
+        self._fruitless += 1
+        pause_ms = min(link_retry_ms(self._fruitless, self._env.jitter()), FRUITLESS_PAUSE_MS_MAX)
+        await self._env.sleep(pause_ms / 1000)
 
-    async def _take(self, mailbox: Mailbox, listed: Listed) -> None:
-        arrivals = []
+    async def _take(self, mailbox: Mailbox, listed: Listed) -> bool:
+        """Take in what a mailbox lists, each part as soon as it is here; whether any of it was new."""
+        rereads = self._rereads
+        brought = False
+        waiting: list[Arrival] = []
         for item in listed.items:
             envelope = item.envelope
             if envelope is None:
-                got = await self._ask(
+                # A poor link may not last for the next one: what came first is kept first.
+                brought |= await self._take_in(waiting)
+                waiting = []
+                (got,) = await self._ask(
                     [Get(get_secret=mailbox.get_secret.reveal(), envelope_hash=item.envelope_hash)]
                 )
-                if not isinstance(got[0], Got):
+                if not isinstance(got, Got):
                     continue
-                envelope = got[0].envelope
-            arrivals.append(Arrival(mailbox=mailbox, envelope_hash=item.envelope_hash, envelope=envelope))
+                envelope = got.envelope
+            waiting.append(Arrival(mailbox=mailbox, envelope_hash=item.envelope_hash, envelope=envelope))
+        brought |= await self._take_in(waiting)
         # The cursor moves only past what is committed: what was not taken in is listed again.
-        # Shielded, because
-        # a cancelled poll must not leave a commit behind whose deletions nobody announces.
-        await asyncio.shield(self._env.spawn(self._traffic.arrived(arrivals), name="arrivals"))
-        self._cursors[mailbox.name] = listed.items[-1].cursor
+        if self._rereads == rereads:
+            self._cursors[mailbox.name] = listed.items[-1].cursor
+        return brought
+
+    async def _take_in(self, arrivals: Sequence[Arrival]) -> bool:
+        if not arrivals:
+            return False
+        # A task of its own: a poll that is ended must not cut off what follows a commit.
+        self._taking = self._env.spawn(self._traffic.arrived(arrivals), name="arrivals")
+        try:
+            brought = await asyncio.shield(self._taking)
+        finally:
+            if self._taking.done():
+                self._taking = None
+        self.wake()  # deletions wait to be announced
+        return brought
 
     async def _ask(self, ops: Sequence[Op]) -> tuple[Result, ...]:
         results = await self.client.exchange(ops)
@@ -387,7 +431,7 @@ class BrokerLink:
             detail=None if fault is None else fault.detail,
             since_ms=self._env.clock.now_ms(),
             next_try_ms=next_try_ms,
-            broker_clock_offset_ms=self.client.clock_offset_ms or None,
+            broker_clock_offset_ms=None,  # filled in when asked for
         )
 
     def _set_online(self) -> None:
@@ -397,5 +441,8 @@ class BrokerLink:
             self._traffic.link_changed()
 
     def _set_backing_off(self, fault: SalweenError, delay_ms: int) -> None:
+        before = self._state
         self._state = self._view("backing_off", fault, self._env.clock.now_ms() + delay_ms)
+        if before.state == "backing_off":
+            self._state = replace(self._state, since_ms=before.since_ms)
         self._traffic.link_changed()

@@ -11,19 +11,22 @@ One rule: a verb neither knows nor cares whether its channel is a socket or the 
 """
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
+import aiohttp
 from aiohttp import WSMsgType, web
 
 from keys import errors
 from keys.errors import BrokenInvariant, MalformedInput, SalweenError, Unavailable
-from runtime.env import Env, Listener
-from runtime.logs import get_logger
+from runtime.env import Env, Listener, ServeOptions
+from runtime.logs import error_fields, get_logger
 
 FRAME_BYTES_MAX = 1024 * 1024
 SOCKET_NAME = "control.sock"
+PAIRING_PREFIX = "pair."
 
 Params = dict[str, Any]
 log = get_logger("control")
@@ -41,7 +44,7 @@ class Channel(Protocol):
         ...
 
 
-Handler = Callable[[str, Params, Channel], Awaitable[dict[str, Any]]]
+Handler = Callable[[str, Params, Channel], Coroutine[Any, Any, dict[str, Any]]]
 
 
 def error_to_json(error: SalweenError) -> dict[str, str]:
@@ -91,7 +94,9 @@ class ControlServer:
         """Listen; the socket is 0600 from its first instant."""
         app = web.Application()
         app.router.add_get("/", self._serve)
-        self._listener = await self._env.network.serve_unix(app, path)
+        # A command that was ended must not leave its pairing under way behind it.
+        options = ServeOptions(cancel_on_disconnect=True)
+        self._listener = await self._env.network.serve_unix(app, path, options)
 
     async def stop(self) -> None:
         """Stop listening."""
@@ -101,23 +106,37 @@ class ControlServer:
     async def _serve(self, request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse(max_msg_size=FRAME_BYTES_MAX)
         await socket.prepare(request)
-        try:
-            call = _parse((await socket.receive()).data)
-            result = await self._handler(
-                str(call.get("verb", "")), dict(call.get("params", {})), _SocketChannel(socket)
-            )
-            await socket.send_json({"result": result})
-        except SalweenError as error:
-            await socket.send_json({"error": error_to_json(error)})
-        except (ConnectionError, asyncio.CancelledError):
-            raise
-        except Exception as bug:
-            log.error("verb_failed", error=type(bug).__name__)
-            await socket.send_json(
-                {"error": error_to_json(BrokenInvariant("internal", f"{type(bug).__name__}: see the log"))}
-            )
+        with contextlib.suppress(ConnectionError):
+            await socket.send_json(await self._answer(socket))
         await socket.close()
         return socket
+
+    async def _answer(self, socket: web.WebSocketResponse) -> dict[str, Any]:
+        try:
+            call = _parse((await socket.receive()).data)
+            verb, params = call.get("verb"), call.get("params", {})
+            if not isinstance(verb, str) or not isinstance(params, dict):
+                raise MalformedInput("control_frame", "A call is a verb and an object of parameters.")
+            return {"result": await self._run(verb, params, _SocketChannel(socket))}
+        except SalweenError as error:
+            return {"error": error_to_json(error)}
+        except ConnectionError:
+            raise
+        except Exception as bug:
+            log.error("verb_failed", **error_fields(bug))
+            broken = BrokenInvariant("internal", f"{type(bug).__name__} in the daemon. Look at its log.")
+            return {"error": error_to_json(broken)}
+
+    async def _run(self, verb: str, params: Params, channel: Channel) -> dict[str, Any]:
+        """A pairing ends with the command that runs it; anything else is carried to its end."""
+        work = self._env.spawn(self._handler(verb, params, channel), name="verb")
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            if verb.startswith(PAIRING_PREFIX):
+                work.cancel()
+            work.add_done_callback(lambda done: None if done.cancelled() else done.exception())
+            raise
 
 
 async def call_daemon(
@@ -130,23 +149,29 @@ async def call_daemon(
     answer: Callable[[dict[str, Any]], Awaitable[str]],
 ) -> dict[str, Any]:
     """Run one verb in the daemon behind ``path``; its errors are raised here."""
-    async with (
-        env.network.client_session(unix_path=path) as session,
-        session.ws_connect("http://localhost/", max_msg_size=FRAME_BYTES_MAX) as socket,
-    ):
-        await socket.send_json({"verb": verb, "params": params})
-        async for message in socket:
-            if message.type is not WSMsgType.TEXT:
-                break
-            frame = _parse(message.data)
-            if "result" in frame:
-                return dict(frame["result"])
-            if "error" in frame:
-                raise error_from_json(frame["error"])
-            event = dict(frame["event"])
-            on_event(event)
-            if event.get("asks"):
-                await socket.send_json({"answer": await answer(event)})
+    async with env.network.client_session(unix_path=path) as session:
+        try:
+            connected = await session.ws_connect("http://localhost/", max_msg_size=FRAME_BYTES_MAX)
+        except (aiohttp.ClientError, OSError) as fault:
+            raise Unavailable(
+                "daemon_not_listening",
+                "Another command works in this directory, or its daemon is just starting or ending."
+                " Try again in a moment.",
+            ) from fault
+        async with connected as socket:
+            await socket.send_json({"verb": verb, "params": params})
+            async for message in socket:
+                if message.type is not WSMsgType.TEXT:
+                    break
+                frame = _parse(message.data)
+                if "result" in frame:
+                    return dict(frame["result"])
+                if "error" in frame:
+                    raise error_from_json(frame["error"])
+                event = dict(frame["event"])
+                on_event(event)
+                if event.get("asks"):
+                    await socket.send_json({"answer": await answer(event)})
     raise Unavailable(
         "daemon_gone", "The daemon ended while it worked on this. Look at its log and try again."
     )
@@ -155,8 +180,8 @@ async def call_daemon(
 def _parse(data: Any) -> dict[str, Any]:
     try:
         value = json.loads(data)
-    except (ValueError, TypeError) as fault:
-        raise MalformedInput("control_frame", "not a JSON object") from fault
+    except (ValueError, TypeError, RecursionError):
+        value = None
     if not isinstance(value, dict):
-        raise MalformedInput("control_frame", "not a JSON object")
+        raise MalformedInput("control_frame", "What came on the control socket is no JSON object.")
     return value

@@ -55,7 +55,7 @@ from node.web.guard import local_hosts
 from protocol.release import ReleasePolicy
 from runtime import logs
 from runtime.env import Env, Listener
-from runtime.service import Daemon, DaemonOptions, hold_directory, run_daemon
+from runtime.service import Daemon, DaemonOptions, run_daemon
 from runtime.sqlite import Database
 
 NAME = "salween-node"
@@ -228,25 +228,19 @@ class Node:
         """For the doctor and the metrics."""
         return self._db
 
-    @staticmethod
-    def is_locked(env: Env, directory: str) -> bool:
-        """Whether a daemon (or another command) works in this directory now."""
-        try:
-            hold_directory(env, NAME, directory).release()
-        except SalweenError as error:
-            if error.code == "already_running":
-                return True
-            raise
-        return False
-
     # --- links ----------------------------------------------------------------------------------------------
 
     async def start_links(self) -> None:
-        """Talk to every broker that some peer is reached through; housekeeping begins."""
+        """Talk to every broker that some peer is reached through; housekeeping begins.
+
+        Not with a log that takes no entries: then nothing may be received, sent or erased.
+        """
         self.is_running = True
+        if self.log.refusal is not None:
+            return
         await self._ensure_links()
         self._run(self._housekeep(), "housekeeping")
-        self._run(self._publish(), "log")
+        self._run(self.log.run(), "log")
 
     def link_views(self) -> Sequence[LinkView]:
         """Every link as screens show it."""
@@ -284,10 +278,6 @@ class Node:
         del mailbox
         for entry in self._links.values():
             entry.link.reread()
-
-    async def _publish(self) -> None:
-        if self.log.refusal is None:
-            await self.log.run()
 
     async def _housekeep(self) -> None:
         """Often while messages move, once a minute otherwise: an idle office must not wear out its disk."""

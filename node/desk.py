@@ -42,6 +42,7 @@ from runtime.env import Env
 from runtime.sqlite import Database, Snapshot
 
 ENTRIES_MAX = 500
+ID_PREFIX_MIN = 8  # hex digits of an office id that name it on a command line
 CLOCK_DOUBT_MS = 2 * limits.MINUTE_MS
 EXPIRES_AFTER_MS = 7 * limits.DAY_MS
 ERASE_AFTER_MS = 30 * limits.DAY_MS
@@ -182,8 +183,8 @@ class Desk:
     async def find_peer(self, name_or_id: str) -> str:
         """Office id in hex of a peer named on a command line; PolicyRefused says whom there is."""
         peers = await self._peers()
-        found = [
-            p for p in peers if name_or_id in (p.office_id, p.name) or p.office_id.startswith(name_or_id)
+        found = [p for p in peers if name_or_id in (p.office_id, p.name)] or [
+            p for p in peers if len(name_or_id) >= ID_PREFIX_MIN and p.office_id.startswith(name_or_id)
         ]
         if len(found) == 1:
             return found[0].office_id

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
+from audit.entry import INT_LIMIT
 from audit.store import AuditLog
 from keys import labels, trust
 from keys.card import parse_officer_list_untrusted
 from keys.errors import MalformedInput, PolicyRefused, SalweenError, Unavailable, VerificationFailed
-from keys.primitives import Ed25519PrivateKey, XWingPrivateKey, labelled_hash
+from keys.primitives import Ed25519PrivateKey, XWingPrivateKey, labelled_hash, wrap
 from keys.secret import SecretBytes
 from keys.trust import TrustedPeer
 from node.broker_link import Arrival, Batch, Mailbox
@@ -29,12 +30,13 @@ from node.vault import Vault
 from protocol import limits
 from protocol.alert import headline
 from protocol.conversation import Judgement, after_receiving, apply_acknowledgement, judge
+from protocol.envelope import envelope_hash
 from protocol.items import Acknowledgement, Item, KeyAnnouncement, OfficerListItem, is_service
 from protocol.message import Header, LeafOpening, MessageType, parse_header_untrusted
 from protocol.receipts import Receipt, ReceiptState
 from protocol.receivekeys import KeyStatus, adopt, after_verified, status_of
 from protocol.release import ReleasePolicy
-from protocol.requests import Delete, Deleted, OpRefused, Refusal, Result, sign_delete
+from protocol.requests import Delete, OpRefused, Refusal, Result, sign_delete
 from protocol.sealing import (
     Duplicate,
     Equivocation,
@@ -58,8 +60,9 @@ from runtime.sqlite import Database, Snapshot, Transaction
 
 QUARANTINE_PER_PEER_MAX = 100
 MAILBOX_SECRET_BYTES = 96
-# A broker that lost its disk will never be able to delete: there is nothing left to do.
-_LOST = frozenset({Refusal.NOT_FOUND, Refusal.GONE})
+DELETION_RETRY_MS = 60_000
+# What this version shows; a peer of a later one may say more.
+_RUNGS = frozenset({ReceiptState.DELIVERED, ReceiptState.OPENED, ReceiptState.REFUSED})
 
 log = get_logger("inbox")
 
@@ -69,6 +72,7 @@ class _Outcome:
     """What a recorded envelope asks for after its commit."""
 
     closed_keys: tuple[bytes, ...] = ()
+    brought: bool = False
     look_again: bool = False
     shown: bool = False
     owes_receipt: bool = False
@@ -179,6 +183,7 @@ class Inbox:
         self._ladder_moved = ladder_moved
         # Envelopes of one mailbox are taken in one after another, whoever brings them.
         self._one_at_a_time = asyncio.Lock()
+        self._deletions_rest_until_ms: dict[str, int] = {}  # monotonic, by broker
 
     # --- for the link ---------------------------------------------------------------------------------------
 
@@ -197,9 +202,11 @@ class Inbox:
                 found.append(Mailbox(name=name, peer=peer_id, get_secret=keys.get_secret))
         return found
 
-    async def arrived(self, arrivals: Sequence[Arrival]) -> None:
-        """Record a batch of envelopes; their transactions share a commit, each undone by itself on"
-        " a fault."""
+    async def arrived(self, arrivals: Sequence[Arrival]) -> bool:
+        """Record a batch of envelopes; their transactions share a commit, each undone by itself on a fault.
+
+        Whether any of them was new: not a copy of what was taken in before.
+        """
         async with self._one_at_a_time:
             await self._vault.ensure_month()
             outcomes = await asyncio.gather(
@@ -207,13 +214,15 @@ class Inbox:
                 return_exceptions=True,
             )
             answered: dict[bytes, None] = {}
+            brought = False
             for arrival, outcome in zip(arrivals, outcomes, strict=True):
-                if isinstance(outcome, DiskFailed):
+                if isinstance(outcome, BaseException) and _is_the_end(outcome):
                     raise outcome
                 if isinstance(outcome, BaseException):
                     await self._set_aside(arrival, outcome)
                 else:
                     await self._follow_up(arrival, outcome)
+                    brought |= outcome.brought
                     if outcome.owes_receipt:
                         answered[arrival.mailbox.peer] = None
             # In a transaction of its own: what arrived is kept even when nothing can be sent now, and the
@@ -221,9 +230,12 @@ class Inbox:
             await self._keys.prepare(answered)
             for peer_id in answered:
                 await self._answer(peer_id)
+            return brought
 
     async def deletions(self, address: str, ops_max: int) -> Batch:
         """Signed deletions a broker has not heard of yet."""
+        if self._env.clock.monotonic_ms() < self._deletions_rest_until_ms.get(address, 0):
+            return Batch(ops=(), marks=())
         rows = await self._db.read(
             lambda tx: tx.execute(
                 "SELECT mailbox, envelope_hash FROM broker_delete WHERE broker_address = ? LIMIT ?",
@@ -231,27 +243,29 @@ class Inbox:
             )
         )
         ops = []
-        for name, envelope_hash in rows:
+        for name, named in rows:
             keys = MailboxKeys.from_secret(self._secrets.get(name))
             ops.append(
                 Delete(
                     get_secret=keys.get_secret.reveal(),
-                    envelope_hash=envelope_hash,
-                    signature=sign_delete(keys.signing_key, envelope_hash),
+                    envelope_hash=named,
+                    signature=sign_delete(keys.signing_key, named),
                 )
             )
-        return Batch(ops=tuple(ops), marks=tuple((name, envelope_hash) for name, envelope_hash in rows))
+        return Batch(ops=tuple(ops), marks=tuple((name, named) for name, named in rows))
 
-    async def settle_deletions(self, batch: Batch, results: Sequence[Result]) -> None:
-        """Forget the deletions a broker confirmed, or will never be able to."""
+    async def settle_deletions(self, address: str, batch: Batch, results: Sequence[Result]) -> None:
+        """Forget the deletions a broker confirmed or will never carry out; repeat the rest later."""
         done: list[tuple[str, bytes]] = []
         for mark, result in zip(batch.marks, results, strict=True):
-            refusal = result.code if isinstance(result, OpRefused) else None
+            is_busy = isinstance(result, OpRefused) and result.code == Refusal.BUSY
             match mark:
-                case (str(name), bytes(envelope_hash)) if isinstance(result, Deleted) or refusal in _LOST:
-                    done.append((name, envelope_hash))
+                # Any other refusal repeats itself for ever: the item is gone, or goes when its time is up.
+                case (str(name), bytes(named)) if not is_busy:
+                    done.append((name, named))
                 case _:
-                    pass  # said again with the next request
+                    rest_until_ms = self._env.clock.monotonic_ms() + DELETION_RETRY_MS
+                    self._deletions_rest_until_ms[address] = rest_until_ms
 
         def record(tx: Transaction) -> None:
             tx.execute_many("DELETE FROM broker_delete WHERE mailbox = ? AND envelope_hash = ?", done)
@@ -262,9 +276,11 @@ class Inbox:
     # --- one envelope ---------------------------------------------------------------------------------------
 
     def _record(self, tx: Transaction, *, arrival: Arrival) -> _Outcome:
+        outcome = _Outcome()
+        if _is_settled(tx, arrival):
+            return outcome  # recorded before; only the broker has not heard yet that it may go
         peer = load_peer(tx, arrival.mailbox.peer)
         now_ms = self._env.clock.now_ms()
-        outcome = _Outcome()
         try:
             opened = self._open(tx, peer, arrival.envelope, now_ms, outcome)
         except (MalformedInput, VerificationFailed) as junk:
@@ -273,11 +289,12 @@ class Inbox:
             return outcome
         match opened:
             case LateDuplicate():
-                self._log.append(tx, "msg.recv", {"env": arrival.envelope_hash.hex(), "verdict": "dup"})
+                named = envelope_hash(arrival.envelope).hex()
+                self._log.append(tx, "msg.recv", {"env": named, "verdict": "dup"})
                 self._delete_later(tx, peer, arrival)
             case UnknownKey():
-                self._quarantine(tx, peer, arrival, "pending", "unknown_key", now_ms)
-                self._delete_later(tx, peer, arrival)
+                # Nobody vouches for these bytes: whoever can reach the mailbox can make as many as he likes.
+                self._record_unproven(tx, peer, arrival, "unknown_key", now_ms, verdict="pending")
             case PendingCard() | PendingPair() | PendingOfficerList():
                 pass  # stays at the broker, unmarked and unacknowledged
             case Duplicate():
@@ -338,6 +355,7 @@ class Inbox:
         self, tx: Transaction, peer: Peer, opened: Verified, verdict: str, now_ms: int, outcome: _Outcome
     ) -> None:
         """Take its number in, for ever; prove and close receive keys."""
+        outcome.brought = True
         opening, header = opened.opening, opened.header
         tx.execute(
             "INSERT INTO received (peer, instance, pair_seq, hh, pair_prev, type, verdict, at_ms,"
@@ -439,11 +457,14 @@ class Inbox:
                         peer.pair, numbers = apply_acknowledgement(peer.pair, item)
                         self._outbox.acknowledged(tx, peer, numbers)
                     case KeyAnnouncement():
-                        peer.peer_key = adopt(peer.peer_key, item, peer.pair.outbound.next_seq)
+                        peer.peer_key = adopt(peer.peer_key, _usable(item), peer.pair.outbound.next_seq)
                     case OfficerListItem():
                         listed = parse_officer_list_untrusted(item.officer_list)
-                        peer.trusted = trust.accept_officer_list(peer.trusted, listed)
-                        outcome.look_again = True
+                        before = peer.trusted
+                        peer.trusted = trust.accept_officer_list(before, listed)
+                        # Only what is new can help what waits: a waiting message may carry a list itself, and
+                        # would be looked at again for ever.
+                        outcome.look_again |= peer.trusted is not before
                     case _:
                         pass  # for a later version, or already used while opening
             except (MalformedInput, VerificationFailed, Unavailable) as fault:
@@ -456,6 +477,9 @@ class Inbox:
         )
         if row is None or row[0] is None or (receipt.alert_id not in (row[0], bytes(32))):
             log.warning("receipt_unmatched", code=receipt.state.value)
+            return
+        if receipt.state not in _RUNGS or receipt.log_index >= INT_LIMIT:
+            log.warning("receipt_unusable", code=receipt.state.value)
             return
         alert_id, msg_id = row
         add_rung(
@@ -519,7 +543,8 @@ class Inbox:
         alert_id: bytes | None = None,
     ) -> int:
         fields: dict[str, str | int | list[str]] = {
-            "env": arrival.envelope_hash.hex(),
+            # Of the bytes that came, not the broker's word for them: an auditor compares it.
+            "env": envelope_hash(arrival.envelope).hex(),
             "verdict": verdict,
             "msg": opened.header.msg_id.hex(),
             "peer": peer.pseudonym,
@@ -539,27 +564,34 @@ class Inbox:
     def _record_junk(
         self, tx: Transaction, peer: Peer, arrival: Arrival, junk: SalweenError, now_ms: int
     ) -> None:
-        self._quarantine(tx, peer, arrival, "junk", junk.code, now_ms)
+        self._record_unproven(tx, peer, arrival, junk.code, now_ms, verdict="badsig")
+
+    def _record_unproven(
+        self, tx: Transaction, peer: Peer, arrival: Arrival, code: str, now_ms: int, *, verdict: str
+    ) -> None:
+        """Bytes that no signature ties to the peer: evidence, an entry, and off the broker."""
+        self._quarantine(tx, peer, arrival, "junk", code, now_ms)
         self._log.append(
-            tx, "msg.recv", {"env": arrival.envelope_hash.hex(), "verdict": "badsig", "code": junk.code}
+            tx, "msg.recv", {"env": envelope_hash(arrival.envelope).hex(), "verdict": verdict, "code": code}
         )
         self._delete_later(tx, peer, arrival)
-        log.warning("junk_received", code=junk.code)
+        log.warning("junk_received", code=code)
 
     def _quarantine(
         self, tx: Transaction, peer: Peer, arrival: Arrival, verdict: str, code: str, now_ms: int
     ) -> None:
-        """Keep the bytes as evidence; of junk only the last hundred per peer."""
+        """Keep the bytes as evidence. Of what proves nothing against the peer only the last hundred."""
         tx.execute(
             "INSERT OR IGNORE INTO quarantine (envelope_hash, peer, verdict, code, at_ms, bytes)"
             " VALUES (?, ?, ?, ?, ?, ?)",
-            (arrival.envelope_hash, peer.office_id, verdict, code, now_ms, arrival.envelope),
+            (envelope_hash(arrival.envelope), peer.office_id, verdict, code, now_ms, arrival.envelope),
         )
-        tx.execute(
-            "DELETE FROM quarantine WHERE peer = ? AND verdict = 'junk' AND rowid NOT IN"
-            " (SELECT rowid FROM quarantine WHERE peer = ? AND verdict = 'junk' ORDER BY rowid DESC LIMIT ?)",
-            (peer.office_id, peer.office_id, QUARANTINE_PER_PEER_MAX),
-        )
+        if verdict in ("junk", "poisoned"):
+            tx.execute(
+                "DELETE FROM quarantine WHERE peer = ? AND verdict = ? AND rowid NOT IN"
+                " (SELECT rowid FROM quarantine WHERE peer = ? AND verdict = ? ORDER BY rowid DESC LIMIT ?)",
+                (peer.office_id, verdict, peer.office_id, verdict, QUARANTINE_PER_PEER_MAX),
+            )
 
     def _delete_later(self, tx: Transaction, peer: Peer, arrival: Arrival) -> None:
         """Recorded with everything else, sent after the commit."""
@@ -597,11 +629,41 @@ class Inbox:
             peer = load_peer(tx, arrival.mailbox.peer)
             self._quarantine(tx, peer, arrival, "poisoned", "internal", now_ms)
             self._log.append(
-                tx, "msg.recv", {"env": arrival.envelope_hash.hex(), "verdict": "refused", "code": "internal"}
+                tx,
+                "msg.recv",
+                {
+                    "env": envelope_hash(arrival.envelope).hex(),
+                    "verdict": "refused",
+                    "peer": peer.pseudonym,
+                    "code": "internal",
+                },
             )
             self._delete_later(tx, peer, arrival)
 
         await self._db.transact(record)
+
+
+def _is_the_end(error: BaseException) -> bool:
+    """Whether the node is failing or ending, so that nothing was decided about the envelope itself."""
+    if isinstance(error, SalweenError):
+        return isinstance(error, DiskFailed) or error.code == "database_closed"
+    return not isinstance(error, Exception)
+
+
+def _is_settled(tx: Snapshot, arrival: Arrival) -> bool:
+    """Whether this item was recorded and its deletion waits: it is listed again until the broker did that."""
+    return bool(
+        tx.execute(
+            "SELECT 1 FROM broker_delete WHERE mailbox = ? AND envelope_hash = ?",
+            (arrival.mailbox.name, arrival.envelope_hash),
+        )
+    )
+
+
+def _usable(announced: KeyAnnouncement) -> KeyAnnouncement:
+    """VerificationFailed unless it can be sealed to: else nothing could leave for this peer any more."""
+    wrap(announced.public, b"", b"")
+    return announced
 
 
 def _backward_marks(tx: Snapshot, peer: Peer, opened: Verified) -> frozenset[Mark]:

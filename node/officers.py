@@ -75,6 +75,8 @@ class Officers:
         self._live: dict[str, _LiveSession] = {}
         # One Argon2id at a time: 64 MiB each, and guessing must not be parallel.
         self._one_try = asyncio.Lock()
+        # Keystore and database change together or a key is lost: one change of the officers at a time.
+        self._one_change = asyncio.Lock()
 
     # --- who there is ---------------------------------------------------------------------------------------
 
@@ -114,28 +116,29 @@ class Officers:
                 "alias_invalid", f"An alias is 1 to {ALIAS_BYTES_MAX} bytes of printable text."
             )
         check_pin(pin)
-        number: int = 1 + await self._db.read(
-            lambda tx: tx.value("SELECT coalesce(max(number), 0) FROM officer")
-        )
-        seed = SecretBytes(self._env.random(32))
-        # Durable in the keystore before the transaction that announces the key.
-        await self._keep_sealed(number, pin, seed)
-        public = Ed25519PrivateKey.from_seed(seed).public_bytes
-        pseudonym_key = self._env.random(32)
-        now = self._env.clock.now_ms()
-
-        def record(tx: Transaction) -> None:
-            tx.execute(
-                "INSERT INTO officer (number, alias, role, public_key, since_ms, pseudonym_key)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
-                (number, alias, role, public, now, pseudonym_key),
+        async with self._one_change:
+            number: int = 1 + await self._db.read(
+                lambda tx: tx.value("SELECT coalesce(max(number), 0) FROM officer")
             )
-            version = self._sign_list(tx, operational, office_id, key_version)
-            self._log.append(
-                tx, "officer.add", {"actor": self.pseudonym(tx, number), "list": version, "role": role}
-            )
+            seed = SecretBytes(self._env.random(32))
+            # Durable in the keystore before the transaction that announces the key.
+            await self._keep_sealed(number, pin, seed)
+            public = Ed25519PrivateKey.from_seed(seed).public_bytes
+            pseudonym_key = self._env.random(32)
+            now = self._env.clock.now_ms()
 
-        await self._db.transact(record)
+            def record(tx: Transaction) -> None:
+                tx.execute(
+                    "INSERT INTO officer (number, alias, role, public_key, since_ms, pseudonym_key)"
+                    " VALUES (?, ?, ?, ?, ?, ?)",
+                    (number, alias, role, public, now, pseudonym_key),
+                )
+                version = self._sign_list(tx, operational, office_id, key_version)
+                self._log.append(
+                    tx, "officer.add", {"actor": self.pseudonym(tx, number), "list": version, "role": role}
+                )
+
+            await self._db.transact(record)
         return number
 
     async def retire(
@@ -156,10 +159,11 @@ class Officers:
             tx.execute("UPDATE officer SET until_ms = ? WHERE number = ?", (now, number))
             version = self._sign_list(tx, operational, office_id, key_version)
             self._log.append(tx, "officer.retire", {"actor": self.pseudonym(tx, number), "list": version})
+            tx.on_commit(lambda: self._end_sessions_of(number))
 
-        await self._db.transact(record)
-        await self._secrets.remove((officer_secret_name(number),))
-        self._end_sessions_of(number)
+        async with self._one_change:
+            await self._db.transact(record)
+            await self._secrets.remove((officer_secret_name(number),))
 
     async def reset_pin(
         self,
@@ -172,9 +176,7 @@ class Officers:
     ) -> None:
         """Give an officer a new PIN and with it a new key: the old PIN is the only way to the old key."""
         check_pin(new_pin)
-        await self._db.read(lambda tx: self._require_active(tx, number))
         seed = SecretBytes(self._env.random(32))
-        await self._keep_sealed(number, new_pin, seed)
         public = Ed25519PrivateKey.from_seed(seed).public_bytes
 
         def record(tx: Transaction) -> None:
@@ -184,9 +186,12 @@ class Officers:
             )
             version = self._sign_list(tx, operational, office_id, key_version)
             self._log.append(tx, "officer.pin-reset", {"actor": self.pseudonym(tx, number), "list": version})
+            tx.on_commit(lambda: self._end_sessions_of(number))
 
-        await self._db.transact(record)
-        self._end_sessions_of(number)
+        async with self._one_change:
+            await self._db.read(lambda tx: self._require_active(tx, number))
+            await self._keep_sealed(number, new_pin, seed)
+            await self._db.transact(record)
 
     def pseudonym(self, tx: Snapshot, number: int) -> str:
         """How an officer appears in the log: HMAC under a key that can be erased; hex."""
@@ -216,31 +221,29 @@ class Officers:
                 raise PolicyRefused(
                     "officer_key_stale", "This PIN opens a key that was never announced. Reset the PIN again."
                 )
-            now = self._env.clock.now_ms()
+            session = Session(
+                token=self._env.random(32).hex(),
+                officer=number,
+                alias=alias,
+                role=role,
+                started_ms=self._env.clock.now_ms(),
+                csrf=self._env.random(16).hex(),
+            )
 
             def record(tx: Transaction) -> None:
                 tx.execute(
-                    "UPDATE officer SET pin_failures = 0, locked_until_ms = 0 WHERE number = ?", (number,)
+                    "UPDATE officer SET pin_failures = 0, locked_until_ms = 0"
+                    " WHERE number = ? AND until_ms IS NULL AND public_key = ?",
+                    (number, public),
                 )
+                if tx.changes() != 1:
+                    # Retired, or given another PIN, while this one was being tried.
+                    raise PolicyRefused("officer_unknown", "Officer number or PIN is wrong.")
                 self._log.append(tx, "ses.login", {"actor": self.pseudonym(tx, number)})
+                # With the commit, not after it: retiring the officer ends every session committed before.
+                tx.on_commit(lambda: self._begin_session(session, signing_key))
 
             await self._db.transact(record)
-        session = Session(
-            token=self._env.random(32).hex(),
-            officer=number,
-            alias=alias,
-            role=role,
-            started_ms=now,
-            csrf=self._env.random(16).hex(),
-        )
-        if len(self._live) >= SESSIONS_MAX:
-            oldest = min(self._live, key=lambda token: self._live[token].touched_ms)
-            del self._live[oldest]
-        self._live[session.token] = _LiveSession(
-            session=session,
-            signing_key=signing_key,
-            touched_ms=self._env.clock.monotonic_ms(),
-        )
         return session
 
     def session(self, token: str, *, touch: bool = True) -> Session:
@@ -257,6 +260,15 @@ class Officers:
             await self._db.transact(
                 lambda tx: self._log.append(tx, "ses.logout", {"actor": self.pseudonym(tx, session.officer)})
             )
+
+    def _begin_session(self, session: Session, signing_key: Ed25519PrivateKey) -> None:
+        now = self._env.clock.monotonic_ms()
+        for token in [t for t, live in self._live.items() if now - live.touched_ms > self._idle_lock_ms]:
+            del self._live[token]
+        if len(self._live) >= SESSIONS_MAX:
+            oldest = min(self._live, key=lambda token: self._live[token].touched_ms)
+            del self._live[oldest]
+        self._live[session.token] = _LiveSession(session=session, signing_key=signing_key, touched_ms=now)
 
     async def _keep_sealed(self, number: int, pin: str, seed: SecretBytes) -> None:
         name = officer_secret_name(number)

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from audit.entry import INT_LIMIT
 from audit.store import AuditLog
-from keys.errors import BrokenInvariant, VerificationFailed
+from keys.card import BrokerCard
+from keys.errors import BrokenInvariant, PolicyRefused, VerificationFailed
 from keys.primitives import sha256
 from keys.trust import PairState
 from node.broker_link import Batch
@@ -65,11 +67,15 @@ from protocol.release import ReleasedAlert
 from protocol.requests import Held, HeldAnswer, Op, OpRefused, Put, Result
 from protocol.sealing import seal, sealed_bytes
 from runtime.env import Env
+from runtime.logs import get_logger
 from runtime.sqlite import Database, Snapshot, Transaction
 
 RECEIPTS_PER_MESSAGE = 128
 CONTROL_LIFE_MS = 90 * limits.DAY_MS
 ACK_DELAY_MS = 20_000
+
+
+log = get_logger("outbox")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -386,10 +392,10 @@ class Outbox:
         return await self._db.read(read)
 
     async def settle(
-        self, rows: Sequence[Row], ops: Sequence[Op], results: Sequence[Result], custody_public: bytes
+        self, rows: Sequence[Row], ops: Sequence[Op], results: Sequence[Result], card: BrokerCard
     ) -> None:
-        """Record what the broker said about each item."""
-        verified = [_verified(result, custody_public) for result in results]
+        """Record what the broker of this card said about each item."""
+        verified = [_verified(result, card) for result in results]
 
         def record(tx: Transaction) -> None:
             for row, op, result in zip(rows, ops, verified, strict=True):
@@ -450,6 +456,8 @@ class Outbox:
         """One event on one item: step, carry out, store."""
         now_ms = self._env.clock.now_ms()
         state, commands = step(row.state, event, now_ms, self._env.jitter())
+        if state == row.state and not commands:
+            return  # a late answer, or one more word on what is known
         envelope, sealed_hash, attempt = row.envelope, row.envelope_hash, row.attempt
         for command in commands:
             match command:
@@ -563,7 +571,11 @@ class Outbox:
         # and two idle offices would talk for ever.
         await self._keys.prepare(talking)
         for peer_id in due:
-            await self._db.transact(partial(self._control, peer_id=peer_id, now_ms=now_ms))
+            try:
+                await self._db.transact(partial(self._control, peer_id=peer_id, now_ms=now_ms))
+            except PolicyRefused as full:
+                # A window full of what this peer has not acknowledged: what is owed stays owed.
+                log.warning("control_waits", code=full.code)
         if expiring:
             await self._db.transact(lambda tx: self._expire(tx, now_ms))
 
@@ -587,18 +599,23 @@ class Outbox:
         if peer.trusted.state is not PairState.ACTIVE:
             return
         self.compose_receipts(tx, peer)
-        newest, officers = tx.execute(
-            "SELECT version, bytes FROM officer_list ORDER BY version DESC LIMIT 1"
-        )[0]
+        newest: int = tx.value("SELECT max(version) FROM officer_list")
         items: list[Item] = []
         if _announces(peer, newest, now_ms):
             self._keys.use(tx, peer)
             announced = announcement(peer.receive_keys, self._identity.key_version)
             if announced is not None:
                 items.append(announced)
-            if peer.officer_list_sent < newest:
+        # Every version, one message each: an alert may name one that was replaced within the minute.
+        for version, officers in tx.execute(
+            "SELECT version, bytes FROM officer_list WHERE version > ? ORDER BY version",
+            (peer.officer_list_sent,),
+        ):
+            peer.officer_list_sent = version
+            if version < newest:
+                self.compose_control(tx, peer, [OfficerListItem(officer_list=officers)], service=False)
+            else:
                 items.append(OfficerListItem(officer_list=officers))
-                peer.officer_list_sent = newest
         if items or (peer.ack_due_ms is not None and peer.ack_due_ms <= now_ms):
             service = not items
             items.append(acknowledgement(peer.pair, self._identity.key_version))
@@ -684,11 +701,13 @@ def _row(row: Sequence[Any]) -> Row:
     )
 
 
-def _verified(result: Result, custody_public: bytes) -> Result:
-    """A custody note that does not verify is no custody."""
+def _verified(result: Result, card: BrokerCard) -> Result:
+    """A custody note that does not verify, or that no log could hold, is no custody."""
     if isinstance(result, Custody):
         try:
-            verify_custody(result, custody_public)
+            verify_custody(result, card.custody_public)
         except VerificationFailed:
+            return OpRefused(code="custody_bad")
+        if result.origin != card.log_origin or result.log_index >= INT_LIMIT:
             return OpRefused(code="custody_bad")
     return result

@@ -5,7 +5,7 @@ One rule: deletions ride before puts, so that a broker whose mailbox is full mak
 
 from collections.abc import Callable, Sequence
 
-from keys.card import parse_broker_card_untrusted
+from keys.card import BrokerCard, parse_broker_card_untrusted
 from node.broker_link import Arrival, Batch, Mailbox
 from node.inbox import Inbox
 from node.outbox import Outbox, Row
@@ -25,7 +25,7 @@ class NodeTraffic:
         self._outbox = outbox
         self._inbox = inbox
         self._tell_link_changed = link_changed
-        self._custody_keys: dict[str, bytes] = {}
+        self._cards: dict[str, BrokerCard] = {}
 
     async def due(self, address: str, *, ops_max: int, bytes_max: int) -> Batch:
         """Deletions first, then puts and questions."""
@@ -42,34 +42,31 @@ class NodeTraffic:
         rows = [mark for mark in batch.marks if isinstance(mark, Row)]
         split = len(batch.ops) - len(rows)
         if split:
-            await self._inbox.settle_deletions(
-                Batch(ops=batch.ops[:split], marks=batch.marks[:split]), results[:split]
-            )
+            told = Batch(ops=batch.ops[:split], marks=batch.marks[:split])
+            await self._inbox.settle_deletions(address, told, results[:split])
         if rows:
-            await self._outbox.settle(
-                rows, batch.ops[split:], results[split:], await self._custody_key(address)
-            )
+            await self._outbox.settle(rows, batch.ops[split:], results[split:], await self._card(address))
 
     def abandon(self, batch: Batch) -> None:
-        """No answer came: what was under way is due again."""
+        """What was under way and got no result is due again."""
         self._outbox.release([mark for mark in batch.marks if isinstance(mark, Row)])
 
     async def mailboxes(self, address: str) -> Sequence[Mailbox]:
         """Our mailboxes there."""
         return await self._inbox.mailboxes(address)
 
-    async def arrived(self, arrivals: Sequence[Arrival]) -> None:
-        """Take envelopes in."""
-        await self._inbox.arrived(arrivals)
+    async def arrived(self, arrivals: Sequence[Arrival]) -> bool:
+        """Take envelopes in; whether any was new."""
+        return await self._inbox.arrived(arrivals)
 
     def link_changed(self) -> None:
         """Screens want to know."""
         self._tell_link_changed()
 
-    async def _custody_key(self, address: str) -> bytes:
-        if address not in self._custody_keys:
+    async def _card(self, address: str) -> BrokerCard:
+        if address not in self._cards:
             card = await self._db.read(
                 lambda tx: tx.value("SELECT card FROM broker WHERE address = ?", (address,))
             )
-            self._custody_keys[address] = parse_broker_card_untrusted(card).custody_public
-        return self._custody_keys[address]
+            self._cards[address] = parse_broker_card_untrusted(card)
+        return self._cards[address]

@@ -4,6 +4,7 @@ Spec: docs/spec/log.md#erasure. One rule: content is unwrapped only inside ``ope
 commit the access entry first. Erasing an alert is deleting its row; nobody keeps the key.
 """
 
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from keys import labels
@@ -19,6 +20,15 @@ KEK_PREFIX = "kek/"
 KEY_BYTES = 32
 NONCE_BYTES = 24
 CONTENT_BYTES_MAX = 128 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedContent:
+    """A row of the vault: the month key's name, and nonce (24) | ciphertext of key and of content."""
+
+    kek: str
+    wrapped_key: bytes = field(repr=False)
+    ciphertext: bytes = field(repr=False)
 
 
 class Vault:
@@ -50,21 +60,13 @@ class Vault:
             (alert_id, int(incoming), kek, wrapped, ciphertext),
         )
 
-    def open_content(self, row: tuple[str, bytes, bytes], alert_id: bytes) -> tuple[bytes, bytes]:
-        """(core, disclosures) of a vault row (kek, wrapped_key, ciphertext); the access entry is"
-        " committed."""
-        kek, wrapped, ciphertext = row
-        key = SecretBytes(
-            aead_open(
-                self._secrets.get(kek),
-                wrapped[:NONCE_BYTES],
-                wrapped[NONCE_BYTES:],
-                labels.VAULT_KEY + alert_id,
-            )
-        )
-        content = aead_open(
-            key, ciphertext[:NONCE_BYTES], ciphertext[NONCE_BYTES:], labels.VAULT_CONTENT + alert_id
-        )
+    def open_content(self, sealed: SealedContent, alert_id: bytes) -> tuple[bytes, bytes]:
+        """(core, disclosures) of an alert whose access entry is committed."""
+        nonce, wrapped = sealed.wrapped_key[:NONCE_BYTES], sealed.wrapped_key[NONCE_BYTES:]
+        kek = self._secrets.get(sealed.kek)
+        key = SecretBytes(aead_open(kek, nonce, wrapped, labels.VAULT_KEY + alert_id))
+        nonce, ciphertext = sealed.ciphertext[:NONCE_BYTES], sealed.ciphertext[NONCE_BYTES:]
+        content = aead_open(key, nonce, ciphertext, labels.VAULT_CONTENT + alert_id)
         match wire.decode_untrusted(content, bytes_max=CONTENT_BYTES_MAX):
             case [bytes(core), bytes(disclosures)]:
                 return core, disclosures

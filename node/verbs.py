@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from keys.errors import MalformedInput, PolicyRefused
 from node.control import Channel, Params
 from node.views import Role
+from protocol import limits
 from protocol.alert import Alert
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def _text(params: Params, name: str) -> str:
 
 def _number(params: Params, name: str) -> int:
     value = params.get(name)
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= limits.U32_MAX:
         raise MalformedInput("parameter_missing", f"'{name}' must be a number. See: salween-node --help")
     return value
 
@@ -89,7 +90,12 @@ async def _send(node: "Node", params: Params, channel: Channel) -> dict[str, Any
     except ValidationError as faults:
         named = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in faults.errors())
         raise PolicyRefused("alert_invalid", f"The alert was not kept. {named}") from faults
-    recipients = [await node.desk.find_peer(str(name)) for name in params.get("to", [])]
+    names = params.get("to")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise MalformedInput(
+            "parameter_missing", "'to' must be a list of offices. See: salween-node send --help"
+        )
+    recipients = [await node.desk.find_peer(name) for name in names]
     session = await node.desk.login(_number(params, "officer"), _text(params, "pin"))
     try:
         return plain(await node.desk.submit(session, alert, recipients))

@@ -1,14 +1,20 @@
 """A pair of offices with a broker between them, ready for a script."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from node.views import Session
+from node.broker_link import BrokerLink
+from node.daemon import Node
+from node.views import EntryView, Session
 from protocol.alert import Alert, Person
+from protocol.requests import Op, Result
+from runtime.sqlite import Snapshot, Transaction
 from tests.simulation.daemons import PIN, BrokerHost, OfficeHost, pair
 from tests.simulation.test_first_light import an_alert
 from tests.simulation.world import World
+
+T = TypeVar("T")
 
 OFFICER_PIN = "975310"
 
@@ -65,4 +71,83 @@ def a_victim_alert(name: str) -> Alert:
     )
 
 
-__all__ = ["OFFICER_PIN", "PIN", "Offices", "a_victim_alert", "an_alert", "play"]
+def node_of(office: OfficeHost) -> Node:
+    """The node of a running office."""
+    assert office.node is not None
+    return office.node
+
+
+def link_of(office: OfficeHost) -> BrokerLink:
+    """Its link to the only broker."""
+    (entry,) = node_of(office)._links.values()
+    return entry.link
+
+
+async def read(office: OfficeHost, look: Callable[[Snapshot], T]) -> T:
+    """Something out of an office's database."""
+    return await office.host.run(lambda env: node_of(office).database.read(look))
+
+
+async def write(office: OfficeHost, change: Callable[[Transaction], T]) -> T:
+    """Change an office's database behind its back, as a fault would."""
+    return await office.host.run(lambda env: node_of(office).database.transact(change))
+
+
+async def count(office: OfficeHost, table: str, where: str = "1 = 1") -> int:
+    """Rows of a table."""
+    found = await read(office, lambda tx: tx.value(f"SELECT count(*) FROM {table} WHERE {where}"))
+    return int(found)
+
+
+async def shown(office: OfficeHost) -> int:
+    """Alerts in the inbox, whoever is logged in."""
+    return await count(office, "alert", "incoming = 1 AND erased_ms IS NULL")
+
+
+async def entries(office: OfficeHost, *kinds: str) -> list[EntryView]:
+    """Log entries, oldest first, of these kinds or of all."""
+    await office.log_in()
+    session = office.session
+    assert session is not None
+    found: list[EntryView] = []
+    before = None
+    while True:
+        page = await office.host.run(
+            lambda env, before=before: node_of(office).desk.log_entries(session, before=before, count=500)  # type: ignore[misc]
+        )
+        found += page
+        if not page or page[-1].index == 0:
+            break
+        before = page[-1].index
+    return [e for e in reversed(found) if not kinds or e.kind in kinds]
+
+
+def alter_answers(
+    office: OfficeHost, change: Callable[[Sequence[Op], tuple[Result, ...]], Sequence[Result]]
+) -> None:
+    """From now on a hostile broker: what the real one answers is altered before the office sees it."""
+    client = link_of(office).client
+    honest = client.exchange
+
+    async def exchange(ops: Sequence[Op]) -> tuple[Result, ...]:
+        return tuple(change(ops, await honest(ops)))
+
+    client.exchange = exchange  # type: ignore[method-assign]
+
+
+__all__ = [
+    "OFFICER_PIN",
+    "PIN",
+    "Offices",
+    "a_victim_alert",
+    "alter_answers",
+    "an_alert",
+    "count",
+    "entries",
+    "link_of",
+    "node_of",
+    "play",
+    "read",
+    "shown",
+    "write",
+]
