@@ -50,16 +50,26 @@ def cli(once: bool, as_json: bool) -> int:
 
 
 def _run(work: Coroutine[Any, Any, int]) -> int:
-    """Run ``work``; every signal that asks for the end cancels it once, and its tidying up is let finish."""
+    """Run ``work``; the first signal that asks for the end cancels it, and its tidying up is let finish."""
 
     async def main() -> int:
         task = asyncio.ensure_future(work)
         loop = asyncio.get_running_loop()
+
+        # Not the loop's own handlers: those go with the loop, and a second Ctrl-C could still end us badly.
+        def end(_signal: int, _frame: object) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(task.cancel)
+
         for ending in _ENDS:
-            loop.add_signal_handler(ending, task.cancel)
+            signal.signal(ending, end)
         return await task
 
-    return asyncio.run(main())
+    try:
+        return asyncio.run(main())
+    finally:
+        for ending in _ENDS:
+            signal.signal(ending, signal.SIG_IGN)  # all that is left to do is to say so and exit
 
 
 # --- a story that checks itself -----------------------------------------------------------------------------

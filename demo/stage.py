@@ -150,11 +150,11 @@ class Daemon:
         assert process.stdout is not None
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):
-                line = await process.stdout.readline()
-                if line:
-                    self.ready = json.loads(line)
+                said = json.loads(await process.stdout.readline() or "{}")
+                if said.get("event") == "ready":
+                    self.ready = said
                     return None
-                return await process.wait()
+                return await process.wait()  # what it said was its error; its log has it as well
         except TimeoutError:
             raise DemoFailed(f"{self.name} was not ready after {READY_TIMEOUT_S:.0f} s.") from None
 

@@ -1,0 +1,94 @@
+"""``salween-demo``: the story holds, the playground can be played in, and nothing is ever left behind."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from demo.broker_eyes import planted_forms
+from demo.canary import Canary
+from demo.story import IN_FLIGHT_MIN
+from tests.demo.runs import demo, processes_of
+
+pytestmark = pytest.mark.scenario
+
+SECONDS_MAX = 60
+# A machine that is busy with something else measures that something.
+BUSY_FACTOR = 3
+
+
+async def test_the_story_holds(temporary: Path) -> None:
+    """Three alerts and three waves cross, three kills in flight lose nothing, three logs say so."""
+    is_busy = os.getloadavg()[0] > len(os.sched_getaffinity(0))
+    async with demo(temporary, "--once", "--json") as run:
+        exit_code = await run.ends(timeout_s=SECONDS_MAX * BUSY_FACTOR)
+    lines = [json.loads(line) for line in run.words.splitlines()]
+    assert exit_code == 0, lines[-1]
+    run.nothing_is_left()
+    *steps, summary = lines
+    assert [step["step"] for step in steps] == [
+        "paired", "planted", "vehicle", "victim", "text",
+        "killed_receiver", "killed_sender", "killed_broker",
+        "opened", "compared", "logs", "searched",
+    ]  # fmt: skip
+    assert all(step["ok"] for step in steps)
+    by_name = {step["step"]: step for step in steps}
+    assert summary["summary"] is True
+    assert summary["ok"] is True
+    assert summary["sent"] == summary["received"] >= 63
+    assert (summary["lost"], summary["doubled"], summary["altered"]) == (0, 0, 0)
+    assert set(summary["in_flight_at_kill"]) == {"broker", "sender", "receiver"}
+    assert min(summary["in_flight_at_kill"].values()) >= IN_FLIGHT_MIN
+    assert min(summary["in_flight_by_log"].values()) >= IN_FLIGHT_MIN
+    assert set(summary["log_entries"]) == {"broker", "sender", "receiver"}
+    assert by_name["logs"]["messages"] == summary["sent"]
+    assert by_name["planted"]["found"] == len(planted_forms(Canary.new()))
+    assert by_name["searched"]["findings"] == 0
+    assert by_name["searched"]["envelopes"] >= 1
+    assert summary["took_s"] < SECONDS_MAX * (BUSY_FACTOR if is_busy else 1)
+
+
+async def test_the_playground_stays_until_ctrl_c(temporary: Path) -> None:
+    """Both pages answer; a killed broker is started again; Ctrl-C leaves no process and no file."""
+    async with demo(temporary) as run:
+        words = await run.says("Ctrl-C ends it")
+        pages = re.findall(r"http://localhost:[0-9]+", words)
+        assert len(pages) == 2
+        assert len(re.findall(r"PIN [0-9]{6}", words)) == 4
+        assert str(temporary) in words
+        assert max(len(line) for line in words.splitlines() if str(temporary) not in line) <= 80
+        assert len(processes_of(str(temporary))) == 3
+        async with aiohttp.ClientSession() as browser:
+            for address in pages:
+                async with browser.get(f"{address}/login") as answer:
+                    assert answer.status == 200
+                    assert "Duty officer" in await answer.text()
+        killed = re.search(r"kill -9 ([0-9]+)", words)
+        assert killed is not None
+        os.kill(int(killed[1]), signal.SIGKILL)
+        await run.says("broker ended .*it was started again")
+        run.send(signal.SIGINT)
+        assert await run.ends() == 0
+        assert "Stopped" in run.words
+        run.nothing_is_left()
+
+
+@pytest.mark.parametrize("after_s", [0.6, 2.0, 5.0])
+async def test_an_end_in_the_middle_leaves_nothing_behind(temporary: Path, after_s: float) -> None:
+    """SIGTERM while offices are being made, and again while it tidies up; the words say so."""
+    async with demo(temporary, "--once") as run:
+        async with asyncio.timeout(60):
+            while not list(temporary.iterdir()):
+                await asyncio.sleep(0.02)
+        await asyncio.sleep(after_s)
+        run.send(signal.SIGTERM)
+        await asyncio.sleep(0.1)
+        run.send(signal.SIGINT)
+        assert await run.ends() == 1
+        assert "interrupted; nothing is left behind" in run.words
+        run.nothing_is_left()
