@@ -59,22 +59,27 @@ def check_text(
     """``text`` itself, or the first rule it breaks as a PydanticCustomError."""
     if len(text) > points_max:
         raise PydanticCustomError("text_long", "longer than {points} characters", {"points": points_max})
-    for character in text:
-        if _is_refused(character, many_lines=many_lines, joiners=joiners):
-            raise PydanticCustomError(
-                "text_character",
-                "holds the character {code_point}, which is invisible, private or turns text around",
-                {"code_point": f"U+{ord(character):04X}"},
-            )
+    # A text of thousands of characters uses some fifty: each is judged once.
+    used = set(text)
+    refused = {c for c in used if _is_refused(c, many_lines=many_lines, joiners=joiners)}
+    if refused:
+        first = next(character for character in text if character in refused)
+        raise PydanticCustomError(
+            "text_character",
+            "holds the character {code_point}, which is invisible, private or turns text around",
+            {"code_point": f"U+{ord(first):04X}"},
+        )
     if len(text.encode("utf-8")) > bytes_max:
         raise PydanticCustomError("text_long", "longer than {bytes} bytes", {"bytes": bytes_max})
     if all(unicodedata.category(character) in _BLANK_CATEGORIES for character in text):
         raise PydanticCustomError("text_blank", "is blank")
-    run = 0
-    for character in text:
-        run = run + 1 if unicodedata.category(character).startswith("M") else 0
-        if run > limits.COMBINING_RUN_MAX:
-            raise PydanticCustomError("text_marks", "stacks too many marks on one letter")
+    marks = {character for character in used if unicodedata.category(character).startswith("M")}
+    if marks:
+        run = 0
+        for character in text:
+            run = run + 1 if character in marks else 0
+            if run > limits.COMBINING_RUN_MAX:
+                raise PydanticCustomError("text_marks", "stacks too many marks on one letter")
     if not unicodedata.is_normalized("NFC", text):
         raise PydanticCustomError("text_not_nfc", "is not in Unicode normal form C")
     return text
