@@ -9,6 +9,7 @@ BrokenInvariant. Decides nothing about trust: whose key it is, and since when, i
 import hashlib
 import hmac
 import struct
+from functools import lru_cache
 from typing import Final, final
 
 import nacl.bindings
@@ -56,6 +57,8 @@ XWING_PUBLIC_BYTES: Final = _MLKEM_PUBLIC_BYTES + 32
 XWING_SEED_BYTES: Final = 32
 # Encapsulation (ML-KEM-768 ciphertext 1088, X25519 share 32) and the AEAD tag 16.
 WRAP_OVERHEAD_BYTES: Final = 1088 + 32 + 16
+
+_CHECKED_KEYS_MAX: Final = 4096
 
 # C2SP chunked encryption: salt and key commitment in front, then a tag of 16 per chunk of 16 KiB.
 _BLOB_PREFIX_BYTES: Final = 56
@@ -126,6 +129,9 @@ def constant_time_equal(a: bytes, b: bytes) -> bool:
 # --- Ed25519 ---
 
 
+# The answer is a fact about these 32 public bytes, and costs as much as a signature: whoever verifies meets the
+# same few keys again and again. A refusal is not kept, so bad keys cannot push out good ones.
+@lru_cache(maxsize=_CHECKED_KEYS_MAX)
 def check_ed25519_public(public: bytes) -> None:
     """Raise VerificationFailed unless ``public`` is a canonical point of the prime-order group."""
     if len(public) != ED25519_PUBLIC_BYTES or not nacl.bindings.crypto_core_ed25519_is_valid_point(public):
