@@ -43,7 +43,6 @@ from protocol.delivery import (
     PeerMarkPassed,
     PutAccepted,
     PutRefused,
-    RecordAddressLost,
     RecordCancelled,
     RecordExpired,
     Reseal,
@@ -446,7 +445,8 @@ class Outbox:
             case OpRefused(code=code) if isinstance(op, Held) and code != "gone":
                 self.apply(tx, row, LinkFailed(), cause=f"broker_{code}")
             case OpRefused(code=code):
-                self.apply(tx, row, PutRefused(code=code), cause=f"broker_{code}")
+                cause = "address_lost" if code == "gone" else f"broker_{code}"
+                self.apply(tx, row, PutRefused(code=code), cause=cause)
             case _:
                 raise BrokenInvariant("result_unmatched", "A result of another kind came for a put.")
 
@@ -471,10 +471,10 @@ class Outbox:
                     self._record_end(tx, row, "expired", now_ms)
                 case RecordCancelled():
                     self._record_end(tx, row, "cancelled", now_ms)
-                case RecordAddressLost():
-                    cause = "address_lost"
                 case _:
-                    pass  # PutNow and AskHeld are what ``due`` reads; an acknowledgement is the state itself
+                    # PutNow and AskHeld are what ``due`` reads; an acknowledgement is the state itself, and a
+                    # lost address is told by the cause.
+                    pass
         if state.held_since_ms is not None or state.phase is Delivery.ACKNOWLEDGED:
             envelope = None  # the message stays until acknowledged, and can be sealed anew
         tx.execute(
