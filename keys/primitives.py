@@ -129,8 +129,8 @@ def constant_time_equal(a: bytes, b: bytes) -> bool:
 # --- Ed25519 ---
 
 
-# The answer is a fact about these 32 public bytes, and costs as much as a signature: whoever verifies meets the
-# same few keys again and again. A refusal is not kept, so bad keys cannot push out good ones.
+# The answer is a fact about these 32 public bytes and costs as much as a signature, while the same few keys
+# are met again and again. A refusal is not kept, so bad keys cannot push out good ones.
 @lru_cache(maxsize=_CHECKED_KEYS_MAX)
 def check_ed25519_public(public: bytes) -> None:
     """Raise VerificationFailed unless ``public`` is a canonical point of the prime-order group."""
