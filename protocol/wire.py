@@ -71,73 +71,66 @@ def decode_untrusted(
     return value
 
 
-# Type byte -> bytes of the length or value that follows it.
-_FIXED_BYTES: Final = {
-    0xC0: 0, 0xC2: 0, 0xC3: 0,
-    0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8,
-    0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8,
-}  # fmt: skip
-_BINARY_LENGTH_BYTES: Final = {0xC4: 1, 0xC5: 2, 0xC6: 4}
-_TEXT_LENGTH_BYTES: Final = {0xD9: 1, 0xDA: 2, 0xDB: 4}
-_LIST_LENGTH_BYTES: Final = {0xDC: 2, 0xDD: 4}
-_MAP_LENGTH_BYTES: Final = {0xDE: 2, 0xDF: 4}
+# What follows a type byte: so many bytes, so many bytes of text, so many values, so many keys and values.
+_SCALAR, _TEXT, _LIST, _MAP, _REFUSED = range(5)
+
+
+def _forms() -> tuple[tuple[int, int, int], ...]:
+    """For each type byte: what follows, bytes of the length in front of it, and else the length itself."""
+    forms = [(_REFUSED, 0, 0)] * 256
+    forms[0x00:0x80] = [(_SCALAR, 0, 0)] * 128
+    forms[0x80:0x90] = [(_MAP, 0, 2 * pairs) for pairs in range(16)]
+    forms[0x90:0xA0] = [(_LIST, 0, values) for values in range(16)]
+    forms[0xA0:0xC0] = [(_TEXT, 0, size) for size in range(32)]
+    forms[0xE0:0x100] = [(_SCALAR, 0, 0)] * 32
+    for kind in (0xC0, 0xC2, 0xC3):  # nil, false, true
+        forms[kind] = (_SCALAR, 0, 0)
+    for power, (unsigned, signed) in enumerate(((0xCC, 0xD0), (0xCD, 0xD1), (0xCE, 0xD2), (0xCF, 0xD3))):
+        forms[unsigned] = forms[signed] = (_SCALAR, 0, 2**power)
+    for power, (raw, text) in enumerate(((0xC4, 0xD9), (0xC5, 0xDA), (0xC6, 0xDB))):
+        forms[raw], forms[text] = (_SCALAR, 2**power, 0), (_TEXT, 2**power, 0)
+    for power, (values, pairs) in enumerate(((0xDC, 0xDE), (0xDD, 0xDF)), start=1):
+        forms[values], forms[pairs] = (_LIST, 2**power, 0), (_MAP, 2**power, 0)
+    return tuple(forms)
+
+
+_FORMS: Final = _forms()
 
 
 def _scan(data: bytes, *, depth_max: int, items_max: int) -> None:
     """Walk the type bytes only: bounds, depth, count, types, rising text as map keys, nothing trailing."""
-    at = 0
+    at, end = 0, len(data)
     items = 0
     # One frame per open list or map around the innermost: values still to come, whether these alternate key
     # and value, and the last key.
     open_frames: list[tuple[int, bool, bytes | None]] = []
     remaining, is_map, last_key = 1, False, None
-    while True:
-        if remaining == 0:
-            if not open_frames:
-                break
+    while remaining or open_frames:
+        if not remaining:
             remaining, is_map, last_key = open_frames.pop()
             continue
         is_key = is_map and remaining % 2 == 0
         remaining -= 1
         items += 1
-        if at >= len(data):
+        if at >= end:
             raise MalformedInput("wire_truncated", "the bytes end inside a value")
-        kind = data[at]
-        at += 1
-
-        children, children_are_map, skip = -1, False, 0  # -1: not a list or map
-        is_text = 0xA0 <= kind <= 0xBF or kind in _TEXT_LENGTH_BYTES
-        if is_key and not is_text:
+        form, length_bytes, length = _FORMS[data[at]]
+        if is_key and form != _TEXT:
             raise MalformedInput("wire_key", "a map key is not text")
-        if kind <= 0x7F or kind >= 0xE0:
-            pass
-        elif kind <= 0x8F:
-            children, children_are_map = 2 * (kind & 0x0F), True
-        elif kind <= 0x9F:
-            children = kind & 0x0F
-        elif kind <= 0xBF:
-            skip = kind & 0x1F
-        elif kind in _FIXED_BYTES:
-            skip = _FIXED_BYTES[kind]
-        else:
-            length_bytes = (
-                _BINARY_LENGTH_BYTES.get(kind)
-                or _TEXT_LENGTH_BYTES.get(kind)
-                or _LIST_LENGTH_BYTES.get(kind)
-                or _MAP_LENGTH_BYTES.get(kind)
-            )
-            if length_bytes is None:
-                raise MalformedInput("wire_type", f"type byte 0x{kind:02x} is not allowed")
+        if form == _REFUSED:
+            raise MalformedInput("wire_type", f"type byte 0x{data[at]:02x} is not allowed")
+        at += 1
+        if length_bytes:
             length = int.from_bytes(data[at : at + length_bytes], "big")
             at += length_bytes
-            if kind in _LIST_LENGTH_BYTES:
-                children = length
-            elif kind in _MAP_LENGTH_BYTES:
-                children, children_are_map = 2 * length, True
-            else:
-                skip = length
-        start, at = at, at + skip
-        if at > len(data):
+            if form == _MAP:
+                length *= 2
+        children = 0
+        if form < _LIST:
+            start, at = at, at + length
+        else:
+            children = length
+        if at > end:
             raise MalformedInput("wire_truncated", "the bytes end inside a value")
         if is_key:
             # Bytes of UTF-8 sort as their code points do; equal keys are refused with unsorted ones.
@@ -146,15 +139,15 @@ def _scan(data: bytes, *, depth_max: int, items_max: int) -> None:
                 raise MalformedInput("wire_not_canonical", "map keys are not ascending and unequal")
             last_key = key
         # What a list or map announces counts at once: a lie is refused before a single child is looked at.
-        if items + max(children, 0) > items_max:
+        if items + children > items_max:
             raise MalformedInput("wire_items", f"more than {items_max} values")
-        if children >= 0:
+        if form >= _LIST:
             if len(open_frames) >= depth_max:
                 raise MalformedInput("wire_depth", f"nested deeper than {depth_max}")
             open_frames.append((remaining, is_map, last_key))
-            remaining, is_map, last_key = children, children_are_map, None
-    if at != len(data):
-        raise MalformedInput("wire_trailing", f"{len(data) - at} bytes follow the value")
+            remaining, is_map, last_key = children, form == _MAP, None
+    if at != end:
+        raise MalformedInput("wire_trailing", f"{end - at} bytes follow the value")
 
 
 class Fields:
