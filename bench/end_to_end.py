@@ -13,6 +13,7 @@ daemons are idle.
 import asyncio
 import itertools
 import os
+import signal
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -46,7 +47,15 @@ _TEXT = (
 def run(*, quick: bool) -> None:
     """Set up two offices, then bursts, single alerts and bare cryptography in turns."""
     progress(f"{BENCH}: starting a broker and two offices")
-    asyncio.run(_run(burst=24 if quick else 320, singles=5 if quick else 40, bare_rounds=2 if quick else 15))
+    work = _run(burst=24 if quick else 320, singles=5 if quick else 40, bare_rounds=2 if quick else 15)
+
+    async def main() -> None:
+        task = asyncio.ensure_future(work)
+        for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(ending, task.cancel)
+        await task  # cancelled, it still ends its daemons and removes their directory
+
+    asyncio.run(main())
 
 
 class LivePages(Pages):
