@@ -54,8 +54,7 @@ _STEPS = ("kept", "on_broker", "delivered", "opened", "refused", "expired")
 _ORDER = {step: place for place, step in enumerate(_STEPS)}
 _COLUMNS = (
     "alert_id, incoming, peer, hh, status, crime_type, urgency, headline, needs_reason, created_ms,"
-    " stored_ms,"
-    " author, releaser, flags, opened_ms, erased_ms"
+    " stored_ms, author, releaser, flags, opened_ms, erased_ms"
 )
 
 
@@ -134,6 +133,9 @@ class Alerts:
             if session.officer != prepared.author.officer_number and session.role != "supervisor":
                 raise PolicyRefused("not_yours", "Only its author or a supervisor may discard this alert.")
             tx.execute("DELETE FROM pending WHERE draft_id = ?", (bytes.fromhex(draft_id),))
+            actor = self._officers.pseudonym(tx, session.officer)
+            named = prepared.core.unsigned_id.hex()
+            self._log.append(tx, "rel.refuse", {"alert": named, "actor": actor, "code": "discarded"})
 
         await self._db.transact(record)
 
@@ -170,8 +172,9 @@ class Alerts:
 
         def record(tx: Transaction) -> None:
             tx.execute(
-                "INSERT INTO pending (draft_id, prepared, recipients, author, headline, created_ms)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO pending"
+                " (draft_id, prepared, recipients, author, headline, created_ms, erase_at_ms)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
                     draft_id,
                     prepared.to_bytes(),
@@ -179,8 +182,14 @@ class Alerts:
                     session.officer,
                     headline(prepared.alert, language=self._language),
                     now_ms,
+                    prepared.core.erase_at_ms,
                 ),
             )
+            actor = self._officers.pseudonym(tx, session.officer)
+            # A draft has no alert id yet, because the releaser's signature is part of it: it goes by what
+            # its officers sign.
+            named = prepared.core.unsigned_id.hex()
+            self._log.append(tx, "rel.author", {"alert": named, "actor": actor})
 
         await self._db.transact(record)
         return Submitted(state="awaiting_release", alert_id=None, draft_id=draft_id.hex())
@@ -209,9 +218,8 @@ class Alerts:
         core = decode_core_untrusted(released.core)
         signatures = {signature.role: signature.officer_number for signature in core.signatures}
         tx.execute(
-            "INSERT INTO alert (alert_id, incoming, status, crime_type, urgency, headline,"
-            " needs_reason, created_ms,"
-            " stored_ms, expires_ms, erase_at_ms, author, releaser, flags)"
+            "INSERT INTO alert (alert_id, incoming, status, crime_type, urgency, headline, needs_reason,"
+            " created_ms, stored_ms, expires_ms, erase_at_ms, author, releaser, flags)"
             " VALUES (?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 released.alert_id,
@@ -432,8 +440,8 @@ class Alerts:
         index = self._log.append(tx, "acc.read", fields)
         tx.execute(
             "INSERT INTO access (alert_id, incoming, count, last_index) VALUES (?, ?, ?, ?)"
-            " ON CONFLICT (alert_id, incoming) DO UPDATE SET count = excluded.count, last_index ="
-            " excluded.last_index",
+            " ON CONFLICT (alert_id, incoming) DO UPDATE"
+            " SET count = excluded.count, last_index = excluded.last_index",
             (alert_id, row[1], count, index),
         )
         if not row[1] or row[14] is not None:
@@ -482,11 +490,18 @@ class Alerts:
                     "content.erased",
                     {"alert": alert_id.hex(), "parts": ["content", "outbox"], "code": "due"},
                 )
-            return len(rows)
+            drafts = tx.execute("SELECT draft_id, prepared FROM pending WHERE erase_at_ms <= ?", (now_ms,))
+            for draft_id, prepared in drafts:
+                tx.execute("DELETE FROM pending WHERE draft_id = ?", (draft_id,))
+                named = prepared_from_bytes(prepared).core.unsigned_id.hex()
+                self._log.append(tx, "content.erased", {"alert": named, "parts": ["draft"], "code": "due"})
+            return len(rows) + len(drafts)
 
         due = await self._db.read(
             lambda tx: tx.execute(
-                "SELECT 1 FROM alert WHERE erase_at_ms <= ? AND erased_ms IS NULL LIMIT 1", (now_ms,)
+                "SELECT 1 FROM alert WHERE erase_at_ms <= ? AND erased_ms IS NULL"
+                " UNION ALL SELECT 1 FROM pending WHERE erase_at_ms <= ? LIMIT 1",
+                (now_ms, now_ms),
             )
         )
         return await self._db.transact(record) if due else 0

@@ -358,9 +358,9 @@ class Inbox:
         outcome.brought = True
         opening, header = opened.opening, opened.header
         tx.execute(
-            "INSERT INTO received (peer, instance, pair_seq, hh, pair_prev, type, verdict, at_ms,"
-            " header, signature,"
-            " opening) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO received"
+            " (peer, instance, pair_seq, hh, pair_prev, type, verdict, at_ms, header, signature, opening)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 peer.office_id,
                 header.instance,
@@ -416,8 +416,8 @@ class Inbox:
         signatures = {signature.role: signature.officer_number for signature in opened.core.signatures}
         tx.execute(
             "INSERT INTO alert (alert_id, incoming, peer, hh, status, crime_type, urgency, headline,"
-            " needs_reason,"
-            " created_ms, stored_ms, expires_ms, erase_at_ms, author, releaser, flags, erased_ms)"
+            " needs_reason, created_ms, stored_ms, expires_ms, erase_at_ms, author, releaser, flags,"
+            " erased_ms)"
             " VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 opened.alert_id,

@@ -1,5 +1,4 @@
-"""What leaves: numbered, signed, sealed and kept in one transaction, sent afterwards until the peer
-acknowledges.
+"""What leaves: numbered, signed, sealed and kept in one transaction; then sent until it is acknowledged.
 
 Spec: docs/spec/conversation.md#delivery. One rule: nothing is sent that is not committed, and every act here
 may be repeated safely. The table of ``protocol.delivery`` says what is due; this file carries it out.
@@ -161,9 +160,8 @@ class Outbox:
         sealed_hash = envelope_hash(envelope)
         state = new_delivery(now_ms=now_ms, expires_ms=message.expires_ms, service=message.service)
         tx.execute(
-            "INSERT INTO delivery (hh, peer, instance, pair_seq, type, alert_id, msg_id, service,"
-            " urgent, message,"
-            " opening, envelope, envelope_hash, attempt, state, phase, next_at_ms, expires_ms)"
+            "INSERT INTO delivery (hh, peer, instance, pair_seq, type, alert_id, msg_id, service, urgent,"
+            " message, opening, envelope, envelope_hash, attempt, state, phase, next_at_ms, expires_ms)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?)",
             (
                 signed.hh,
@@ -232,8 +230,7 @@ class Outbox:
         """Put every receipt that waits for this peer under one signature."""
         rows = tx.execute(
             "SELECT number, alert_id, hh, state, at_ms, log_index, code, actor FROM receipt_due"
-            " WHERE peer = ?"
-            " ORDER BY number LIMIT ?",
+            " WHERE peer = ? ORDER BY number LIMIT ?",
             (peer.office_id, RECEIPTS_PER_MESSAGE),
         )
         if not rows:
@@ -625,8 +622,7 @@ class Outbox:
 
     def _expire(self, tx: Transaction, now_ms: int) -> None:
         rows = tx.execute(
-            f"SELECT {_ROW} FROM delivery WHERE {_EXPIRED}"  # noqa: S608
-            " LIMIT 256",
+            f"SELECT {_ROW} FROM delivery WHERE {_EXPIRED} LIMIT 256",  # noqa: S608
             (now_ms,),
         )
         for row in rows:

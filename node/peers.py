@@ -26,8 +26,7 @@ _COLUMNS = (
 
 @dataclass(slots=True, kw_only=True)
 class Peer:
-    """A paired office as one transaction sees it. The only mutable value of the node; see the"
-    " module's rule."""
+    """A paired office as one transaction sees it. The only mutable value of the node."""
 
     office_id: bytes
     name: str
@@ -74,10 +73,8 @@ def save_peer(tx: Transaction, peer: Peer) -> None:
     """Write back what may have changed."""
     tx.execute(
         "UPDATE peer SET name = ?, country = ?, state = ?, trusted = ?, pair = ?, receive_keys = ?,"
-        " peer_key = ?,"
-        " broker_address = ?, put_secret = ?, own_broker_address = ?, officer_list_sent = ?,"
-        " last_heard_ms = ?,"
-        " ack_due_ms = ? WHERE office_id = ?",
+        " peer_key = ?, broker_address = ?, put_secret = ?, own_broker_address = ?, officer_list_sent = ?,"
+        " last_heard_ms = ?, ack_due_ms = ? WHERE office_id = ?",
         (
             peer.name,
             peer.country,
@@ -102,13 +99,12 @@ def insert_peer(tx: Transaction, peer: Peer) -> None:
     tx.execute(
         "INSERT INTO peer (office_id, name, country, state, since_ms, trusted, pair, receive_keys, peer_key,"
         " broker_address, put_secret, own_broker_address, officer_list_sent, log_origin, log_public,"
-        " witness_name,"
-        " witness_public, checkpoint) VALUES (?, ?, ?, ?, ?, x'', x'', x'', x'', '', x'', '', 0, ?,"
-        " ?, ?, ?, ?)"
-        " ON CONFLICT (office_id) DO UPDATE SET since_ms = excluded.since_ms, log_origin ="
-        " excluded.log_origin,"
-        " log_public = excluded.log_public, witness_name = excluded.witness_name,"
-        " witness_public = excluded.witness_public, checkpoint = excluded.checkpoint",
+        " witness_name, witness_public, checkpoint)"
+        " VALUES (?, ?, ?, ?, ?, x'', x'', x'', x'', '', x'', '', 0, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (office_id) DO UPDATE SET since_ms = excluded.since_ms,"
+        " log_origin = excluded.log_origin, log_public = excluded.log_public,"
+        " witness_name = excluded.witness_name, witness_public = excluded.witness_public,"
+        " checkpoint = excluded.checkpoint",
         (
             peer.office_id,
             peer.name,

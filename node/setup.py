@@ -143,8 +143,8 @@ def _check(env: Env, directory: str, passphrase: SecretBytes, name: str, country
     if env.files.exists(str(base / KEYSTORE_NAME)):
         raise PolicyRefused(
             "init_interrupted",
-            f"{directory} holds a node that was not finished. It was never used: remove the"
-            " directory, run init again.",
+            f"{directory} holds a node that was not finished and never used."
+            " Remove the directory and run init again.",
         )
     card.check_name(name)
     if not (len(country) == 2 and country.isascii() and country.isalpha() and country.isupper()):

@@ -56,14 +56,7 @@ CREATE TABLE peer (
 -- Brokers we talk to: card pinned by the address.
 CREATE TABLE broker (
     address TEXT PRIMARY KEY,
-    card BLOB NOT NULL,
-    clock_offset_ms INTEGER NOT NULL DEFAULT 0
-) STRICT;
-
--- Operator tokens not used up yet.
-CREATE TABLE token (
-    token BLOB PRIMARY KEY,
-    broker_address TEXT NOT NULL
+    card BLOB NOT NULL
 ) STRICT;
 
 -- Every alert we sent or received; the content is in the vault.
@@ -120,7 +113,8 @@ CREATE TABLE pending (
     recipients TEXT NOT NULL,        -- space separated hex office ids
     author INTEGER NOT NULL,
     headline TEXT NOT NULL,
-    created_ms INTEGER NOT NULL
+    created_ms INTEGER NOT NULL,
+    erase_at_ms INTEGER NOT NULL     -- a draft nobody released goes with its content
 ) STRICT;
 
 -- One item to one peer, kept until the peer's signed acknowledgement.
@@ -196,7 +190,7 @@ CREATE TABLE broker_delete (
     PRIMARY KEY (mailbox, envelope_hash)
 ) STRICT;
 
--- Bytes that did not open, were refused or wait for a key version; the last 100 junk items per peer.
+-- Bytes that did not open, were refused or contradict others; of junk the last 100 items per peer.
 CREATE TABLE quarantine (
     envelope_hash BLOB PRIMARY KEY,
     peer BLOB,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from keys.errors import PolicyRefused
-from tests.node.offices import Offices, a_victim_alert, an_alert, play
+from tests.node.offices import Offices, a_victim_alert, an_alert, count, entries, node_of, play, read
 from tests.simulation.env import EPOCH_MS
 
 HOUR_MS = 3600 * 1000
@@ -180,3 +180,63 @@ def test_alerts_cross_under_wrong_clocks_and_are_marked(tmp_path: Path) -> None:
 
     play(tmp_path / "ahead", script, skew_here_ms=DAY_MS)
     play(tmp_path / "behind", script, skew_here_ms=-DAY_MS)
+
+
+def test_drafts_leave_a_trace_when_they_are_written_thrown_away_or_outlived(tmp_path: Path) -> None:
+    """Written, discarded, erased when its content is due: each one entry; nothing of a draft stays behind."""
+
+    async def script(offices: Offices) -> None:
+        here = offices.here
+        node = node_of(here)
+        author = await offices.second_officer()
+        (office,) = await here.peers()
+        alert = a_victim_alert("Ma Example").model_copy(
+            update={"expires_ms": EPOCH_MS + HOUR_MS, "erase_at_ms": EPOCH_MS + 2 * HOUR_MS}
+        )
+        drafts = []
+        for _ in range(2):
+            put = await here.host.run(lambda env: node.desk.submit(author, alert, [office.office_id]))
+            assert put.draft_id is not None
+            drafts.append(put.draft_id)
+        await here.host.run(lambda env: node.desk.discard(author, drafts[0]))
+        await asyncio.sleep(2 * 3600 + 180)
+        assert await count(here, "pending") == 0
+        told = await entries(here, "rel.author", "rel.refuse", "content.erased")
+        assert [e.kind for e in told] == ["rel.author", "rel.author", "rel.refuse", "content.erased"]
+        assert told[0].fields["alert"] == told[2].fields["alert"]
+        assert told[1].fields["alert"] == told[3].fields["alert"]
+
+    play(tmp_path, script)
+
+
+@pytest.mark.parametrize("canary", ["Zq7CanaryVictim", "KACANARY99"])
+def test_no_log_entry_carries_content(tmp_path: Path, canary: str) -> None:
+    """Names, plates, free text and reasons stand in no entry of either office."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        node, peer = node_of(here), node_of(there)
+        author = await offices.second_officer()
+        (office,) = await here.peers()
+        alert = a_victim_alert(canary)
+        put = await here.host.run(lambda env: node.desk.submit(author, alert, [office.office_id]))
+        draft = put.draft_id
+        assert draft is not None
+        await here.host.run(lambda env: node.desk.release_emergency(author, draft, f"because {canary}"))
+        await here.send(an_alert(canary))
+        await asyncio.sleep(60)
+        session = there.session
+        assert session is not None
+        for row in await there.inbox():
+            await there.host.run(
+                lambda env, row=row: peer.desk.open_alert(session, row.alert_id, purpose="case")  # type: ignore[misc]
+            )
+        await asyncio.sleep(60)
+        for side in (here, there):
+            rows = await read(side, lambda tx: tx.execute("SELECT entry FROM leaf"))
+            whole = b"\n".join(row[0] for row in rows).lower()
+            assert len(rows) > 10
+            assert canary.lower().encode() not in whole
+            assert canary.lower().encode().hex().encode() not in whole
+
+    play(tmp_path, script)
