@@ -7,17 +7,16 @@ It opens no socket and reads no key material; whether TLS is needed is decided h
 """
 
 import ipaddress
-import tomllib
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from keys.errors import PolicyRefused
+from runtime.configuration import check_settings, load_settings
 from runtime.env import AnyPath, Env
 
-CONFIG_BYTES_MAX: Final = 64 * 1024
+ENV_PREFIX: Final = "SALWEEN_BROKER_"
 PORT_DEFAULT: Final = 7440
 HEALTH_PORT_DEFAULT: Final = 7442
 
@@ -82,79 +81,18 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-class _WithEnvironment(BrokerConfig, BaseSettings):
-    """The same fields, with environment variables laid over what the file says."""
-
-    model_config = SettingsConfigDict(extra="forbid", frozen=True, strict=False, env_prefix="SALWEEN_BROKER_")
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return env_settings, init_settings
-
-
 def load_config(env: Env, path: AnyPath) -> BrokerConfig:
     """Read and check ``path``.
 
     PolicyRefused ``not_initialised`` or ``config_invalid``, whose detail names every fault with its line.
     """
-    try:
-        raw = env.files.read(path, CONFIG_BYTES_MAX)
-    except FileNotFoundError as error:
-        raise PolicyRefused(
-            "not_initialised",
-            f"{path} does not exist; make a broker there first: salween-broker init --dir DIR",
-        ) from error
-    try:
-        text = raw.decode()
-        values = tomllib.loads(text)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise PolicyRefused("config_invalid", f"{path} is not TOML: {error}; correct that line") from error
-    return parse_config(values, text, str(path))
+    advice = "make a broker there first: salween-broker init --dir DIR"
+    return load_settings(BrokerConfig, env.files, path, env_prefix=ENV_PREFIX, advice=advice)
 
 
 def parse_config(values: Mapping[str, Any], text: str, subject: str) -> BrokerConfig:
     """The configuration in ``values``; ``text`` is searched for the line of each fault."""
-    try:
-        BrokerConfig.model_validate(values)  # strict on what the file says; the environment is text anyway
-        merged = _WithEnvironment(**values).model_dump()
-        return BrokerConfig.model_validate(merged)
-    except ValidationError as error:
-        faults = "; ".join(
-            _fault(text, fault["loc"], fault["type"], fault["msg"]) for fault in error.errors()
-        )
-        raise PolicyRefused(
-            "config_invalid", f"{subject}: {faults}. Correct the file and start again."
-        ) from error
-
-
-def _fault(text: str, location: tuple[int | str, ...], kind: str, message: str) -> str:
-    key = ".".join(str(part) for part in location)
-    if kind == "extra_forbidden":
-        known = ", ".join(BrokerConfig.model_fields)
-        message = f"unknown key (known keys: {known})"
-    elif kind == "missing":
-        message = "missing"
-    else:
-        message = message.removeprefix("Value error, ")
-    if not key:
-        return message
-    line = _line_of(text, str(location[0]))
-    return f"line {line}, {key}: {message}" if line else f"{key}: {message}"
-
-
-def _line_of(text: str, key: str) -> int:
-    for number, line in enumerate(text.splitlines(), start=1):
-        head = line.strip().lstrip("[").split("=")[0].strip(" \t]\"'")
-        if head == key:
-            return number
-    return 0
+    return check_settings(BrokerConfig, values, text, subject, env_prefix=ENV_PREFIX)
 
 
 def render_config(config: BrokerConfig) -> str:

@@ -6,6 +6,7 @@ Reading order:
 - ``env``          clock, randomness, tasks, threads, files, sockets, process: everything nondeterministic
 - ``connections``  what one HTTP connection may cost before it has shown anything
 - ``secretfiles``  secrets handed over in a file
+- ``configuration``  settings: one TOML file, every fault at once, the environment over it
 - ``logs``         operations log: JSON lines, allow-listed fields
 - ``sqlite``       encrypted database: pragmas, migrations, group commit; the only importer of apsw
 - ``service``      a daemon's life: pid lock, signals, health listener, exit code
