@@ -2,15 +2,15 @@
 
 In reading order:
 
-    stage.py      a temporary directory and the daemons in it: started, watched, killed, cleaned away
-    office.py     an office as people meet it: its commands and its pages, nothing of its insides
-    ceremony.py   two offices pair by driving both ``pair`` commands, as two people on a telephone would
-    playground.py  two paired offices and their officers, ready to be tried
-    published.py  what a published log says of messages, read after it verified
-    canary.py     looks for planted bytes in files, in plain and in every form they could hide in
+    stage.py        a temporary directory and the daemons in it: started, watched, killed, cleaned away
+    office.py       an office as people meet it: its commands and its pages, nothing of its insides
+    ceremony.py     two offices pair by driving both ``pair`` commands, as two people on a telephone would
+    playground.py   a broker and two paired offices, to try by hand
+    canary.py       looks for planted bytes in files, in plain and in every form they could hide in
     broker_eyes.py  everything a broker could ever read: its files, its database opened with its own key
-    story.py      what ``--once`` tells and checks, step by step
-    __main__.py   ``salween-demo``
+    published.py    what three published logs say about the same messages
+    story.py        what ``--once`` tells and checks, step by step
+    __main__.py     ``salween-demo``
 
 Spec: docs/operations.md#demo. One rule: the offices are judged from outside, by what their pages, their
 commands and their published logs say; no step reads an office's store. Nothing here is used by a daemon.
