@@ -9,6 +9,7 @@ unknown waits (Unavailable), what is wrong is refused (VerificationFailed). No c
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final
 
 from keys import layout
@@ -226,6 +227,11 @@ def officer_key(peer: TrustedPeer, list_version: int, number: int) -> OfficerEnt
     raise Unavailable("pending_officer_list", f"officer list {list_version} has not arrived yet")
 
 
+# Read and written with every message of a peer, changed a few times a year: both directions remember.
+_PEERS_REMEMBERED: Final = 256
+
+
+@lru_cache(maxsize=_PEERS_REMEMBERED)
 def encode_trusted_peer(peer: TrustedPeer) -> bytes:
     """The one encoding, for the node's database."""
     return b"".join(
@@ -246,6 +252,7 @@ def encode_trusted_peer(peer: TrustedPeer) -> bytes:
     )
 
 
+@lru_cache(maxsize=_PEERS_REMEMBERED)
 def parse_trusted_peer_untrusted(data: bytes) -> TrustedPeer:
     """Read a stored peer; MalformedInput (``trusted_peer_malformed`` or of an inner document).
 
