@@ -55,8 +55,9 @@ def test_faults_of_the_directory_have_stable_codes(tmp_path: Path) -> None:
 
     async def script(offices: Offices) -> None:
         here, there = offices.here, offices.there
-        here.host.kill()
-        there.host.kill()
+        for office in (here, there):
+            await office.host.run(lambda env, office=office: node_of(office).stop())  # type: ignore[misc]
+            office.host.kill()
         assert await refusal(here, b"five six seven eight") == "keystore_wrong_passphrase"
         keystore, database = file_of(here, "keystore").read_bytes(), file_of(here, "node.db").read_bytes()
 
