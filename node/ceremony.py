@@ -7,6 +7,7 @@ the peer's has verified.
 """
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -66,7 +67,7 @@ from protocol.requests import (
 )
 from protocol.tokens import parse_token_untrusted
 from runtime.env import Env
-from runtime.sqlite import Database, Transaction
+from runtime.sqlite import Database, Snapshot, Transaction
 
 LOG_ORIGIN = re.compile(r"[a-z0-9.-]{1,40}/[0-9a-f]{16}/log[0-9]{1,6}")
 POLL_MS = 20_000
@@ -132,15 +133,14 @@ class _Rendezvous:
                 item = result.items[0]
                 self._cursor = item.cursor
                 key = Ed25519PrivateKey.from_seed(self._back.signing_seed)
-                await self._client.exchange(
-                    [
-                        Delete(
-                            get_secret=self._back.get_secret.reveal(),
-                            envelope_hash=item.envelope_hash,
-                            signature=sign_delete(key, item.envelope_hash),
-                        )
-                    ]
+                done = Delete(
+                    get_secret=self._back.get_secret.reveal(),
+                    envelope_hash=item.envelope_hash,
+                    signature=sign_delete(key, item.envelope_hash),
                 )
+                # Tidiness only: the mailbox lives for minutes, and the cursor is past the item.
+                with contextlib.suppress(Unavailable):
+                    await self._client.exchange([done])
                 assert item.envelope is not None
                 return item.envelope
             # A broker that answers an unknown mailbox at once must not be asked in a tight loop.
@@ -395,6 +395,8 @@ class Ceremonies:
         if LOG_ORIGIN.fullmatch(bundle.log_origin) is None:
             raise VerificationFailed("bundle_log_origin", "The other office's log has a name nobody can use.")
         peer_id, now_ms = bundle.office_id, self._env.clock.now_ms()
+        # Before any secret is kept: a mailbox nobody knows would be asked for ever.
+        await self._db.read(lambda tx: _earlier(tx, peer_id))
         number = 1 + len(self._secrets.names(f"mailbox/{peer_id.hex()}/"))
         await self._secrets.put(
             {
@@ -407,13 +409,7 @@ class Ceremonies:
         self._keys.add(peer_id, ours.receive_key_id, ours.receive_seed)
 
         def record(tx: Transaction) -> None:
-            known = tx.one("SELECT trusted FROM peer WHERE office_id = ?", (peer_id,))
-            earlier = None if known is None else trust.parse_trusted_peer_untrusted(known[0])
-            if earlier is not None and earlier.state is trust.PairState.ACTIVE:
-                raise PolicyRefused(
-                    "already_paired", "This office is already paired with that one; nothing was changed."
-                )
-            pinned = trust.pin_bundle(step.peer, now_ms, earlier)
+            pinned = trust.pin_bundle(step.peer, now_ms, _earlier(tx, peer_id))
             insert_peer(
                 tx,
                 Peer(
@@ -491,6 +487,17 @@ class Ceremonies:
                 "pairing_under_way", "Another pairing is under way. Finish it or end that command first."
             )
         return self._one_at_a_time
+
+
+def _earlier(tx: Snapshot, peer_id: bytes) -> trust.TrustedPeer | None:
+    """What is known of this office from before; PolicyRefused ``already_paired``."""
+    known = tx.one("SELECT trusted FROM peer WHERE office_id = ?", (peer_id,))
+    earlier = None if known is None else trust.parse_trusted_peer_untrusted(known[0])
+    if earlier is not None and earlier.state is trust.PairState.ACTIVE:
+        raise PolicyRefused(
+            "already_paired", "This office is already paired with that one; nothing was changed."
+        )
+    return earlier
 
 
 def _pseudonym(bundle: Bundle) -> str:

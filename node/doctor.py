@@ -54,12 +54,13 @@ async def check_node(
     )
     for name, allowed in ((KEYSTORE_NAME, 0o600), ("", 0o700)):
         path = directory / name if name else directory
-        mode = await env.run_blocking(env.files.mode, str(path))
-        checks.append(
-            _check(
-                f"permissions of {path.name}", not mode & ~allowed, f"{mode:04o}", f"chmod {allowed:o} {path}"
-            )
-        )
+        what = f"permissions of {path.name}"
+        try:
+            mode = await env.run_blocking(env.files.mode, str(path))
+        except FileNotFoundError:
+            checks.append(_check(what, False, "missing", f"Put {path} back from the last backup."))
+            continue
+        checks.append(_check(what, not mode & ~allowed, f"{mode:04o}", f"chmod {allowed:o} {path}"))
     certificate = identity.certificate
     days = (certificate.not_after_ms - now_ms) // limits.DAY_MS
     checks.append(
