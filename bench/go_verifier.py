@@ -7,7 +7,6 @@ comparing.
 import os
 import shutil
 import subprocess
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,12 +21,10 @@ class GoVerifier:
     binary: Path | None
     why_not: str = ""
 
-    def seconds(self, directory: Path, log_key: str) -> float:
-        """How long it takes to accept this log, process start included."""
+    def check(self, directory: Path, log_key: str) -> None:
+        """Run it over a log that it must accept."""
         assert self.binary is not None
-        begun_s = time.perf_counter()
         subprocess.run([self.binary, directory, log_key], check=True, capture_output=True, timeout=120)
-        return time.perf_counter() - begun_s
 
 
 def build(place: Path) -> GoVerifier:
