@@ -33,19 +33,25 @@ _ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--once", is_flag=True, help="Tell a story without a person, check it, and end.")
 @click.option("--json", "as_json", is_flag=True, help="With --once: one JSON line per step and a summary.")
-def cli(once: bool, as_json: bool) -> int:
+@click.option(
+    "--logs",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Copy the operations logs of broker and offices there at the end.",
+)
+def cli(once: bool, as_json: bool, logs: Path | None) -> int:
     """Start a broker and two paired offices on this machine, until Ctrl-C."""
     if as_json and not once:
         raise click.UsageError("--json needs --once.")
     if not once:
-        return _run(_stay_up())
+        return _run(_stay_up(logs))
     began_s = time.monotonic()
     try:
-        return _run(_once(_JsonTeller() if as_json else _Teller()))
-    except DemoFailed as failure:
+        return _run(_once(_JsonTeller() if as_json else _Teller(), logs))
+    except Exception as error:
         if as_json:
             took_s = round(time.monotonic() - began_s, 1)
-            click.echo(json.dumps({"summary": True, "ok": False, "took_s": took_s, "error": str(failure)}))
+            ended = {"summary": True, "ok": False, "took_s": took_s, "error": _words_for(error)}
+            click.echo(json.dumps(ended))
         raise
 
 
@@ -75,9 +81,9 @@ def _run(work: Coroutine[Any, Any, int]) -> int:
 # --- a story that checks itself -----------------------------------------------------------------------------
 
 
-async def _once(teller: "_JsonTeller | _Teller") -> int:
+async def _once(teller: "_JsonTeller | _Teller", logs: Path | None) -> int:
     try:
-        async with Stage.open() as stage:
+        async with Stage.open(keep_logs_in=logs) as stage:
             summary = await Story(stage, real_env(), teller).run()
         teller.ended(summary)
     finally:
@@ -145,7 +151,7 @@ class _Teller:
 # --- two offices to try by hand -----------------------------------------------------------------------------
 
 
-async def _stay_up() -> int:
+async def _stay_up(logs: Path | None) -> int:
     console = _console()
     console.print()
 
@@ -157,7 +163,7 @@ async def _stay_up() -> int:
 
     directory: Path | None = None
     try:
-        async with Stage.open(on_restart=restarted) as stage:
+        async with Stage.open(on_restart=restarted, keep_logs_in=logs) as stage:
             directory = stage.directory
             with console.status("Starting a broker and two offices, and pairing them …"):
                 ground = await open_playground(stage)
@@ -217,6 +223,11 @@ def _failure_in(error: BaseException) -> DemoFailed | None:
     return None
 
 
+def _words_for(error: Exception) -> str:
+    failure = _failure_in(error)
+    return str(failure) if failure is not None else f"internal error: {type(error).__name__}: {error}"
+
+
 def main() -> NoReturn:
     """Console script; wrong usage exits 64, an uncaught exception 70, never 1."""
     try:
@@ -228,12 +239,8 @@ def main() -> NoReturn:
         click.echo("salween-demo: interrupted; nothing is left behind.", err=True)
         sys.exit(exits.REFUSED)
     except Exception as error:
-        failure = _failure_in(error)
-        if failure is None:
-            click.echo(f"salween-demo: internal error: {type(error).__name__}: {error}", err=True)
-            sys.exit(exits.INTERNAL)
-        click.echo(f"salween-demo: {failure}", err=True)
-        sys.exit(exits.REFUSED)
+        click.echo(f"salween-demo: {_words_for(error)}", err=True)
+        sys.exit(exits.INTERNAL if _failure_in(error) is None else exits.REFUSED)
 
 
 if __name__ == "__main__":

@@ -199,8 +199,13 @@ class Stage:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, *, on_restart: Callable[[str, int], None] | None = None) -> AsyncIterator["Stage"]:
-        """A stage, gone with everything on it when the block ends in any way."""
+    async def open(
+        cls, *, on_restart: Callable[[str, int], None] | None = None, keep_logs_in: Path | None = None
+    ) -> AsyncIterator["Stage"]:
+        """A stage, gone with everything on it when the block ends in any way.
+
+        Only the operations logs are copied to ``keep_logs_in``, if it is given: they hold no alert.
+        """
         parent = tempfile.gettempdir()
         if len(os.fsencode(parent)) > DIRECTORY_BYTES_MAX:
             parent = "/tmp"  # noqa: S108 - mkdtemp makes a directory of our own in it, mode 0700
@@ -209,7 +214,7 @@ class Stage:
         try:
             yield stage
         finally:
-            await _uninterrupted(stage._clear())
+            await _uninterrupted(stage._clear(keep_logs_in))
 
     @property
     def logs(self) -> Path:
@@ -267,12 +272,14 @@ class Stage:
             file.write(f"{secret}\n")
         return path
 
-    async def _clear(self) -> None:
+    async def _clear(self, keep_logs_in: Path | None) -> None:
         for process in self._commands:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
                 await process.wait()
         await asyncio.gather(*(daemon.stop() for daemon in self._daemons), return_exceptions=True)
+        if keep_logs_in is not None:
+            shutil.copytree(self.logs, keep_logs_in, dirs_exist_ok=True)
         shutil.rmtree(self.directory, ignore_errors=True)
         if self.directory.exists():
             raise DemoFailed(f"{self.directory} could not be removed; remove it yourself.")

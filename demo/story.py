@@ -246,10 +246,8 @@ class Story:
             self._kills.append(kill)
             # Whoever is dead brings no receipt: what the page says now was in flight at the kill, or more.
             left = kill.page_said if who == "sender" else _waiting(await self._from.outbox())
-            if who == "broker":
-                # What the broker held at that instant, for the search at the end.
-                copy = self._stage.directory / f"broker-copy-{len(self._broker_copies)}"
-                self._broker_copies.append(copy_broker(self._broker_home, copy))
+            if who == "receiver":
+                await self._copy_full_broker()
             await daemon.start()
             for office in self._offices:
                 if daemon is office.daemon:
@@ -264,6 +262,24 @@ class Story:
             in_flight=kill.page_said,
             wave=len(self._sent) - before,
         )
+
+    async def _copy_full_broker(self) -> None:
+        """While the receiver is dead the broker holds all it was sent: kill it as well, and keep a copy.
+
+        The copy is searched at the end. An empty broker would prove nothing.
+        """
+        await self._until(
+            self._from.outbox,
+            lambda rows: all(row["state"] != "waiting" for row in rows),
+            "The broker did not take every alert",
+        )
+        await self._broker.kill()
+        self._copy_broker()
+        await self._broker.start()
+
+    def _copy_broker(self) -> None:
+        copy = self._stage.directory / f"broker-copy-{len(self._broker_copies)}"
+        self._broker_copies.append(copy_broker(self._broker_home, copy))
 
     async def _wave_and_kill(self, who: Victim, daemon: Daemon) -> Kill:
         for size in itertools.islice(itertools.count(WAVE_ALERTS, WAVE_ALERTS), WAVES_MAX):
@@ -416,14 +432,17 @@ class Story:
     async def _search(self) -> None:
         """No form of the canary in anything the broker holds or held, in any log, on any office's disk."""
         self._teller.doing("Looking for plaintext where none may stand")
-        self._broker_copies.append(copy_broker(self._broker_home, self._stage.directory / "broker-copy-end"))
+        self._copy_broker()
         searches: list[Search] = []
         envelopes = 0
         for copy in self._broker_copies:
             found = await search_broker(self._env, copy, self._canary)
             envelopes = max(envelopes, found.envelopes)
             searches += [found.files, found.rows]
-        _require(envelopes >= 1, "The broker held nothing when it was searched: the search proves nothing.")
+        _require(
+            envelopes >= IN_FLIGHT_MIN,
+            f"The broker held only {envelopes} envelopes when it was searched: that proves nothing.",
+        )
         searches += [
             await asyncio.to_thread(self._canary.search_all, files_below(directory))
             for directory in (self._stage.logs, self._sender.directory, self._receiver.directory)
@@ -434,7 +453,7 @@ class Story:
         self._told(
             "searched",
             f"No plaintext in any form: {size_bytes / 2**20:.1f} MiB of the broker's files and rows"
-            f" ({envelopes} envelopes held when it was killed), of operations logs and offices' disks.",
+            f" ({envelopes} envelopes of a dead receiver), of operations logs and of offices' disks.",
             size_bytes=size_bytes,
             pieces=sum(search.pieces for search in searches),
             envelopes=envelopes,
@@ -491,6 +510,7 @@ class Story:
             "vehicle.plate": next(self._plates),
             "vehicle.colour": "white",
             "vehicle.seen_where": "Checkpoint 4, northbound",
+            "vehicle.description": f"White pickup, false plate {self._canary.word}",
         }
 
     async def _submit(self, form: Form) -> dict[str, Any]:

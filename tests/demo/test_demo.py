@@ -49,7 +49,7 @@ async def test_the_story_holds(temporary: Path) -> None:
     assert by_name["logs"]["messages"] == summary["sent"]
     assert by_name["planted"]["found"] == len(planted_forms(Canary.new()))
     assert by_name["searched"]["findings"] == 0
-    assert by_name["searched"]["envelopes"] >= 1
+    assert by_name["searched"]["envelopes"] >= IN_FLIGHT_MIN, "an empty broker would prove nothing"
     assert summary["took_s"] < SECONDS_MAX * (BUSY_FACTOR if is_busy else 1)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from demo.office import Form, Office, Officer, Pages
 from demo.playground import OFFICES, open_playground
-from demo.stage import Daemon, DemoFailed, Stage
+from demo.stage import Daemon, Stage
 
 BROKER = "broker"
 
@@ -155,8 +155,9 @@ async def delivered(pages: Pages, count: int, timeout_s: float = 40.0) -> list[d
             while len(rows := await pages.outbox()) < count or waiting(rows):
                 await asyncio.sleep(0.05)
     except TimeoutError:
-        raise DemoFailed(
-            f"{len(waiting(rows))} of {len(rows)} alerts still wait: {waiting(rows)[:1]}"
+        still = waiting(rows)
+        raise AssertionError(
+            f"{count} alerts were confirmed; the outbox holds {len(rows)}, {len(still)} wait: {still[:1]}"
         ) from None
     return rows
 
