@@ -129,8 +129,8 @@ async def test_unknown_keys_of_the_configuration_are_all_named_with_their_lines(
     config.write_text(text + 'colour = "red"\nidle_lock_s = 1\n')
     ended = await world.run_node(world.sender, "run")
     assert ended.exit_code == 1
-    assert f"node.toml:{lines + 1} colour" in ended.err
-    assert f"node.toml:{lines + 2} idle_lock_s" in ended.err
+    assert f"line {lines + 1}, colour: unknown key" in ended.err
+    assert f"line {lines + 2}, idle_lock_s: " in ended.err
     assert "Correct the file and start again" in ended.err
     assert "config_invalid" in ended.err
 
