@@ -204,12 +204,12 @@ class Desk:
         def count(tx: Snapshot) -> tuple[int, int, int, int]:
             return (
                 tx.value(
-                    "SELECT count(*) FROM delivery WHERE alert_id IS NOT NULL"
-                    " AND phase IN ('kept', 'held', 'address_lost')"
+                    "SELECT count(*) FROM delivery INDEXED BY delivery_unsettled"
+                    " WHERE alert_id IS NOT NULL AND phase IN ('kept', 'held', 'address_lost')"
                 ),
                 tx.value(
-                    "SELECT count(*) FROM alert WHERE incoming = 1 AND opened_ms IS NULL AND"
-                    " erased_ms IS NULL"
+                    "SELECT count(*) FROM alert INDEXED BY alert_unopened"
+                    " WHERE incoming = 1 AND opened_ms IS NULL AND erased_ms IS NULL"
                 ),
                 tx.value("SELECT count(*) FROM pending"),
                 tx.value("SELECT count(*) FROM quarantine"),

@@ -343,7 +343,8 @@ class Outbox:
                 )
             )
             rows = tx.execute(
-                f"SELECT {_ROW} FROM delivery WHERE next_at_ms <= ?"  # noqa: S608 - our own constant
+                # The planner would rather read every delivery there ever was to these peers.
+                f"SELECT {_ROW} FROM delivery INDEXED BY delivery_due WHERE next_at_ms <= ?"  # noqa: S608
                 " AND peer IN (SELECT office_id FROM peer WHERE broker_address = ? AND state = 'active')"
                 " ORDER BY urgent DESC, rowid LIMIT ?",
                 (now_ms, address, ops_max + len(self._in_flight)),
@@ -379,8 +380,8 @@ class Outbox:
 
         def read(tx: Snapshot) -> int | None:
             found: int | None = tx.value(
-                "SELECT min(next_at_ms) FROM delivery"
-                " WHERE peer IN (SELECT office_id FROM peer WHERE broker_address = ? AND state = 'active')",
+                "SELECT min(next_at_ms) FROM delivery INDEXED BY delivery_due WHERE next_at_ms IS NOT NULL"
+                " AND peer IN (SELECT office_id FROM peer WHERE broker_address = ? AND state = 'active')",
                 (address,),
             )
             return found

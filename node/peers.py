@@ -124,8 +124,8 @@ def insert_peer(tx: Transaction, peer: Peer) -> None:
 def peer_view(tx: Snapshot, peer: Peer, own_office_id: bytes) -> PeerView:
     """A peer as screens show it."""
     waiting: int = tx.value(
-        "SELECT count(*) FROM delivery WHERE peer = ? AND service = 0 AND phase IN ('kept', 'held',"
-        " 'address_lost')",
+        "SELECT count(*) FROM delivery INDEXED BY delivery_unsettled"
+        " WHERE peer = ? AND service = 0 AND phase IN ('kept', 'held', 'address_lost')",
         (peer.office_id,),
     )
     return PeerView(

@@ -82,6 +82,8 @@ CREATE TABLE alert (
     PRIMARY KEY (alert_id, incoming)
 ) STRICT;
 CREATE INDEX alert_by_time ON alert (incoming, stored_ms);
+CREATE INDEX alert_unopened ON alert (stored_ms)
+    WHERE incoming = 1 AND opened_ms IS NULL AND erased_ms IS NULL;
 CREATE INDEX alert_to_erase ON alert (erase_at_ms) WHERE erased_ms IS NULL;
 
 -- Content, each under a key of its own, which is wrapped by the key-encryption key of its month.
@@ -141,6 +143,8 @@ CREATE TABLE delivery (
     cause TEXT,                      -- why it still waits, a code
     UNIQUE (peer, instance, pair_seq)
 ) STRICT;
+CREATE INDEX delivery_unsettled ON delivery (expires_ms) WHERE phase IN ('kept', 'held', 'address_lost');
+CREATE INDEX delivery_settled ON delivery (settled_ms) WHERE message IS NOT NULL;
 CREATE INDEX delivery_due ON delivery (next_at_ms) WHERE next_at_ms IS NOT NULL;
 CREATE INDEX delivery_by_alert ON delivery (alert_id);
 CREATE INDEX delivery_by_envelope ON delivery (envelope_hash);
@@ -168,6 +172,7 @@ CREATE TABLE received (
     PRIMARY KEY (peer, instance, pair_seq)
 ) STRICT;
 CREATE UNIQUE INDEX received_by_hh ON received (peer, hh);
+CREATE INDEX received_by_previous ON received (peer, pair_prev);
 
 -- Receipts that wait to leave; several go under one signature.
 CREATE TABLE receipt_due (
@@ -199,6 +204,7 @@ CREATE TABLE quarantine (
     at_ms INTEGER NOT NULL,
     bytes BLOB NOT NULL
 ) STRICT;
+CREATE INDEX quarantine_by_peer ON quarantine (peer, verdict);
 
 -- Reading history per alert: the access chain of the log.
 CREATE TABLE access (

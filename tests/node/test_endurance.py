@@ -5,6 +5,7 @@ import contextlib
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -234,5 +235,55 @@ def test_a_broker_that_lost_its_disk_loses_no_alert(tmp_path: Path) -> None:
         assert await count(here, "delivery", "alert_id IS NOT NULL AND message IS NOT NULL") == 2
         status = await here.host.run(lambda env: node_of(here).desk.status())
         assert status.outbox_waiting == 2
+
+    play(tmp_path, script)
+
+
+def test_years_of_history_do_not_slow_what_happens_every_second(tmp_path: Path) -> None:
+    """What the links and the housekeeping ask all day reads what is open, never what was settled."""
+
+    async def script(offices: Offices) -> None:
+        here = offices.here
+        await here.send(an_alert("KA-1"))
+        await asyncio.sleep(120)
+        asked: list[str] = []
+
+        def plans(tx: Snapshot) -> list[tuple[str, str]]:
+            found = []
+            for sql in asked:
+                with contextlib.suppress(Exception):  # the broker's own
+                    rows = tx.execute("EXPLAIN QUERY PLAN " + sql, (None,) * sql.count("?"))
+                    found += [(sql, row[3]) for row in rows]
+            return found
+
+        honest = Snapshot.execute
+
+        def notes(self: Snapshot, sql: str, parameters: Any = ()) -> list[Any]:
+            if sql not in asked and sql.startswith(("SELECT", "UPDATE", "DELETE")):
+                asked.append(sql)
+            return honest(self, sql, parameters)
+
+        Snapshot.execute = notes  # type: ignore[method-assign]
+        try:
+            await here.send(an_alert("KA-2"))
+            await offices.there.send(an_alert("KA-3"))
+            await asyncio.sleep(4000)
+            await here.host.run(lambda env: node_of(here).desk.status())
+        finally:
+            Snapshot.execute = honest  # type: ignore[method-assign]
+        assert len(asked) > 20
+        slow = [
+            (plan, sql)
+            for sql, plan in await read(here, plans)
+            if plan.startswith("SCAN")
+            and plan.split()[1] in ("delivery", "received", "alert", "custody", "ladder", "quarantine")
+            and "INDEX" not in plan
+        ]
+        whole = [
+            (plan, sql)
+            for sql, plan in await read(here, plans)
+            if "sqlite_autoindex_delivery_2 (peer=?)" in plan
+        ]
+        assert (slow, whole) == ([], [])
 
     play(tmp_path, script)

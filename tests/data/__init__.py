@@ -1,0 +1,1 @@
+"""Data that later versions must open, and how it was made."""
