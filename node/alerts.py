@@ -243,7 +243,7 @@ class Alerts:
         for office_id, _ in released.audience:
             peer = load_peer(tx, office_id)
             check_active(peer.trusted)
-            _, msg_id = self._outbox.compose(
+            self._outbox.compose(
                 tx,
                 peer,
                 ToSend(
@@ -251,23 +251,17 @@ class Alerts:
                     released=released,
                     expires_ms=released.expires_ms,
                     urgent=alert.urgency == "immediate",
+                    submitted={
+                        "com": commitments,
+                        "exp": released.expires_ms,
+                        "alert": released.alert_id.hex(),
+                        "kind": alert.kind,
+                        "urgency": alert.urgency,
+                        "erase": released.erase_at_ms,
+                    },
                 ),
             )
             save_peer(tx, peer)
-            self._log.append(
-                tx,
-                "msg.submit",
-                {
-                    "msg": msg_id.hex(),
-                    "peer": peer.pseudonym,
-                    "com": commitments,
-                    "exp": released.expires_ms,
-                    "alert": released.alert_id.hex(),
-                    "kind": alert.kind,
-                    "urgency": alert.urgency,
-                    "erase": released.erase_at_ms,
-                },
-            )
             add_rung(tx, released.alert_id, office_id, "kept", now_ms, self._identity.name)
 
     def _log_release(self, tx: Transaction, released: ReleasedAlert, signatures: dict[Any, int]) -> None:
@@ -505,6 +499,33 @@ class Alerts:
             )
         )
         return await self._db.transact(record) if due else 0
+
+    async def count_anew_once(self) -> None:
+        """What was written while the clock stood before our own certificate counts from when it is right.
+
+        A flat battery on the main board sets a clock to 1970. Alerts written then would otherwise expire, and
+        be erased, in the moment somebody sets the clock.
+        """
+        now_ms = self._env.clock.now_ms()
+        birth_ms = self._identity.certificate.not_before_ms
+        if now_ms < birth_ms:
+            return
+        which = (
+            "SELECT alert_id, stored_ms FROM alert WHERE incoming = 0 AND stored_ms < ? AND erased_ms IS NULL"
+        )
+
+        def record(tx: Transaction) -> None:
+            for alert_id, stored_ms in tx.execute(which, (birth_ms,)):
+                shift_ms = now_ms - stored_ms
+                tx.execute(
+                    "UPDATE alert SET stored_ms = ?, expires_ms = expires_ms + ?,"
+                    " erase_at_ms = erase_at_ms + ? WHERE alert_id = ? AND incoming = 0",
+                    (now_ms, shift_ms, shift_ms, alert_id),
+                )
+                self._outbox.count_anew(tx, alert_id, shift_ms)
+
+        if await self._db.read(lambda tx: tx.execute(which + " LIMIT 1", (birth_ms,))):
+            await self._db.transact(record)
 
 
 # --- helpers ------------------------------------------------------------------------------------------------

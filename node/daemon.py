@@ -283,6 +283,7 @@ class Node:
         """Often while messages move, once a minute otherwise: an idle office must not wear out its disk."""
         rounds = 0
         while True:
+            await self.alerts.count_anew_once()
             await self._outbox.housekeep_once()
             if rounds % KEY_ROUNDS == 0:
                 await self.keys.close_old_once()

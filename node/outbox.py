@@ -4,12 +4,12 @@ Spec: docs/spec/conversation.md#delivery. One rule: nothing is sent that is not 
 may be repeated safely. The table of ``protocol.delivery`` says what is due; this file carries it out.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from audit.entry import INT_LIMIT
+from audit.entry import INT_LIMIT, Json
 from audit.store import AuditLog
 from keys.card import BrokerCard
 from keys.errors import BrokenInvariant, PolicyRefused, VerificationFailed
@@ -86,7 +86,8 @@ class ToSend:
     items: tuple[Item, ...] = ()
     expires_ms: int
     urgent: bool = False
-    service: bool = False
+    service: bool = False  # writes no msg.* entry: otherwise two idle offices would fill each other's logs
+    submitted: Mapping[str, Json] | None = None  # of an alert: what msg.submit says besides message and peer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +184,11 @@ class Outbox:
                 message.expires_ms,
             ),
         )
-        self._log_seal(tx, peer, msg_id, signed.hh, slot.pair_seq, 1, envelope, sealed_hash)
+        if message.submitted is not None:
+            entry = {"msg": msg_id.hex(), "peer": peer.pseudonym, **message.submitted}
+            self._log.append(tx, "msg.submit", entry)
+        if not message.service:
+            self._log_seal(tx, peer, msg_id, signed.hh, slot.pair_seq, 1, envelope, sealed_hash)
         address = peer.broker_address
         tx.on_commit(lambda: self._wake(address))
         return signed.hh, msg_id
@@ -416,22 +421,8 @@ class Outbox:
         match result:
             case Custody():
                 self.apply(tx, row, PutAccepted())
-                self._log.append(
-                    tx,
-                    "msg.custody",
-                    {
-                        "msg": row.msg_id.hex(),
-                        "env": row.envelope_hash.hex(),
-                        "origin": result.origin,
-                        "idx": result.log_index,
-                        "at": result.time_ms,
-                        "note": sha256(result.encode()).hex(),
-                    },
-                )
-                tx.execute(
-                    "INSERT OR REPLACE INTO custody (envelope_hash, hh, note) VALUES (?, ?, ?)",
-                    (row.envelope_hash, row.hh, result.encode()),
-                )
+                if not row.state.service:
+                    self._record_custody(tx, row, result)
                 if row.alert_id is not None:
                     add_rung(
                         tx, row.alert_id, row.peer, "on_broker", result.time_ms, "broker", result.log_index
@@ -447,6 +438,25 @@ class Outbox:
                 self.apply(tx, row, PutRefused(code=code), cause=cause)
             case _:
                 raise BrokenInvariant("result_unmatched", "A result of another kind came for a put.")
+
+    def _record_custody(self, tx: Transaction, row: Row, note: Custody) -> None:
+        """Keep the broker's signed word as evidence."""
+        self._log.append(
+            tx,
+            "msg.custody",
+            {
+                "msg": row.msg_id.hex(),
+                "env": row.envelope_hash.hex(),
+                "origin": note.origin,
+                "idx": note.log_index,
+                "at": note.time_ms,
+                "note": sha256(note.encode()).hex(),
+            },
+        )
+        tx.execute(
+            "INSERT OR REPLACE INTO custody (envelope_hash, hh, note) VALUES (?, ?, ?)",
+            (row.envelope_hash, row.hh, note.encode()),
+        )
 
     # --- what moves an item ---------------------------------------------------------------------------------
 
@@ -525,7 +535,9 @@ class Outbox:
         signed = SignedMessage.from_bytes(stored[0])
         opening = decode_opening_untrusted(stored[1])
         envelope = self._seal(peer, signed, opening, bodyless=bodyless)
-        self._log_seal(tx, peer, row.msg_id, row.hh, stored[2], attempt, envelope, envelope_hash(envelope))
+        if not row.state.service:
+            named = envelope_hash(envelope)
+            self._log_seal(tx, peer, row.msg_id, row.hh, stored[2], attempt, envelope, named)
         return envelope
 
     def _record_end(self, tx: Transaction, row: Row, step_name: str, now_ms: int) -> None:
@@ -620,6 +632,16 @@ class Outbox:
             self.compose_control(tx, peer, items, service=service)
             self._note_company(peer, items, now_ms)
         save_peer(tx, peer)
+
+    def count_anew(self, tx: Transaction, alert_id: bytes, shift_ms: int) -> None:
+        """An alert was written by a clock that stood far behind: its deliveries expire so much later."""
+        for row in tx.execute(f"SELECT {_ROW} FROM delivery WHERE alert_id = ?", (alert_id,)):  # noqa: S608
+            known = _row(row)
+            state = replace(known.state, expires_ms=known.state.expires_ms + shift_ms)
+            tx.execute(
+                "UPDATE delivery SET state = ?, expires_ms = ? WHERE hh = ?",
+                (state.encode(), state.expires_ms, known.hh),
+            )
 
     def _expire(self, tx: Transaction, now_ms: int) -> None:
         rows = tx.execute(

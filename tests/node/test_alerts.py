@@ -240,3 +240,43 @@ def test_no_log_entry_carries_content(tmp_path: Path, canary: str) -> None:
             assert canary.lower().encode().hex().encode() not in whole
 
     play(tmp_path, script)
+
+
+def test_what_was_written_at_1970_still_crosses_once_the_clock_is_set(tmp_path: Path) -> None:
+    """A flat battery: written at 1970, the broker down; the clock set, the broker back; shown and marked."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        offices.broker.host.kill()
+        here.host.kill()
+        here.host.skew_ms = -EPOCH_MS
+        await here.restart()
+        now_ms = here.now_ms()
+        assert now_ms < DAY_MS
+        alert = an_alert("KA-70").model_copy(
+            update={
+                "created_ms": now_ms,
+                "expires_ms": now_ms + 3 * DAY_MS,
+                "erase_at_ms": now_ms + 30 * DAY_MS,
+            }
+        )
+        await here.send(alert)
+        await asyncio.sleep(120)
+        here.host.kill()
+        here.host.skew_ms = 0
+        await here.restart()
+        await asyncio.sleep(120)
+        (kept,) = await here.outbox()
+        assert kept.state == "waiting"
+        assert "KA-70" in kept.headline
+        await offices.broker.restart()
+        await asyncio.sleep(1200)
+        await there.log_in()
+        (row,) = await there.inbox()
+        assert "KA-70" in row.headline
+        assert "clock_suspect" in row.flags
+        await here.log_in()
+        (sent,) = await here.outbox()
+        assert sent.state == "delivered"
+
+    play(tmp_path, script)
