@@ -39,6 +39,11 @@ from keys.primitives import COMPOSITE_PUBLIC_BYTES
 _MAGIC: Final = b"SLWT"
 _FORMAT: Final = 1
 
+# A peer signs as many of each as it likes, and all are read with each of its messages. Renewed yearly, eight
+# certificates are eight years; no office changes its list 32 times while one alert is on its way.
+CERTIFICATES_KEPT_MAX: Final = 8
+OFFICER_LISTS_KEPT_MAX: Final = 32
+
 
 class PairState(IntEnum):
     """How far a pairing is. Only ACTIVE pairs show or send anything."""
@@ -123,8 +128,9 @@ def accept_certificate(peer: TrustedPeer, certificate: Certificate, now_ms: int)
     """Learn a certificate, in whatever order certificates arrive.
 
     The newest version is always the one in use, so a late older one adds a version to verify old messages
-    with and nothing more. A revoked version, and a second certificate for a known version, is
-    VerificationFailed. A certificate may itself revoke, with the effects of ``apply_revocation``.
+    with and nothing more; beyond CERTIFICATES_KEPT_MAX the oldest is forgotten. A revoked version, and a
+    second certificate for a known version, is VerificationFailed. A certificate may itself revoke, with the
+    effects of ``apply_revocation``.
     """
     verify_certificate(certificate, peer.root_public)
     if certificate.key_version < peer.revoked_below:
@@ -137,9 +143,10 @@ def accept_certificate(peer: TrustedPeer, certificate: Certificate, now_ms: int)
                     "certificate_conflict", f"two different certificates for key version {known.key_version}"
                 )
             return peer
+    by_version = sorted((*peer.certificates, certificate), key=lambda known: known.key_version)
     learnt = replace(
         peer,
-        certificates=tuple(sorted((*peer.certificates, certificate), key=lambda known: known.key_version)),
+        certificates=tuple(by_version[-CERTIFICATES_KEPT_MAX:]),
         minimum_suite=max(peer.minimum_suite, certificate.minimum_suite),
     )
     return _revoke_below(learnt, certificate.revoked_below, in_use=peer.certificates[-1:], now_ms=now_ms)
@@ -199,6 +206,7 @@ def key_for_version(peer: TrustedPeer, key_version: int) -> bytes:
 def accept_officer_list(peer: TrustedPeer, listed: OfficerList) -> TrustedPeer:
     """Learn an officer list, in whatever order lists arrive; each stays usable for what it signed.
 
+    The newest OFFICER_LISTS_KEPT_MAX are kept; one that is older than all of them changes nothing.
     Unavailable (``pending_card``) when its key version is unknown; VerificationFailed when it does not verify
     or contradicts a known list of the same version.
     """
@@ -213,7 +221,10 @@ def accept_officer_list(peer: TrustedPeer, listed: OfficerList) -> TrustedPeer:
             if known.key_version >= listed.key_version:
                 return peer
     others = (known for known in peer.officer_lists if known.list_version != listed.list_version)
-    return replace(peer, officer_lists=tuple(sorted((*others, listed), key=lambda known: known.list_version)))
+    by_version = sorted((*others, listed), key=lambda known: known.list_version)
+    kept = tuple(by_version[-OFFICER_LISTS_KEPT_MAX:])
+    # The very same peer when nothing was learnt: its caller looks again at what waits otherwise.
+    return peer if kept == peer.officer_lists else replace(peer, officer_lists=kept)
 
 
 def officer_key(peer: TrustedPeer, list_version: int, number: int) -> OfficerEntry:
@@ -224,11 +235,15 @@ def officer_key(peer: TrustedPeer, list_version: int, number: int) -> OfficerEnt
                 if officer.number == number:
                     return officer
             raise VerificationFailed("officer_unknown", f"officer {number} is not on list {list_version}")
+    is_full = len(peer.officer_lists) == OFFICER_LISTS_KEPT_MAX
+    if is_full and list_version < peer.officer_lists[0].list_version:
+        raise VerificationFailed("officer_unknown", f"officer list {list_version} is too old to be kept")
     raise Unavailable("pending_officer_list", f"officer list {list_version} has not arrived yet")
 
 
-# Read and written with every message of a peer, changed a few times a year: both directions remember.
-_PEERS_REMEMBERED: Final = 256
+# Read and written with every message of a peer, changed a few times a year: both directions remember. A peer
+# that changes its megabyte of officer lists all the time must not fill the memory with its past.
+_PEERS_REMEMBERED: Final = 32
 
 
 @lru_cache(maxsize=_PEERS_REMEMBERED)

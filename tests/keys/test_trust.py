@@ -30,6 +30,8 @@ from keys.errors import (
     VerificationFailed,
 )
 from keys.trust import (
+    CERTIFICATES_KEPT_MAX,
+    OFFICER_LISTS_KEPT_MAX,
     PairState,
     TrustedPeer,
     accept_certificate,
@@ -206,6 +208,30 @@ def test_a_second_list_of_a_known_version_is_refused() -> None:
     renewed = accept_officer_list(renewed, an_officer_list(1, key_version=2))
     assert [known.key_version for known in renewed.officer_lists] == [2]
     assert accept_officer_list(renewed, an_officer_list(1)) == renewed
+
+
+def test_a_peer_cannot_make_us_keep_lists_without_end() -> None:
+    """The newest lists are kept; an alert under a forgotten one is refused instead of waiting for ever."""
+    peer = pin_bundle(a_bundle(), NOW_MS)
+    for version in range(2, OFFICER_LISTS_KEPT_MAX + 5):
+        peer = accept_officer_list(peer, an_officer_list(version))
+    assert [known.list_version for known in peer.officer_lists] == list(range(5, OFFICER_LISTS_KEPT_MAX + 5))
+    assert accept_officer_list(peer, an_officer_list(3)) is peer
+    with pytest.raises(VerificationFailed, match="officer_unknown"):
+        officer_key(peer, 3, 1)
+    with pytest.raises(Unavailable, match="pending_officer_list"):
+        officer_key(peer, OFFICER_LISTS_KEPT_MAX + 5, 1)
+
+
+def test_a_peer_cannot_make_us_keep_certificates_without_end() -> None:
+    """A root may issue certificates for ever; the newest are kept and the newest of all stays in use."""
+    peer = pin_bundle(a_bundle(), NOW_MS)
+    for version in range(2, CERTIFICATES_KEPT_MAX + 3):
+        peer = accept_certificate(peer, a_certificate(version), NOW_MS)
+    assert len(peer.certificates) == CERTIFICATES_KEPT_MAX
+    assert peer.certificate.key_version == CERTIFICATES_KEPT_MAX + 2
+    late = accept_certificate(peer, a_certificate(1), NOW_MS)
+    assert late.certificates == peer.certificates
 
 
 def test_an_officer_list_under_a_revoked_key_is_refused() -> None:
