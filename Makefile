@@ -5,6 +5,7 @@
 #   make check     the checks alone: no network, no Debian package
 #   make install   .venv with the console scripts in .venv/bin, from hashes
 #   make bench     measurements; `make -s bench` prints JSON lines and nothing else on standard output
+#   make kills     kill real processes at random for long: KILLS=100 SEED=1
 #   make lock      write requirements.lock anew from pyproject.toml (UPGRADE=1 takes newer versions)
 #   make clean     remove what the targets above made
 
@@ -16,7 +17,7 @@ PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install check test demo bench lock clean debian
+.PHONY: help install check test demo kills bench lock clean debian
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -54,6 +55,11 @@ debian:
 
 demo: install
 	@$(BIN)/salween-demo
+
+KILLS ?= 100
+SEED  ?= 1
+kills: install
+	@SALWEEN_KILLS=$(KILLS) SALWEEN_SEED=$(SEED) $(BIN)/python -m pytest tests/scenarios/test_kills.py
 
 bench: install
 	@$(BIN)/python -m bench
