@@ -1,12 +1,12 @@
 """The one HTTP endpoint: ``GET /v1`` shows the card, ``POST /v1`` takes one encapsulated request.
 
 Spec: docs/spec/broker.md#http. One rule: what a stranger may cost is bounded before a byte of his body is
-read: the length must be stated and allowed, and the memory for it free. Refusals are a status and a stable
+read: the length must be stated and allowed. Memory is counted as it fills, not as it is announced: a promise
+of a megabyte takes nothing away from others. Refusals are a status and a stable
 code as text; nothing of a request is logged, not even where it came from. Header time and connection counts
 are ``runtime.connections``'; what is inside a request is ``exchange``'s.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -67,23 +67,26 @@ class Endpoint:
             return self._refuse(413, "request_too_large", "too_large")
         if length < limits.REQUEST_BYTES_MIN:
             return self._refuse(400, "request_size", "malformed")
-        if self._bodies_bytes + length > BODIES_BYTES_MAX:
-            return self._refuse(503, "overloaded", "overloaded")
-        self._bodies_bytes += length
+        body = bytearray()
         try:
             async with self._env.timeout(BODY_BASE_S + length / BODY_BYTES_PER_S_MIN):
-                body = await request.content.readexactly(length)
+                while len(body) < length:
+                    piece = await request.content.readany()
+                    if not piece:
+                        return self._refuse(400, "request_cut", "malformed")
+                    if self._bodies_bytes + len(piece) > BODIES_BYTES_MAX:
+                        return self._refuse(503, "overloaded", "overloaded")
+                    self._bodies_bytes += len(piece)
+                    body += piece
             # Opened while it is still counted; a poll that then waits a minute holds its ops alone.
-            opened = self._exchange.open_untrusted(body)
-            del body
+            opened = self._exchange.open_untrusted(bytes(body))
         except TimeoutError:
             return self._refuse(408, "body_too_slow", "too_slow")
-        except asyncio.IncompleteReadError:
-            return self._refuse(400, "request_cut", "malformed")
         except (MalformedInput, VerificationFailed) as error:
             return self._refuse(400, error.code, "malformed")
         finally:
-            self._bodies_bytes -= length
+            self._bodies_bytes -= len(body)
+            body.clear()
         try:
             answer = await self._exchange.answer(opened)
         except PolicyRefused as error:

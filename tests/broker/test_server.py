@@ -243,12 +243,12 @@ async def test_connections_of_one_peer_are_bounded_and_others_are_still_served(h
 
 
 async def test_a_flood_of_large_requests_costs_bounded_memory(house: House, office: Client) -> None:
-    """Two hundred bodies of a megabyte, half sent: the broker holds 48 MiB of them at most, and answers."""
+    """Sixty bodies of a megabyte, all but the last byte sent: 48 MiB of them are held at most."""
     before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     connections = []
     for _ in range(60):
         reader, writer = await asyncio.open_connection(office.address.host, office.address.port)
-        writer.write(post_head(limits.REQUEST_BYTES_MAX) + bytes(512 * 1024))
+        writer.write(post_head(limits.REQUEST_BYTES_MAX) + bytes(limits.REQUEST_BYTES_MAX - 1))
         connections.append((reader, writer))
     await asyncio.sleep(1)
     async with office.session.get(office.url) as response:
@@ -262,6 +262,19 @@ async def test_a_flood_of_large_requests_costs_bounded_memory(house: House, offi
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 150 * 1024
     await asyncio.sleep(0.2)
     assert await office.ask(Notices())
+
+
+async def test_announcing_large_requests_takes_no_room(house: House, office: Client) -> None:
+    """A stranger who promises megabytes on many connections and sends nothing keeps nobody out."""
+    held = []
+    for _ in range(60):
+        _, writer = await asyncio.open_connection(office.address.host, office.address.port)
+        writer.write(post_head(limits.REQUEST_BYTES_MAX))
+        held.append(writer)
+    await asyncio.sleep(0.3)
+    assert await office.ask(Notices())
+    for writer in held:
+        writer.close()
 
 
 async def test_a_request_cut_off_changes_nothing(house: House, office: Client) -> None:
