@@ -295,6 +295,20 @@ def _add_alert(env: Env, log: AuditLog, tx: Transaction, number: int) -> None:
     log.append(tx, "rel.author", {"alert": alert, "actor": actor})
     log.append(
         tx,
+        "msg.submit",
+        {
+            "msg": message,
+            "peer": peer,
+            "com": [env.random(32).hex(), env.random(32).hex()],
+            "exp": now_ms + 10**9,
+            "alert": alert,
+            "kind": "alert",
+            "urgency": "expected",
+            "erase": now_ms + 2 * 10**9,
+        },
+    )
+    log.append(
+        tx,
         "msg.seal",
         {
             "msg": message,
@@ -306,20 +320,6 @@ def _add_alert(env: Env, log: AuditLog, tx: Transaction, number: int) -> None:
             "via": "broker",
             "bytes": 8192,
             "peer": peer,
-        },
-    )
-    log.append(
-        tx,
-        "msg.submit",
-        {
-            "msg": message,
-            "peer": peer,
-            "com": [env.random(32).hex(), env.random(32).hex()],
-            "exp": now_ms + 10**9,
-            "alert": alert,
-            "kind": "alert",
-            "urgency": "expected",
-            "erase": now_ms + 2 * 10**9,
         },
     )
     log.append(
