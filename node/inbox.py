@@ -42,6 +42,7 @@ from protocol.sealing import (
     Equivocation,
     LateDuplicate,
     Mark,
+    Opened,
     OpenedAlert,
     OpenedBodyless,
     OpenedMessage,
@@ -59,6 +60,7 @@ from runtime.logs import error_fields, get_logger
 from runtime.sqlite import Database, Snapshot, Transaction
 
 QUARANTINE_PER_PEER_MAX = 100
+EVIDENCE_PER_PEER_MAX = 1000  # 64 MB of the largest items
 MAILBOX_SECRET_BYTES = 96
 DELETION_RETRY_MS = 60_000
 # What this version shows; a peer of a later one may say more.
@@ -326,7 +328,12 @@ class Inbox:
                 self._apply_items(tx, peer, opened.piggyback_items, outcome)
                 self._keep_alert(tx, peer, arrival, opened, now_ms, outcome)
                 self._delete_later(tx, peer, arrival)
+            case OpenedMessage() if opened.header.type is MessageType.RESET:
+                pass  # not answered by this version: it stays at the broker for one that can
             case OpenedMessage():
+                if opened.certificate is not None:
+                    peer.trusted = trust.accept_certificate(peer.trusted, opened.certificate, now_ms)
+                    outcome.look_again = True
                 verdict = "service" if self._is_service(opened) else "ok"
                 self._mark(tx, peer, opened, verdict, now_ms, outcome)
                 self._apply_items(tx, peer, (*opened.items, *opened.piggyback_items), outcome)
@@ -335,13 +342,15 @@ class Inbox:
                 if verdict != "service":
                     self._log_received(tx, peer, arrival, opened, "ok")
                 self._delete_later(tx, peer, arrival)
-        peer.last_heard_ms = now_ms
+        if isinstance(opened, Verified) and not isinstance(opened, Duplicate):
+            # Whatever a broker can make or repeat by itself is no sign of life of the peer.
+            peer.last_heard_ms = now_ms
         if peer.pair.ack_due and peer.ack_due_ms is None:
             peer.ack_due_ms = now_ms + ACK_DELAY_MS
         save_peer(tx, peer)
         return outcome
 
-    def _open(self, tx: Transaction, peer: Peer, envelope: bytes, now_ms: int, outcome: _Outcome):  # type: ignore[no-untyped-def]
+    def _open(self, tx: Transaction, peer: Peer, envelope: bytes, now_ms: int, outcome: _Outcome) -> Opened:
         context = _Context(tx, peer, self._keys, self._identity.office_id, now_ms, self._policy)
         opened = open_envelope_untrusted(envelope, context)
         if isinstance(opened, PendingOfficerList):
@@ -580,18 +589,21 @@ class Inbox:
     def _quarantine(
         self, tx: Transaction, peer: Peer, arrival: Arrival, verdict: str, code: str, now_ms: int
     ) -> None:
-        """Keep the bytes as evidence. Of what proves nothing against the peer only the last hundred."""
+        """Keep the bytes as evidence: the newest of each kind per peer, or a peer could fill our disk.
+
+        What a refused or equivocating message signed, its header and signature, stays in the replay table.
+        """
         tx.execute(
             "INSERT OR IGNORE INTO quarantine (envelope_hash, peer, verdict, code, at_ms, bytes)"
             " VALUES (?, ?, ?, ?, ?, ?)",
             (envelope_hash(arrival.envelope), peer.office_id, verdict, code, now_ms, arrival.envelope),
         )
-        if verdict in ("junk", "poisoned"):
-            tx.execute(
-                "DELETE FROM quarantine WHERE peer = ? AND verdict = ? AND rowid NOT IN"
-                " (SELECT rowid FROM quarantine WHERE peer = ? AND verdict = ? ORDER BY rowid DESC LIMIT ?)",
-                (peer.office_id, verdict, peer.office_id, verdict, QUARANTINE_PER_PEER_MAX),
-            )
+        keep = QUARANTINE_PER_PEER_MAX if verdict in ("junk", "poisoned") else EVIDENCE_PER_PEER_MAX
+        tx.execute(
+            "DELETE FROM quarantine WHERE peer = ? AND verdict = ? AND rowid NOT IN"
+            " (SELECT rowid FROM quarantine WHERE peer = ? AND verdict = ? ORDER BY rowid DESC LIMIT ?)",
+            (peer.office_id, verdict, peer.office_id, verdict, keep),
+        )
 
     def _delete_later(self, tx: Transaction, peer: Peer, arrival: Arrival) -> None:
         """Recorded with everything else, sent after the commit."""

@@ -408,3 +408,24 @@ def test_items_that_are_fetched_one_by_one_are_kept_one_by_one(tmp_path: Path) -
         assert len(whole) <= 2 * len(set(whole))
 
     play(tmp_path, script)
+
+
+def test_what_a_broker_makes_by_itself_is_no_sign_of_life(tmp_path: Path) -> None:
+    """A broker that withholds everything cannot make the peer look heard by listing bytes of its own."""
+
+    async def script(offices: Offices) -> None:
+        there = offices.there
+
+        def invents(ops: Sequence[Op], results: tuple[Result, ...]) -> Sequence[Result]:
+            items = [_listed(b"\x01" + os.urandom(8191))]
+            return [_lists(items, result) for result in results]
+
+        (before,) = await there.peers()
+        alter_answers(there, invents)
+        link_of(there).reread()
+        await asyncio.sleep(600)
+        assert await count(there, "quarantine") > 0
+        (after,) = await there.peers()
+        assert after.last_heard_ms == before.last_heard_ms
+
+    play(tmp_path, script)

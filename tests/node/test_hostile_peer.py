@@ -1,25 +1,28 @@
 """A paired office that misbehaves, or a bug of our own: one message suffers and nothing else does."""
 
 import asyncio
+import base64
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from keys.card import issue_certificate, parse_certificate_untrusted
 from keys.errors import PolicyRefused
-from keys.primitives import Ed25519PrivateKey
+from keys.primitives import CompositePrivateKey, Ed25519PrivateKey
 from keys.secret import SecretBytes
 from node import alerts
 from node.outbox import CONTROL_LIFE_MS, ToSend
 from node.peers import load_peers, save_peer
 from protocol import limits
 from protocol.items import Item, KeyAnnouncement, OfficerListItem
-from protocol.message import MessageType
+from protocol.message import MessageType, certificate_core
 from protocol.receipts import Receipt, ReceiptState, encode_receipts
 from protocol.release import ReleasedAlert, ReleasePolicy, release_prepared
 from protocol.requests import List, Listed, ListedItem, Op, Result
-from runtime.sqlite import Transaction
+from runtime.sqlite import Snapshot, Transaction
 from tests.node.offices import (
     OFFICER_PIN,
     Offices,
@@ -402,5 +405,49 @@ def test_many_officers_added_at_once_keep_their_keys(tmp_path: Path) -> None:
                 lambda env, number=number: node.desk.login(number, OFFICER_PIN)  # type: ignore[misc]
             )
             assert session.officer == number
+
+    play(tmp_path, script)
+
+
+def _root_of(office: OfficeHost) -> CompositePrivateKey:
+    """The root key, from the recovery sheet as a person would type it."""
+    assert office.host.life is not None
+    sheet = Path(office.host.life.env.files.native_path("sheet")).read_text()
+    rows = re.findall(r"^  \d+  ([A-Z2-7 ]+?)   [A-Z2-7]{2}$", sheet, re.MULTILINE)
+    letters = "".join(rows).replace(" ", "")
+    return CompositePrivateKey.from_seed(SecretBytes(base64.b32decode(letters + "=" * (-len(letters) % 8))))
+
+
+def test_a_renewed_certificate_is_kept_when_it_is_acknowledged(tmp_path: Path) -> None:
+    """A card with a new key version is stored with its number, or all that follows would wait for ever."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        node = node_of(here)
+        now_ms = here.now_ms()
+        fresh = CompositePrivateKey.from_seed(SecretBytes(bytes(range(64))))
+        certificate = parse_certificate_untrusted(
+            issue_certificate(
+                _root_of(here),
+                key_version=2,
+                public=fresh.public_bytes,
+                not_before_ms=now_ms - 1000,
+                not_after_ms=now_ms + limits.DAY_MS,
+                country="MM",
+                name="Myitkyina BLO",
+            )
+        )
+        node._outbox._identity = replace(
+            node._outbox._identity, key_version=2, operational=fresh, certificate=certificate
+        )
+        core = certificate_core(certificate, [])
+        await compose(here, lambda expires: ToSend(type=MessageType.CARD, core=core, expires_ms=expires))
+        await asyncio.sleep(30)
+
+        def versions(tx: Snapshot) -> list[int]:
+            (peer,) = load_peers(tx)
+            return [known.key_version for known in peer.trusted.certificates]
+
+        assert await read(there, versions) == [1, 2]
 
     play(tmp_path, script)
