@@ -41,6 +41,7 @@ from protocol.alert import Alert
 from runtime.env import Env
 from runtime.sqlite import Database, Snapshot
 
+DISK_LOOK_MS = 5_000
 ENTRIES_MAX = 500
 ID_PREFIX_MIN = 8  # hex digits of an office id that name it on a command line
 CLOCK_DOUBT_MS = 2 * limits.MINUTE_MS
@@ -80,6 +81,7 @@ class Desk:
         self._log_key = log_key
         self._links = links
         self._started_ms = env.clock.now_ms()
+        self._disk_free = (0, -1)  # when it was asked (monotonic), and the answer
 
     @property
     def office_name(self) -> str:
@@ -194,14 +196,24 @@ class Desk:
         )
 
     async def _peers(self) -> tuple[PeerView, ...]:
-        return await self._db.read(
-            lambda tx: tuple(peer_view(tx, peer, self._identity.office_id) for peer in load_peers(tx))
-        )
+        return await self._db.read(self._peer_views)
+
+    def _peer_views(self, tx: Snapshot) -> tuple[PeerView, ...]:
+        return tuple(peer_view(tx, peer, self._identity.office_id) for peer in load_peers(tx))
+
+    async def _disk_free_bytes(self) -> int:
+        """At most DISK_LOOK_MS old: every page shows it."""
+        now_ms = self._env.clock.monotonic_ms()
+        at_ms, free_bytes = self._disk_free
+        if free_bytes < 0 or now_ms - at_ms >= DISK_LOOK_MS:
+            free_bytes = await self._env.run_blocking(self._env.files.free_bytes, str(self._directory))
+            self._disk_free = (now_ms, free_bytes)
+        return free_bytes
 
     async def status(self) -> StatusView:
         """The node at a glance."""
 
-        def count(tx: Snapshot) -> tuple[int, int, int, int]:
+        def look(tx: Snapshot) -> tuple[int, int, int, int, tuple[PeerView, ...]]:
             return (
                 tx.value(
                     "SELECT count(*) FROM delivery INDEXED BY delivery_unsettled"
@@ -213,9 +225,10 @@ class Desk:
                 ),
                 tx.value("SELECT count(*) FROM pending"),
                 tx.value("SELECT count(*) FROM quarantine"),
+                self._peer_views(tx),
             )
 
-        waiting, unopened, pending, quarantined = await self._db.read(count)
+        waiting, unopened, pending, quarantined, peers = await self._db.read(look)
         link = self._worst_link()
         offset = link.broker_clock_offset_ms
         doubt = None
@@ -230,11 +243,11 @@ class Desk:
             started_ms=self._started_ms,
             link=link,
             log=self._log_view(),
-            peers=await self._peers(),
+            peers=peers,
             outbox_waiting=waiting,
             inbox_unopened=unopened,
             awaiting_release=pending,
-            disk_free_bytes=await self._env.run_blocking(self._env.files.free_bytes, str(self._directory)),
+            disk_free_bytes=await self._disk_free_bytes(),
             clock_doubt=doubt,
             quarantined=quarantined,
         )

@@ -4,8 +4,10 @@ Spec: docs/spec/conversation.md#receive-keys. One rule: a seed is durable before
 announces its key, and goes only after the transaction that gave the key up is.
 """
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 from keys.primitives import XWingPrivateKey
 from keys.secret import SecretBytes
@@ -15,7 +17,7 @@ from node.secrets import Secrets
 from protocol import limits
 from protocol.receivekeys import close_old, live_key_ids, wants_next, with_next
 from runtime.env import Env
-from runtime.sqlite import Database, Transaction
+from runtime.sqlite import Database, Snapshot, Transaction
 
 SEED_BYTES = 32
 
@@ -38,6 +40,7 @@ class ReceiveKeyRing:
         self._open: dict[bytes, tuple[XWingPrivateKey, bytes]] = {}
         # Made and durable, not yet announced; used by the next transaction that sends.
         self._spare: dict[bytes, FreshKey] = {}
+        self._one_maker = asyncio.Lock()
 
     async def load(self) -> None:
         """At start: open every live key, drop seeds that no committed row names any more."""
@@ -74,11 +77,13 @@ class ReceiveKeyRing:
         wanted = [peer_id for peer_id in peer_ids if peer_id not in self._spare]
         if not wanted:
             return
-        ready = await self._db.read(
-            lambda tx: [p for p in wanted if wants_next(load_peer(tx, p).receive_keys, now_ms)]
-        )
+        ready = await self._db.read(lambda tx: [p for p in wanted if _wants(p, now_ms, tx)])
         for peer_id in ready:
-            self._spare[peer_id] = await self.make(peer_id)
+            # One at a time, and asked again: of many alerts sent at once each would make a key, and all but
+            # the first would lie in the keystore, named by nobody, until the next start.
+            async with self._one_maker:
+                if peer_id not in self._spare and await self._db.read(partial(_wants, peer_id, now_ms)):
+                    self._spare[peer_id] = await self.make(peer_id)
 
     def use(self, tx: Transaction, peer: Peer) -> None:
         """Inside the transaction that sends: announce the key that was made ready, if it is still wanted."""
@@ -121,3 +126,7 @@ class ReceiveKeyRing:
         for key_id in gone:
             self._open.pop(key_id, None)
         await self._secrets.remove(SecretName.receive(peer_id, key_id) for key_id in gone)
+
+
+def _wants(peer_id: bytes, now_ms: int, tx: Snapshot) -> bool:
+    return wants_next(load_peer(tx, peer_id).receive_keys, now_ms)

@@ -280,3 +280,18 @@ def test_what_was_written_at_1970_still_crosses_once_the_clock_is_set(tmp_path: 
         assert sent.state == "delivered"
 
     play(tmp_path, script)
+
+
+def test_many_alerts_at_once_make_one_receive_key(tmp_path: Path) -> None:
+    """Keys that no one announces would pile up in the keystore until it is full."""
+
+    async def script(offices: Offices) -> None:
+        here = offices.here
+        await asyncio.gather(*(here.send(an_alert(f"KA-{number}")) for number in range(20)))
+        await asyncio.sleep(60)
+        await asyncio.gather(*(here.send(an_alert(f"KB-{number}")) for number in range(20)))
+        node = here.node
+        assert node is not None
+        assert len(node._secrets.names("receive/")) <= 3  # in use, announced, and perhaps one to come
+
+    play(tmp_path, script)
