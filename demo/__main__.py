@@ -6,6 +6,7 @@ Ctrl-C. Exit codes: 0 when all held, 1 with one sentence when something did not,
 
 import asyncio
 import json
+import os
 import signal
 import sys
 import textwrap
@@ -201,10 +202,18 @@ def _show(console: Console, stage: Stage, ground: Playground) -> None:
         lines = textwrap.wrap(text, WIDTH_MAX - 8)
         console.print("\n".join((f"  {number}  {lines[0]}", *(f"     {line}" for line in lines[1:]))))
     console.print(
-        f"     salween-audit verify {first.log} \\\n       --policy {first.policy}\n", soft_wrap=True
+        f"     {_beside_us('salween-audit')} verify {first.log} \\\n       --policy {first.policy}\n",
+        soft_wrap=True,
     )
     console.print(f"  Everything lies in {stage.directory}", soft_wrap=True)
     console.print("  Ctrl-C ends it and removes every trace.\n")
+
+
+def _beside_us(command: str) -> str:
+    """How to type one of our commands here: beside this interpreter, which is seldom on the PATH."""
+    path = Path(sys.executable).parent / command
+    shown = os.path.relpath(path)
+    return shown if len(shown) < len(str(path)) else str(path)
 
 
 def _console() -> Console:
