@@ -7,14 +7,15 @@ command.
 
 import dataclasses
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from keys.errors import MalformedInput, PolicyRefused
 from node.control import Channel, Params
-from node.views import Role
+from node.views import Role, Session
 from protocol import limits
 from protocol.alert import Alert
 
@@ -47,6 +48,16 @@ def _number(params: Params, name: str) -> int:
 def plain(view: Any) -> dict[str, Any]:
     """A view as JSON values; secrets of a session are never part of a result."""
     return dict(json.loads(json.dumps(dataclasses.asdict(view))))
+
+
+@asynccontextmanager
+async def _logged_in(node: "Node", params: Params) -> AsyncIterator[Session]:
+    """The officer of the parameters, logged in for this one verb."""
+    session = await node.desk.login(_number(params, "officer"), _text(params, "pin"))
+    try:
+        yield session
+    finally:
+        await node.desk.logout(session)
 
 
 async def _status(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
@@ -96,53 +107,38 @@ async def _send(node: "Node", params: Params, channel: Channel) -> dict[str, Any
             "parameter_missing", "'to' must be a list of offices. See: salween-node send --help"
         )
     recipients = [await node.desk.find_peer(name) for name in names]
-    session = await node.desk.login(_number(params, "officer"), _text(params, "pin"))
-    try:
+    async with _logged_in(node, params) as session:
         return plain(await node.desk.submit(session, alert, recipients))
-    finally:
-        await node.desk.logout(session)
 
 
 async def _pending(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
     del channel
-    session = await node.desk.login(_number(params, "officer"), _text(params, "pin"))
-    try:
+    async with _logged_in(node, params) as session:
         draft = params.get("release")
         if draft is not None:
             return plain(await node.desk.release(session, str(draft)))
         return {"pending": [plain(row) for row in await node.desk.pending(session)]}
-    finally:
-        await node.desk.logout(session)
 
 
 async def _inbox(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
     del channel
-    session = await node.desk.login(_number(params, "officer"), _text(params, "pin"))
-    try:
+    async with _logged_in(node, params) as session:
         return {"inbox": [plain(row) for row in await node.desk.inbox(session)]}
-    finally:
-        await node.desk.logout(session)
 
 
 async def _outbox(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
     del channel
-    session = await node.desk.login(_number(params, "officer"), _text(params, "pin"))
-    try:
+    async with _logged_in(node, params) as session:
         return {"outbox": [plain(row) for row in await node.desk.outbox(session)]}
-    finally:
-        await node.desk.logout(session)
 
 
 async def _show(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
     del channel
-    session = await node.desk.login(_number(params, "officer"), _text(params, "pin"))
-    try:
+    async with _logged_in(node, params) as session:
         view = await node.desk.open_alert(
             session, _text(params, "alert_id"), purpose=str(params.get("purpose", ""))
         )
         return plain(view)
-    finally:
-        await node.desk.logout(session)
 
 
 async def _pair_invite(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
