@@ -1,8 +1,9 @@
 """The world of one simulated host: an ``Env`` whose every part is bound to one life of that host.
 
-Files are real ones below a directory of the host's own; after a kill the next life gets a copy, so that
-whatever the dead one still holds open can change nothing. The database runs on them with its real file layer;
-a model of the disk goes below it through ``Env.sqlite_vfs``. Threads run inline, with virtual time passing
+Files are real ones below a directory of the host's own, or those of a simulated disk that loses what was not
+synced (``disk``); after a kill the next life gets a copy, so that whatever the dead one still holds open can
+change nothing. The database runs on the real ones with its real file layer, on a simulated disk with the file
+layer of ``disk``, below the cipher. Threads run inline, with virtual time passing
 before and after, so a kill can fall between a commit and everything that was to follow it.
 """
 
@@ -33,6 +34,7 @@ from runtime.env import (
     make_runner,
     make_session,
 )
+from tests.simulation.disk import Killed, SimulatedDisk, SimulatedFiles
 from tests.simulation.loop import Incarnation, VirtualLoop
 from tests.simulation.network import ANY_CERTIFICATE, VirtualTls
 
@@ -40,10 +42,6 @@ T = TypeVar("T")
 
 EPOCH_MS = 1_800_000_000_000  # when every run begins by a right clock: 2027-01-15 08:00 UTC
 DISK_FREE_BYTES = 20 * 1024**3
-
-
-class Killed(BaseException):
-    """Raised in what a dead host still tries to do, so that it cannot do it."""
 
 
 class HostClock:
@@ -95,9 +93,12 @@ class HostWorker:
             if not self._incarnation.is_alive:
                 raise Killed
             try:
-                return call()
+                result = call()
             finally:
+                if not self._incarnation.is_alive:
+                    raise Killed  # a fuse blew inside: whatever the call made of it reaches nobody
                 await asyncio.sleep(self._delay_s())
+            return result
 
     def _delay_s(self) -> float:
         """Mostly what a thread and an fsync take; now and then what a tired disk takes."""
@@ -163,7 +164,7 @@ class HostProcess:
 class HostNetwork:
     """aiohttp's server and client on the network in memory."""
 
-    def __init__(self, files: HostFiles) -> None:
+    def __init__(self, files: HostFiles | SimulatedFiles) -> None:
         self._files = files
 
     async def serve_tcp(
@@ -271,14 +272,16 @@ def make_env(
     root: str,
     skew_ms: int,
     on_exit: Callable[[int], None],
+    disk: SimulatedDisk | None = None,
+    sqlite_vfs: str = "",
 ) -> tuple[Env, HostClock, HostProcess]:
-    """The world of one life of a host, with the parts a test may turn."""
+    """The world of one life of a host, with the parts a test may turn. ``disk`` takes the place of ``root``."""
     name = f"{seed}/{incarnation.name}/{incarnation.number}"
     entropy = random.Random(f"{name}/entropy")
     timing = random.Random(f"{name}/timing")
     clock = HostClock(loop, skew_ms)
     process = HostProcess(1000 + incarnation.number, on_exit)
-    files = HostFiles(root, incarnation)
+    files = HostFiles(root, incarnation) if disk is None else SimulatedFiles(disk)
     env = Env(
         clock=clock,
         files=files,
@@ -287,5 +290,6 @@ def make_env(
         process=process,
         entropy=entropy.randbytes,
         boot_id=entropy.randbytes(8).hex(),
+        sqlite_vfs=sqlite_vfs,
     )
     return env, clock, process

@@ -16,6 +16,8 @@ The script runs outside every host, on the same clock. An exception that nobody 
 
 import asyncio
 import gc
+import itertools
+import random
 import shutil
 import warnings
 from collections.abc import Callable, Coroutine
@@ -25,7 +27,8 @@ from types import TracebackType
 from typing import Any, TypeVar, cast
 
 from runtime.env import Env
-from tests.simulation.env import HostClock, HostProcess, Killed, make_env
+from tests.simulation.disk import DiskVfs, Killed, SimulatedDisk
+from tests.simulation.env import HostClock, HostProcess, make_env
 from tests.simulation.loop import HOST, Incarnation
 from tests.simulation.network import NetworkLoop, VirtualNetwork
 from tests.simulation.trace import Trace
@@ -33,6 +36,7 @@ from tests.simulation.trace import Trace
 T = TypeVar("T")
 
 UNWINDINGS_MAX = 100
+_VFS_NUMBERS = itertools.count()  # SQLite's names for file layers are the process's, not the run's
 
 
 class HostDownError(RuntimeError):
@@ -64,6 +68,9 @@ class Host:
         self.lives = 0  # begun so far
         self._disk = world.directory / name / "0"
         self._disk.mkdir(parents=True)
+        self.simulated_disk: SimulatedDisk | None = None  # what takes the place of the files below ``disk``
+        if world.has_simulated_disks:
+            self.simulated_disk = SimulatedDisk(random.Random(f"{world.seed}/{name}/disk"))
         self.life: Life | None = None
         self.exit_code: int | None = None  # of the last life that ended by itself
         self.down = asyncio.Event()
@@ -79,8 +86,16 @@ class Host:
         world = self._world
         self.lives += 1
         incarnation = Incarnation(self.name, self.lives)
+        vfs = "" if self.simulated_disk is None else world.file_layer(self.simulated_disk)
         env, clock, process = make_env(
-            world.loop, world.seed, incarnation, str(self._disk), self.skew_ms, self._exited
+            world.loop,
+            world.seed,
+            incarnation,
+            str(self._disk),
+            self.skew_ms,
+            self._exited,
+            self.simulated_disk,
+            vfs,
         )
         self.life = Life(incarnation, env, clock, process, self._disk)
         self.exit_code = None
@@ -127,7 +142,15 @@ class Host:
         self._world.note("power_loss" if power_loss else "kill", self.name)
         self._end(power_loss=power_loss)
 
+    def light_fuse(self, operations: int, *, power_loss: bool) -> None:
+        """Die in the middle of the ``operations``-th change on the simulated disk from now on."""
+        assert self.simulated_disk is not None
+        self.simulated_disk.fuse = operations
+        self.simulated_disk.on_fuse = lambda: self.kill(power_loss=power_loss)
+
     def _exited(self, code: int) -> None:
+        if self.life is None:
+            return  # killed in the middle of its own end
         self.exit_code = code
         self._world.note("exit", self.name, code)
         self._end(power_loss=False)
@@ -137,6 +160,10 @@ class Host:
         life, self.life = self.life, None
         self._world.bury(life)
         self._world.network.host_died(life.incarnation, power_loss=power_loss)
+        if self.simulated_disk is not None:
+            self.simulated_disk = self.simulated_disk.next_life(power_loss=power_loss)
+            self.down.set()
+            return
         # The dead may still hold files open, and close them whenever they are collected: the next life gets
         # the bytes as they are now, elsewhere.
         self._disk = self._world.directory / self.name / str(self.lives)
@@ -147,7 +174,9 @@ class Host:
 class World:
     """See the head of this file."""
 
-    def __init__(self, *, seed: int, directory: Path) -> None:
+    def __init__(self, *, seed: int | str, directory: Path, has_simulated_disks: bool = False) -> None:
+        self.has_simulated_disks = has_simulated_disks
+        self._file_layers: list[DiskVfs] = []
         self.seed = f"salween/{seed}"
         self.directory = directory
         self.trace = Trace()
@@ -155,6 +184,12 @@ class World:
         self.network = VirtualNetwork(self.loop, self.seed, self.trace)
         self._hosts: list[Host] = []
         self._graveyard: list[tuple[Life, asyncio.Task[Any]]] = []
+
+    def file_layer(self, disk: SimulatedDisk) -> str:
+        """The name by which SQLite reaches this disk."""
+        name = f"simulated-{next(_VFS_NUMBERS)}"
+        self._file_layers.append(DiskVfs(name, disk))
+        return name
 
     def host(self, name: str, *, skew_ms: int = 0) -> Host:
         """A new machine, not yet started."""
@@ -196,6 +231,9 @@ class World:
             self._hosts.clear()
             self.loop.close()
             gc.collect()
+            # Only now has every connection of the dead been closed.
+            for layer in self._file_layers:
+                layer.unregister()
 
     def __enter__(self) -> "World":
         return self
