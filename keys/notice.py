@@ -1,8 +1,8 @@
 """A revocation that anybody can check: the root key and what it signed, as bytes, text and a file.
 
 Spec: docs/spec/keys.md#notice. One rule: a notice proves itself. Whoever meets it, a broker that knows no
-office or an office that is not paired with that one, verifies it with nothing else at hand; whether the office
-is one of ours is decided elsewhere.
+office or an office that is not paired with that one, verifies it with nothing else at hand; whether the
+office is one of ours is decided elsewhere.
 """
 
 import base64

@@ -209,7 +209,7 @@ class StatsAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoticesAnswer:
-    """Revocations with their roots (keys.notice), oldest first. Ask on from ``cursor``; ``more`` says it helps."""
+    """Revocations with their roots (keys.notice), oldest first. ``more`` follow after ``cursor``."""
 
     notices: tuple[bytes, ...]
     cursor: int = 0
@@ -228,7 +228,18 @@ class OpRefused:
     code: str
 
 
-Result = Created | Custody | HeldAnswer | Listed | Got | Deleted | StatsAnswer | NoticesAnswer | Published | OpRefused
+Result = (
+    Created
+    | Custody
+    | HeldAnswer
+    | Listed
+    | Got
+    | Deleted
+    | StatsAnswer
+    | NoticesAnswer
+    | Published
+    | OpRefused
+)
 
 # --- both ends of one exchange --------------------------------------------------------------------
 

@@ -1,20 +1,16 @@
 """The revocations a broker shows to everybody: who may add one, and what a flood cannot push out.
 
-Spec: docs/spec/broker.md#notices. One rule: of each office the strongest revocation that verifies under that
-office's own root is kept, so nobody can replace a true one with less. Roots cost nothing to make, so a stranger
-can fill any store with offices that never were: what a mailbox here vouches for is counted apart and never
-gives way to what nobody vouches for. Functions run in the writer's thread, inside its transaction.
+Spec: docs/spec/broker.md#notices. One rule: of each office the strongest revocation that verifies under
+that office's own root is kept, so nobody can replace a true one with less. Roots cost nothing to make, so a
+stranger can fill any store with offices that never were: what a mailbox here vouches for is counted apart and
+never gives way to what nobody vouches for. Functions run in the writer's thread, inside its transaction.
 """
-
-from typing import Final
 
 from keys.errors import MalformedInput, VerificationFailed
 from keys.notice import parse_notice_untrusted, verify_notice
 from protocol import limits
 from protocol.requests import NoticesAnswer, OpRefused, Published, Refusal, Result
 from runtime.sqlite import Snapshot, Transaction
-
-HOUR_MS: Final = 3600 * 1000
 
 
 def shown_after(snapshot: Snapshot, cursor: int) -> NoticesAnswer:
@@ -65,7 +61,7 @@ def _strangers_are_too_many(tx: Transaction, now_ms: int) -> bool:
     lately: int = tx.value(
         # A clock that was set back must not close this door for good.
         "SELECT count(*) FROM notices WHERE mailbox IS NULL AND came_ms > ? AND came_ms <= ?",
-        (now_ms - HOUR_MS, now_ms),
+        (now_ms - limits.HOUR_MS, now_ms),
     )
     return lately >= limits.NOTICES_UNVOUCHED_PER_HOUR_MAX
 
@@ -85,5 +81,3 @@ def _keep(tx: Transaction, which: str, rows_max: int) -> None:
         f" (SELECT number FROM notices WHERE {which} ORDER BY number DESC LIMIT ?)",
         (rows_max,),
     )
-
-
