@@ -59,8 +59,7 @@ def test_a_slip_names_its_line(line: int, seed: int) -> None:
     typed = list(KEY_LINES)
     typed[line] = head + body[:at] + wrong + body[at + 1 :]
     with pytest.raises(MalformedInput) as caught:
-        sheet = parse_recovery_sheet_untrusted(f"Office id: {ID.hex()}\n" + "\n".join(typed))
-        assert sheet.root_seed.reveal() != SEED.reveal()
+        parse_recovery_sheet_untrusted(f"Office id: {ID.hex()}\n" + "\n".join(typed))
     assert caught.value.code == "recovery_sheet_malformed"
     assert f"Line {line + 1} " in caught.value.detail or "each by itself" in caught.value.detail
 

@@ -56,6 +56,7 @@ from protocol.requests import (
 
 NOW = 1_800_000_000_000
 BROKER = XWingPrivateKey.from_seed(SecretBytes(b"\x01" * 32))
+SHOWS_NONE = {"k": "note", "n": [], "c": 0, "m": False}
 OTHER_BROKER = XWingPrivateKey.from_seed(SecretBytes(b"\x02" * 32))
 CUSTODY_KEY = Ed25519PrivateKey.from_seed(SecretBytes(b"\x03" * 32))
 MAILBOX_KEY = Ed25519PrivateKey.from_seed(SecretBytes(b"\x04" * 32))
@@ -301,7 +302,7 @@ def test_a_request_of_another_size_is_refused_before_it_is_opened(size: int) -> 
 def test_an_answer_short_of_a_result_is_refused() -> None:
     """One result per op or none at all: a missing one would shift the meaning of those after it."""
     _, pending, _ = exchange(Notices(), Notices())
-    inside = wire.encode({"n": 1, "r": [{"k": "note", "n": [], "c": 0, "m": False}]})
+    inside = wire.encode({"n": 1, "r": [SHOWS_NONE]})
     with pytest.raises(MalformedInput) as refused:
         open_answer_untrusted(pending, hostile_answer(pending, inside))
     assert refused.value.code == "answer_count"
@@ -493,13 +494,13 @@ LISTED = {"k": "list", "m": False}
             Notices(),
             {
                 "n": 1,
-                "r": [{"k": "note", "n": [], "c": 0, "m": False}, {"k": "note", "n": [], "c": 0, "m": False}],
+                "r": [SHOWS_NONE, SHOWS_NONE],
             },
             "answer_count",
         ),
         (Notices(), {"n": 1, "r": [{"k": "held", "y": True}]}, "result_wrong"),
-        (Notices(), {"n": 1, "r": [{"k": "note", "n": [1], "c": 0, "m": False}]}, "result_wrong"),
-        (Notices(), {"n": 1, "r": [{"k": "note", "n": [bytes(8_193)], "c": 0, "m": False}]}, "result_wrong"),
+        (Notices(), {"n": 1, "r": [{**SHOWS_NONE, "n": [1]}]}, "result_wrong"),
+        (Notices(), {"n": 1, "r": [{**SHOWS_NONE, "n": [bytes(8_193)]}]}, "result_wrong"),
         (Notices(), {"n": 1, "r": [{"k": "no", "c": "Not A Code"}]}, "result_wrong"),
         (Notices(), {"n": 1, "r": [{"k": "no", "c": ""}]}, "result_wrong"),
         (Notices(), {"n": 1, "r": [], "x": 1}, "field_unknown"),
