@@ -47,6 +47,7 @@ from node.identity import Identity
 from node.layout import SecretName
 from node.peers import Peer, insert_peer, load_peer, peer_view, save_peer
 from node.receive_keys import ReceiveKeyRing
+from node.revocations import raise_floor
 from node.secrets import Secrets
 from node.views import PeerView
 from protocol import limits
@@ -409,7 +410,7 @@ class Ceremonies:
         self._keys.add(peer_id, ours.receive_key_id, ours.receive_seed)
 
         def record(tx: Transaction) -> None:
-            pinned = trust.pin_bundle(step.peer, now_ms, _earlier(tx, peer_id))
+            pinned = raise_floor(tx, trust.pin_bundle(step.peer, now_ms, _earlier(tx, peer_id)))
             insert_peer(
                 tx,
                 Peer(
@@ -491,9 +492,10 @@ class Ceremonies:
 
 def _earlier(tx: Snapshot, peer_id: bytes) -> trust.TrustedPeer | None:
     """What is known of this office from before; PolicyRefused ``already_paired``."""
-    known = tx.one("SELECT trusted FROM peer WHERE office_id = ?", (peer_id,))
+    known = tx.one("SELECT trusted, retired_ms FROM peer WHERE office_id = ?", (peer_id,))
     earlier = None if known is None else trust.parse_trusted_peer_untrusted(known[0])
-    if earlier is not None and earlier.state is trust.PairState.ACTIVE:
+    is_retired = known is not None and known[1] is not None
+    if earlier is not None and earlier.state is trust.PairState.ACTIVE and not is_retired:
         raise PolicyRefused(
             "already_paired", "This office is already paired with that one; nothing was changed."
         )
