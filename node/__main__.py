@@ -228,19 +228,15 @@ def pair(
     "--key-version-below",
     "below",
     type=int,
-    help="Revoke every key version below this number (2: the first).",
+    help="Revoke keys below this version (2: the first).",
 )
 @click.option("--reason", type=click.Choice([reason.value for reason in RevocationReason]))
-@click.option(
-    "--out", type=click.Path(dir_okay=False), help="Write the notice to this file, to carry by hand."
-)
+@click.option("--out", type=click.Path(dir_okay=False), help="Write the notice to this file, to carry.")
 @click.option("--broker", metavar="ADDRESS", help="Have this broker show the notice to everybody.")
 @click.option(
     "--apply", "notice", type=click.File("r", encoding="utf-8"), help="Apply a notice; - reads a pasted one."
 )
-@click.option(
-    "--dir", "directory", type=click.Path(file_okay=False), help="With --apply: directory of this node."
-)
+@click.option("--dir", "directory", type=click.Path(file_okay=False), help="With --apply: this node.")
 @passphrase_option
 @json_option
 def revoke(
@@ -316,9 +312,7 @@ def _what_was_learnt(learnt: dict[str, Any]) -> str:
     if not learnt["is_news"]:
         return f"Known already: {learnt['name']}, keys below version {below}. Nothing was changed."
     state = " It is suspended until it comes back with a new key." if learnt["suspended"] else ""
-    return (
-        f"Applied: keys of {learnt['name']} below version {below} are void.{state} Other partners are told."
-    )
+    return f"Applied: keys of {learnt['name']} below version {below} are void.{state} Others are told."
 
 
 def _by_hand(name: str, help_text: str, done: str) -> None:

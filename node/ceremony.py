@@ -45,7 +45,9 @@ from node.broker_link import BrokerClient
 from node.control import Channel
 from node.identity import Identity
 from node.layout import SecretName
+from node.outbox import Outbox
 from node.peers import Peer, insert_peer, load_peer, peer_view, save_peer
+from node.readdress import readdress
 from node.receive_keys import ReceiveKeyRing
 from node.revocations import raise_floor
 from node.secrets import Secrets
@@ -173,6 +175,7 @@ class Ceremonies:
         identity: Identity,
         secrets: Secrets,
         keys: ReceiveKeyRing,
+        outbox: Outbox,
         *,
         log_directory: Path,
         witness_name: str,
@@ -184,6 +187,7 @@ class Ceremonies:
         self._identity = identity
         self._secrets = secrets
         self._keys = keys
+        self._outbox = outbox
         self._log_directory = log_directory
         self._witness_name = witness_name
         self._paired = paired
@@ -463,6 +467,7 @@ class Ceremonies:
         def record(tx: Transaction) -> None:
             peer = load_peer(tx, peer_id)
             peer.trusted = trust.activate(peer.trusted, now_ms)
+            readdress(tx, self._outbox, self._log, peer, now_ms)
             save_peer(tx, peer)
             tx.execute(
                 "INSERT INTO pairing_evidence (peer, at_ms, transcript, own_pair_ok, peer_pair_ok)"

@@ -188,6 +188,7 @@ class Node:
             identity,
             secrets,
             self.keys,
+            self._outbox,
             log_directory=self._directory / LOG_NAME,
             witness_name=log.origin.rsplit("/", 1)[0] + "/witness1",
             paired=self._after_pairing,

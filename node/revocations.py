@@ -2,7 +2,7 @@
 
 Spec: docs/spec/keys.md#revocation. One rule: a revocation proves itself, so it does not matter who brings it,
 and the set only grows. What it changes, its log entry and whom it must be told to are one transaction;
-telling comes after it, by messages and at the brokers, so that no single hostile broker or partner can keep it quiet.
+telling comes after it, by messages and at the brokers, so no hostile broker or partner can keep it quiet.
 
 A partner that is suspended keeps its alerts in the outbox, unsent; what its revoked key signed and is not
 committed yet is quarantined unshown (node/inbox.py).
@@ -114,7 +114,7 @@ class Revocations:
         return learnt
 
     def learn_items(self, tx: Transaction, bringer: Peer, items: Sequence[RevocationItem]) -> None:
-        """What one message of a partner brought: the strongest of each office alone, or it could fill our log.
+        """What one message of a partner brought: of each office the strongest, or it could fill our log.
 
         One that does not hold is dropped; the message stands.
         """
