@@ -22,11 +22,12 @@ from node.events import DeskEvent, Events
 from node.identity import Identity
 from node.officers import Officers
 from node.peers import load_peers, peer_view
-from node.revocations import Learnt, Revocations
+from node.revocations import Revocations
 from node.views import (
     AlertRow,
     AlertView,
     EntryView,
+    Learnt,
     LinkView,
     LogView,
     OfficerView,
@@ -201,11 +202,11 @@ class Desk:
 
     async def suspend(self, session: Session, peer: str) -> None:
         """Hold a partner by hand."""
-        await self._revocations.suspend(self._alive(session), bytes.fromhex(peer))
+        await self._revocations.suspend(self._alive(session), bytes.fromhex(await self.find_peer(peer)))
 
     async def resume(self, session: Session, peer: str) -> None:
         """End a suspension by hand."""
-        await self._revocations.resume(self._alive(session), bytes.fromhex(peer))
+        await self._revocations.resume(self._alive(session), bytes.fromhex(await self.find_peer(peer)))
 
     async def retire(self, session: Session, peer: str, succeeded_by: str | None) -> None:
         """End a pair for good; its history stays under its name."""

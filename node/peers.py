@@ -195,21 +195,21 @@ def _state_word(peer: Peer) -> Literal["half", "active", "suspended", "retired"]
 
 
 def _pause_of(tx: Snapshot, peer: Peer) -> Pause | None:
-    """Why nothing crosses, since when, and what to do is told by the code."""
+    """Why nothing crosses, since when, and what to do follows from ``why``."""
     if peer.retired_ms is not None:
         successor = None
         if peer.succeeded_by is not None:
             named = tx.one("SELECT name FROM peer WHERE office_id = ?", (peer.succeeded_by,))
             successor = None if named is None else str(named[0])
-        return Pause(code="retired", since_ms=peer.retired_ms, successor=successor)
+        return Pause(why="retired", since_ms=peer.retired_ms, successor=successor)
     if peer.held_ms is not None:
-        return Pause(code="by_hand", since_ms=peer.held_ms)
+        return Pause(why="by_hand", since_ms=peer.held_ms)
     if peer.trusted.state is trust.PairState.SUSPENDED:
         told = tx.one("SELECT reason FROM revocation WHERE office_id = ?", (peer.office_id,))
         reason = None if told is None else str(told[0])
-        return Pause(code="revoked", since_ms=peer.trusted.since_ms, reason=reason)
+        return Pause(why="revoked", since_ms=peer.trusted.since_ms, reason=reason)
     if peer.trusted.state is trust.PairState.ACTIVE and not peer.is_reachable:
-        return Pause(code="no_address", since_ms=peer.trusted.since_ms)
+        return Pause(why="no_address", since_ms=peer.trusted.since_ms)
     return None
 
 

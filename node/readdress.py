@@ -1,8 +1,8 @@
 """After a second ceremony: what still waited for this partner is signed and numbered anew for the new pair.
 
-Spec: docs/spec/keys.md#coming-back. One rule: nothing the old pair had not acknowledged is lost, nothing of it
-is sent as it was: its number, its receive key and its address belong to a pair that is over. Alerts begin
-again under the same alert id, so a partner that did get one shows it once.
+Spec: docs/spec/keys.md#coming-back. One rule: nothing the old pair had not acknowledged is lost, nothing
+of it is sent as it was: its number, its receive key and its address belong to a pair that is over. Alerts
+begin again under the same alert id, so a partner that did get one shows it once.
 """
 
 from audit.store import AuditLog

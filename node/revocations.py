@@ -10,7 +10,6 @@ committed yet is quarantined unshown (node/inbox.py).
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -27,7 +26,7 @@ from node.officers import Officers
 from node.outbox import Outbox
 from node.peers import Peer, load_peer, save_peer
 from node.secrets import Secrets
-from node.views import Session
+from node.views import Learnt, Session
 from protocol import limits
 from protocol.items import RevocationItem
 from protocol.requests import Notices, NoticesAnswer, Op, Publish, Published
@@ -47,17 +46,6 @@ STRANGERS_MAX = 16_384
 ITEMS_PER_MESSAGE = 8  # of 3.7 KB each at most: half a body
 
 log = get_logger("revocations")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Learnt:
-    """What came of one revocation: ``about`` whom it was, and whether it was news."""
-
-    about: Literal["partner", "ourselves", "stranger"]
-    name: str
-    revoked_below: int
-    is_news: bool
-    suspended: bool
 
 
 class Revocations:

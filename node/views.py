@@ -39,14 +39,25 @@ class OfficerView:
 class Pause:
     """Why nothing crosses with a partner.
 
-    ``code``: revoked (``reason`` is the other office's word), by_hand, no_address, retired (``successor`` is
+    ``why``: revoked (``reason`` is the other office's word), by_hand, no_address, retired (``successor`` is
     the name of the partner that took its place).
     """
 
-    code: Literal["revoked", "by_hand", "no_address", "retired"]
+    why: Literal["revoked", "by_hand", "no_address", "retired"]
     since_ms: int
     reason: str | None = None
     successor: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learnt:
+    """What came of one revocation: ``about`` whom it was, and whether it was news."""
+
+    about: Literal["partner", "ourselves", "stranger"]
+    name: str
+    revoked_below: int
+    is_news: bool
+    suspended: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,8 +17,7 @@ from keys.secret import SecretBytes
 from node.daemon import Node
 from node.paper import publish_notice
 from node.peers import load_peer, save_peer
-from node.revocations import Learnt
-from node.views import PeerView, Session
+from node.views import Learnt, PeerView, Session
 from protocol.items import RevocationItem
 from protocol.requests import Notices, NoticesAnswer, Op, Result
 from runtime.sqlite import Transaction
@@ -87,7 +86,7 @@ def id_of(office: OfficeHost) -> bytes:
 async def state_of(office: OfficeHost, partner: bytes) -> tuple[str, str | None]:
     """State and why nothing crosses, as the partners page shows them."""
     (view,) = [p for p in await partners(office) if p.office_id == partner.hex()]
-    return view.state, None if view.pause is None else view.pause.code
+    return view.state, None if view.pause is None else view.pause.why
 
 
 async def revocations(office: OfficeHost) -> list[int]:

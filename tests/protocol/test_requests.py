@@ -56,7 +56,7 @@ from protocol.requests import (
 
 NOW = 1_800_000_000_000
 BROKER = XWingPrivateKey.from_seed(SecretBytes(b"\x01" * 32))
-SHOWS_NONE = {"k": "note", "n": [], "c": 0, "m": False}
+SHOWS_NONE: dict[str, wire.Value] = {"k": "note", "n": [], "c": 0, "m": False}
 OTHER_BROKER = XWingPrivateKey.from_seed(SecretBytes(b"\x02" * 32))
 CUSTODY_KEY = Ed25519PrivateKey.from_seed(SecretBytes(b"\x03" * 32))
 MAILBOX_KEY = Ed25519PrivateKey.from_seed(SecretBytes(b"\x04" * 32))
