@@ -531,6 +531,7 @@ async def test_a_partner_is_suspended_and_resumed_with_the_pin(officer: Client, 
     assert desk.held == []
     assert (await officer.post(path, {"pin": PIN})).location == "/partners?done=suspend"
     assert desk.held == [TENGCHONG]
+    await officer.get("/partners")
     answer = await officer.post(f"/partners/{TENGCHONG}/resume", {"pin": PIN})
     assert (answer.location, desk.held) == ("/partners?done=resume", [])
 
