@@ -451,3 +451,16 @@ def test_a_new_root_is_a_new_partner_and_the_old_one_is_retired(tmp_path: Path) 
         assert await shown(o.here) == 1
 
     play(tmp_path, script)
+
+
+def test_an_office_is_told_that_its_own_keys_are_void(tmp_path: Path) -> None:
+    """A node that was found again: the doctor says why partners drop what it sends."""
+
+    async def script(o: Three) -> None:
+        node = node_of(o.there)
+        learnt = await apply(o.there, a_revocation(await sheet_of(o.there)).text)
+        assert (learnt.about, learnt.suspended) == ("ourselves", True)
+        (check,) = [c for c in await o.there.host.run(lambda env: node.doctor()) if c["what"] == "own keys"]
+        assert not check["ok"]
+
+    play(tmp_path, script)
