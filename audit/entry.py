@@ -150,7 +150,9 @@ TYPES: Final[Mapping[str, EntryType]] = dict(
         _entry_type(
             "pair.ok", "node", {"peer": PSEUDONYM, "transcript": HASH}, {"origin": ORIGIN, "key": HASH}
         ),
-        _entry_type("peer.suspend", "node", {"peer": PSEUDONYM, "code": CODE}),
+        _entry_type("peer.suspend", "node", {"peer": PSEUDONYM, "code": CODE}, {"actor": ACTOR}),
+        _entry_type("peer.resume", "node", {"peer": PSEUDONYM}, {"actor": ACTOR}),
+        _entry_type("peer.retire", "node", {"peer": PSEUDONYM}, {"actor": ACTOR, "next": PSEUDONYM}),
         _entry_type("peer.revoke", "node", {"peer": PSEUDONYM, "below": INT}),
         _entry_type("officer.add", "node", {"actor": ACTOR, "role": ROLE, "list": INT}, {"by": ACTOR}),
         _entry_type("officer.retire", "node", {"actor": ACTOR, "list": INT}, {"by": ACTOR}),

@@ -386,6 +386,8 @@ WORDS: Final[Mapping[str, str]] = {
     "pair.begin": "pairing with %(peer).8s… begun (%(role)s)",
     "pair.ok": "paired with %(peer).8s…",
     "peer.suspend": "peer %(peer).8s… suspended: %(code)s",
+    "peer.resume": "peer %(peer).8s… resumed",
+    "peer.retire": "peer %(peer).8s… retired",
     "peer.revoke": "keys of peer %(peer).8s… below version %(below)s revoked",
     "officer.add": "officer %(actor).8s… added as %(role)s",
     "officer.retire": "officer %(actor).8s… retired",

@@ -9,6 +9,8 @@ Spec: docs/spec/keys.md and docs/spec/pairing.md. Files in reading order:
 - ``known_answers``: the vectors the start-up self-test runs
 - ``layout``: the strict reader and writer of the fixed layouts below
 - ``card``: office certificates, officer lists, broker cards, the pairing bundle, the safety number
+- ``notice``: a revocation with its root key, for whoever knows the office or not: file, pasted text, broker
+- ``recovery_sheet``: the root key on paper, written and typed back
 - ``trust``: what we know of one peer, and the rules by which that may change
 - ``pairing``: the by-voice ceremony as a machine, one type per step; invitations
 - ``keystore``: the passphrase-sealed key file; the only file here that asks for I/O

@@ -162,6 +162,20 @@ def apply_revocation(peer: TrustedPeer, revocation: Revocation, now_ms: int) -> 
     return _revoke_below(peer, revocation.revoked_below, in_use=peer.certificates[-1:], now_ms=now_ms)
 
 
+def with_floor(peer: TrustedPeer, revoked_below: int) -> TrustedPeer:
+    """What was just pinned, under a revocation known from before; its proof was checked when it was learnt.
+
+    VerificationFailed (``key_version_revoked``) when the version in use is revoked: there is nothing to pair.
+    """
+    if peer.certificate.key_version < revoked_below:
+        raise VerificationFailed(
+            "key_version_revoked",
+            f"the key that was shown, version {peer.certificate.key_version}, was revoked by its own office:"
+            " whoever shows it now may be a thief",
+        )
+    return _revoke_below(peer, revoked_below, in_use=(), now_ms=peer.since_ms)
+
+
 def _revoke_below(
     peer: TrustedPeer, revoked_below: int, *, in_use: tuple[Certificate, ...], now_ms: int
 ) -> TrustedPeer:

@@ -8,7 +8,8 @@ Reading order:
 - ``outbox``, ``inbox``  record, then act: what leaves and what comes
 - ``broker_link``, ``traffic``  the only socket to a broker, and what shares a request
 - ``officers``, ``vault``  who may open what, and what is kept sealed until they do
-- ``ceremony``  pairing, over the same link
+- ``ceremony``, ``readdress``  pairing, over the same link, and what waited for a partner that comes back
+- ``revocations``, ``paper``  keys that are void: learnt from anyone, made from a recovery sheet
 - ``alerts``, ``views``, ``desk``, ``events``  what officers do and are shown, through one interface
 - ``daemon``, ``metrics``, ``doctor``  wires it together, counts, and looks for what can be mended
 - ``control``, ``verbs``, ``__main__``  commands

@@ -11,12 +11,11 @@ from typing import Any
 from audit.store import AuditLog
 from keys.card import Role as ListedRole
 from keys.errors import BrokenInvariant, MalformedInput, PolicyRefused
-from keys.trust import check_active
 from node.identity import Identity
 from node.inbox import content_commitments, queue_receipt
 from node.officers import Officers
 from node.outbox import Outbox, ToSend, add_rung
-from node.peers import load_peer, save_peer
+from node.peers import check_talks, load_peer, save_peer
 from node.receive_keys import ReceiveKeyRing
 from node.vault import SealedContent, Vault
 from node.views import (
@@ -242,7 +241,7 @@ class Alerts:
         commitments = content_commitments(core.salt, released.core, released.disclosures)
         for office_id, _ in released.audience:
             peer = load_peer(tx, office_id)
-            check_active(peer.trusted)
+            check_talks(peer)
             self._outbox.compose(
                 tx,
                 peer,
@@ -537,7 +536,7 @@ def _check_audience(tx: Snapshot, *, recipients: Sequence[str]) -> tuple[bytes, 
         raise PolicyRefused("audience_empty", "Choose at least one office to send to.")
     audience = tuple(_id_untrusted(recipient) for recipient in recipients)
     for office_id in audience:
-        check_active(load_peer(tx, office_id).trusted)
+        check_talks(load_peer(tx, office_id))
     return audience
 
 

@@ -45,8 +45,11 @@ from node.broker_link import BrokerClient
 from node.control import Channel
 from node.identity import Identity
 from node.layout import SecretName
+from node.outbox import Outbox
 from node.peers import Peer, insert_peer, load_peer, peer_view, save_peer
+from node.readdress import readdress
 from node.receive_keys import ReceiveKeyRing
+from node.revocations import raise_floor
 from node.secrets import Secrets
 from node.views import PeerView
 from protocol import limits
@@ -172,6 +175,7 @@ class Ceremonies:
         identity: Identity,
         secrets: Secrets,
         keys: ReceiveKeyRing,
+        outbox: Outbox,
         *,
         log_directory: Path,
         witness_name: str,
@@ -183,6 +187,7 @@ class Ceremonies:
         self._identity = identity
         self._secrets = secrets
         self._keys = keys
+        self._outbox = outbox
         self._log_directory = log_directory
         self._witness_name = witness_name
         self._paired = paired
@@ -409,7 +414,7 @@ class Ceremonies:
         self._keys.add(peer_id, ours.receive_key_id, ours.receive_seed)
 
         def record(tx: Transaction) -> None:
-            pinned = trust.pin_bundle(step.peer, now_ms, _earlier(tx, peer_id))
+            pinned = raise_floor(tx, trust.pin_bundle(step.peer, now_ms, _earlier(tx, peer_id)))
             insert_peer(
                 tx,
                 Peer(
@@ -462,6 +467,7 @@ class Ceremonies:
         def record(tx: Transaction) -> None:
             peer = load_peer(tx, peer_id)
             peer.trusted = trust.activate(peer.trusted, now_ms)
+            readdress(tx, self._outbox, self._log, peer, now_ms)
             save_peer(tx, peer)
             tx.execute(
                 "INSERT INTO pairing_evidence (peer, at_ms, transcript, own_pair_ok, peer_pair_ok)"
@@ -491,9 +497,10 @@ class Ceremonies:
 
 def _earlier(tx: Snapshot, peer_id: bytes) -> trust.TrustedPeer | None:
     """What is known of this office from before; PolicyRefused ``already_paired``."""
-    known = tx.one("SELECT trusted FROM peer WHERE office_id = ?", (peer_id,))
+    known = tx.one("SELECT trusted, retired_ms FROM peer WHERE office_id = ?", (peer_id,))
     earlier = None if known is None else trust.parse_trusted_peer_untrusted(known[0])
-    if earlier is not None and earlier.state is trust.PairState.ACTIVE:
+    is_retired = known is not None and known[1] is not None
+    if earlier is not None and earlier.state is trust.PairState.ACTIVE and not is_retired:
         raise PolicyRefused(
             "already_paired", "This office is already paired with that one; nothing was changed."
         )

@@ -45,6 +45,7 @@ from node.metrics import NodeMetrics
 from node.officers import Officers
 from node.outbox import Outbox
 from node.receive_keys import ReceiveKeyRing
+from node.revocations import Revocations
 from node.secrets import Secrets
 from node.traffic import NodeTraffic
 from node.vault import Vault
@@ -120,6 +121,19 @@ class Node:
             wake=self._wake,
             changed=lambda: self.events.tell("outbox"),
         )
+        self.revocations = Revocations(
+            env,
+            db,
+            log,
+            identity,
+            secrets,
+            self.officers,
+            self._outbox,
+            clients=lambda: [entry.link.client for entry in self._links.values()],
+            stirred=self._stirred.set,
+            look_again=self._reread,
+            changed=lambda: self.events.tell("link"),
+        )
         self._inbox = Inbox(
             env,
             db,
@@ -134,6 +148,7 @@ class Node:
             look_again=self._reread,
             shown=lambda: self.events.tell("inbox"),
             ladder_moved=lambda: self.events.tell("outbox"),
+            revocations=self.revocations.learn_items,
         )
         self._traffic = NodeTraffic(
             db, self._outbox, self._inbox, link_changed=lambda: self.events.tell("link")
@@ -159,6 +174,7 @@ class Node:
             self.officers,
             self.alerts,
             self.events,
+            self.revocations,
             version=__version__,
             directory=self._directory,
             log_directory=self._directory / LOG_NAME,
@@ -172,6 +188,7 @@ class Node:
             identity,
             secrets,
             self.keys,
+            self._outbox,
             log_directory=self._directory / LOG_NAME,
             witness_name=log.origin.rsplit("/", 1)[0] + "/witness1",
             paired=self._after_pairing,
@@ -241,6 +258,7 @@ class Node:
         await self._ensure_links()
         self._run(self._housekeep(), "housekeeping")
         self._run(self.log.run(), "log")
+        self._run(self.revocations.run(), "notices")
 
     def link_views(self) -> Sequence[LinkView]:
         """Every link as screens show it."""
@@ -266,6 +284,7 @@ class Node:
             await self._ensure_links()
         for entry in self._links.values():
             entry.link.reread()
+        self.revocations.ask_anew()
         self.events.tell("link")
 
     def _wake(self, address: str) -> None:
@@ -285,6 +304,7 @@ class Node:
         while True:
             await self.alerts.count_anew_once()
             await self._outbox.housekeep_once()
+            await self.revocations.forward_once()
             if rounds % KEY_ROUNDS == 0:
                 await self.keys.close_old_once()
                 await self._outbox.forget_settled_once()

@@ -16,15 +16,18 @@ from audit.policy import single_log_policy
 from audit.reader import PublishedLog
 from audit.store import AuditLog
 from keys.errors import PolicyRefused
+from keys.notice import parse_notice_text_untrusted
 from node.alerts import Alerts
 from node.events import DeskEvent, Events
 from node.identity import Identity
 from node.officers import Officers
 from node.peers import load_peers, peer_view
+from node.revocations import Revocations
 from node.views import (
     AlertRow,
     AlertView,
     EntryView,
+    Learnt,
     LinkView,
     LogView,
     OfficerView,
@@ -61,6 +64,7 @@ class Desk:
         officers: Officers,
         alerts: Alerts,
         events: Events,
+        revocations: Revocations,
         *,
         version: str,
         directory: Path,
@@ -75,6 +79,7 @@ class Desk:
         self._officers = officers
         self._alerts = alerts
         self._events = events
+        self._revocations = revocations
         self._version = version
         self._directory = directory
         self._log_directory = log_directory
@@ -194,6 +199,24 @@ class Desk:
         raise PolicyRefused(
             "peer_unknown", f"No single paired office is called that. Paired offices: {known}."
         )
+
+    async def suspend(self, session: Session, peer: str) -> None:
+        """Hold a partner by hand."""
+        await self._revocations.suspend(self._alive(session), bytes.fromhex(await self.find_peer(peer)))
+
+    async def resume(self, session: Session, peer: str) -> None:
+        """End a suspension by hand."""
+        await self._revocations.resume(self._alive(session), bytes.fromhex(await self.find_peer(peer)))
+
+    async def retire(self, session: Session, peer: str, succeeded_by: str | None) -> None:
+        """End a pair for good; its history stays under its name."""
+        successor = None if succeeded_by is None else bytes.fromhex(succeeded_by)
+        await self._revocations.retire(self._alive(session), bytes.fromhex(peer), successor)
+
+    async def apply_notice(self, session: Session, text: str) -> Learnt:
+        """Take a revocation that was pasted; it proves itself."""
+        self._alive(session)
+        return await self._revocations.take_notice(parse_notice_text_untrusted(text), "paper")
 
     async def _peers(self) -> tuple[PeerView, ...]:
         return await self._db.read(self._peer_views)
@@ -340,6 +363,6 @@ class Desk:
         }
         return {**times, **fields}
 
-    def _alive(self, session: Session) -> None:
+    def _alive(self, session: Session) -> Session:
         """The session may have been ended by another page or by retiring the officer."""
-        self._officers.session(session.token, touch=False)
+        return self._officers.session(session.token, touch=False)

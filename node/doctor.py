@@ -33,7 +33,7 @@ async def check_node(
     db: Database,
     clients: Sequence[BrokerClient],
 ) -> list[dict[str, Any]]:
-    """Clock, disk, permissions, certificate, log, database, brokers; in the order they matter."""
+    """Clock, disk, permissions, certificate, log, database, own keys, brokers; in the order they matter."""
     now_ms = env.clock.now_ms()
     checks = [
         _check(
@@ -87,6 +87,20 @@ async def check_node(
             failure is None,
             "open" if failure is None else failure.code,
             "Stop and start the node.",
+        )
+    )
+    below = await db.read(
+        lambda tx: tx.one("SELECT revoked_below FROM revocation WHERE office_id = ?", (identity.office_id,))
+    )
+    is_void = below is not None and identity.key_version < below[0]
+    checks.append(
+        _check(
+            "own keys",
+            not is_void,
+            "revoked from our own recovery sheet"
+            if is_void
+            else f"version {identity.key_version}, not revoked",
+            "Partners drop what this node sends. See 'When a node is stolen' in docs/operations.md.",
         )
     )
     for client in clients:

@@ -31,7 +31,14 @@ from protocol import limits
 from protocol.alert import headline
 from protocol.conversation import Judgement, after_receiving, apply_acknowledgement, judge
 from protocol.envelope import envelope_hash
-from protocol.items import Acknowledgement, Item, KeyAnnouncement, OfficerListItem, is_service
+from protocol.items import (
+    Acknowledgement,
+    Item,
+    KeyAnnouncement,
+    OfficerListItem,
+    RevocationItem,
+    is_service,
+)
 from protocol.message import Header, LeafOpening, MessageType, parse_header_untrusted
 from protocol.receipts import Receipt, ReceiptState
 from protocol.receivekeys import KeyStatus, adopt, after_verified, status_of
@@ -169,6 +176,7 @@ class Inbox:
         look_again: Callable[[str], None],
         shown: Callable[[], None],
         ladder_moved: Callable[[], None],
+        revocations: Callable[[Transaction, Peer, Sequence[RevocationItem]], None],
     ) -> None:
         self._env = env
         self._db = db
@@ -183,6 +191,7 @@ class Inbox:
         self._look_again = look_again
         self._shown = shown
         self._ladder_moved = ladder_moved
+        self._revocations = revocations
         # Envelopes of one mailbox are taken in one after another, whoever brings them.
         self._one_at_a_time = asyncio.Lock()
         self._deletions_rest_until_ms: dict[str, int] = {}  # monotonic, by broker
@@ -282,6 +291,8 @@ class Inbox:
         if _is_settled(tx, arrival):
             return outcome  # recorded before; only the broker has not heard yet that it may go
         peer = load_peer(tx, arrival.mailbox.peer)
+        if peer.is_closed:
+            return outcome  # waits at the broker, unmarked, until our supervisor resumes the pair
         now_ms = self._env.clock.now_ms()
         try:
             opened = self._open(tx, peer, arrival.envelope, now_ms, outcome)
@@ -466,6 +477,8 @@ class Inbox:
                         peer.pair, numbers = apply_acknowledgement(peer.pair, item)
                         self._outbox.acknowledged(tx, peer, numbers)
                     case KeyAnnouncement():
+                        if item.key_version < peer.trusted.revoked_below:
+                            raise VerificationFailed("key_version_revoked", "a key of a revoked version")
                         peer.peer_key = adopt(peer.peer_key, _usable(item), peer.pair.outbound.next_seq)
                     case OfficerListItem():
                         listed = parse_officer_list_untrusted(item.officer_list)
@@ -478,6 +491,7 @@ class Inbox:
                         pass  # for a later version, or already used while opening
             except (MalformedInput, VerificationFailed, Unavailable) as fault:
                 log.warning("item_dropped", code=fault.code)
+        self._revocations(tx, peer, [item for item in items if isinstance(item, RevocationItem)])
 
     def _apply_receipt(self, tx: Transaction, peer: Peer, receipt: Receipt, outcome: _Outcome) -> None:
         """A rung of the ladder, if the receipt is about a delivery we really made to this peer."""

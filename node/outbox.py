@@ -14,7 +14,6 @@ from audit.store import AuditLog
 from keys.card import BrokerCard
 from keys.errors import BrokenInvariant, PolicyRefused, VerificationFailed
 from keys.primitives import sha256
-from keys.trust import PairState
 from node.broker_link import Batch
 from node.identity import Identity
 from node.peers import Peer, load_peer, load_peers, save_peer
@@ -409,6 +408,10 @@ class Outbox:
             self.release(rows)
         self._changed()
 
+    def wake(self, address: str) -> None:
+        """What waits for a partner at this broker may leave again."""
+        self._wake(address)
+
     def release(self, rows: Sequence[Row]) -> None:
         """These are no longer under way, whatever came of them."""
         for row in rows:
@@ -566,7 +569,7 @@ class Outbox:
 
         def look(tx: Snapshot) -> tuple[list[bytes], list[bytes], bool]:
             newest: int = tx.value("SELECT max(version) FROM officer_list")
-            active = [peer for peer in load_peers(tx) if peer.trusted.state is PairState.ACTIVE]
+            active = [peer for peer in load_peers(tx) if peer.is_active]
             talking = [p.office_id for p in active if _announces(p, newest, now_ms)]
             owing = [row[0] for row in tx.execute("SELECT DISTINCT peer FROM receipt_due")]
             acknowledging = [
@@ -606,7 +609,7 @@ class Outbox:
 
     def _control(self, tx: Transaction, peer_id: bytes, now_ms: int) -> None:
         peer = load_peer(tx, peer_id)
-        if peer.trusted.state is not PairState.ACTIVE:
+        if not peer.is_active:
             return
         self.compose_receipts(tx, peer)
         newest: int = tx.value("SELECT max(version) FROM officer_list")

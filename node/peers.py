@@ -12,7 +12,7 @@ from keys import trust
 from keys.card import safety_number
 from keys.errors import PolicyRefused
 from keys.secret import SecretBytes
-from node.views import PeerView
+from node.views import Pause, PeerView
 from protocol.conversation import PairState, missing
 from protocol.receivekeys import PeerKey, ReceiveKeys
 from runtime.sqlite import Snapshot, Transaction
@@ -20,7 +20,7 @@ from runtime.sqlite import Snapshot, Transaction
 _COLUMNS = (
     "office_id, name, country, since_ms, trusted, pair, receive_keys, peer_key, broker_address, put_secret,"
     " own_broker_address, officer_list_sent, last_heard_ms, ack_due_ms, log_origin, log_public, witness_name,"
-    " witness_public, checkpoint"
+    " witness_public, checkpoint, held_ms, retired_ms, succeeded_by"
 )
 
 
@@ -47,6 +47,26 @@ class Peer:
     witness_name: str
     witness_public: bytes
     checkpoint: bytes
+    held_ms: int | None = None  # suspended by our own supervisor
+    retired_ms: int | None = None
+    succeeded_by: bytes | None = None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether what it sends stays at the broker, unopened: our own supervisor said so."""
+        return self.held_ms is not None or self.retired_ms is not None
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether we hold an address and a key of it that no revocation took."""
+        key_version = self.peer_key.announcement.key_version
+        return len(self.put_secret) > 0 and key_version >= self.trusted.revoked_below
+
+    @property
+    def is_active(self) -> bool:
+        """Whether alerts may leave for it now."""
+        is_trusted = self.trusted.state is trust.PairState.ACTIVE
+        return is_trusted and self.is_reachable and not self.is_closed
 
     @property
     def pseudonym(self) -> str:
@@ -69,16 +89,30 @@ def load_peers(tx: Snapshot) -> list[Peer]:
     return [_from_row(row) for row in tx.execute(f"SELECT {_COLUMNS} FROM peer ORDER BY name, office_id")]  # noqa: S608
 
 
+def check_talks(peer: Peer) -> None:
+    """Raise PolicyRefused unless alerts may leave for it: ``pair_half``, ``pair_suspended`` and the like."""
+    if peer.retired_ms is not None:
+        raise PolicyRefused("pair_retired", "That partner is retired; its office has another entry now.")
+    if peer.held_ms is not None:
+        raise PolicyRefused("pair_held", "Our supervisor suspended that partner. Ask your supervisor.")
+    trust.check_active(peer.trusted)
+    if not peer.is_reachable:
+        raise PolicyRefused(
+            "pair_suspended", "That partner's address or key was revoked, and it has not sent new ones yet."
+        )
+
+
 def save_peer(tx: Transaction, peer: Peer) -> None:
     """Write back what may have changed."""
     tx.execute(
         "UPDATE peer SET name = ?, country = ?, state = ?, trusted = ?, pair = ?, receive_keys = ?,"
         " peer_key = ?, broker_address = ?, put_secret = ?, own_broker_address = ?, officer_list_sent = ?,"
-        " last_heard_ms = ?, ack_due_ms = ? WHERE office_id = ?",
+        " last_heard_ms = ?, ack_due_ms = ?, held_ms = ?, retired_ms = ?, succeeded_by = ?"
+        " WHERE office_id = ?",
         (
             peer.name,
             peer.country,
-            peer.trusted.state.name.lower(),
+            _stored_state(peer),
             trust.encode_trusted_peer(peer.trusted),
             peer.pair.encode(),
             peer.receive_keys.encode(),
@@ -89,6 +123,9 @@ def save_peer(tx: Transaction, peer: Peer) -> None:
             peer.officer_list_sent,
             peer.last_heard_ms,
             peer.ack_due_ms,
+            peer.held_ms,
+            peer.retired_ms,
+            peer.succeeded_by,
             peer.office_id,
         ),
     )
@@ -109,7 +146,7 @@ def insert_peer(tx: Transaction, peer: Peer) -> None:
             peer.office_id,
             peer.name,
             peer.country,
-            peer.trusted.state.name.lower(),
+            _stored_state(peer),
             peer.since_ms,
             peer.log_origin,
             peer.log_public,
@@ -132,23 +169,48 @@ def peer_view(tx: Snapshot, peer: Peer, own_office_id: bytes) -> PeerView:
         office_id=peer.office_id.hex(),
         name=peer.name,
         country=peer.country,
-        state=_state_word(peer.trusted.state),
+        state=_state_word(peer),
         since_ms=peer.since_ms,
         safety_number=safety_number(own_office_id, peer.office_id),
         last_heard_ms=peer.last_heard_ms,
         waiting_out=waiting,
         missing_in=sum(len(gap) for gap in missing(peer.pair)),
+        pause=_pause_of(tx, peer),
     )
 
 
-def _state_word(state: trust.PairState) -> Literal["half", "active", "suspended"]:
-    match state:
-        case trust.PairState.HALF:
-            return "half"
-        case trust.PairState.ACTIVE:
-            return "active"
-        case trust.PairState.SUSPENDED:
-            return "suspended"
+def _stored_state(peer: Peer) -> str:
+    """What the outbox asks the table by: ``active`` alone lets anything leave."""
+    if peer.is_active:
+        return "active"
+    return "half" if peer.trusted.state is trust.PairState.HALF and not peer.is_closed else "suspended"
+
+
+def _state_word(peer: Peer) -> Literal["half", "active", "suspended", "retired"]:
+    if peer.retired_ms is not None:
+        return "retired"
+    if peer.is_active:
+        return "active"
+    return "half" if peer.trusted.state is trust.PairState.HALF and not peer.is_closed else "suspended"
+
+
+def _pause_of(tx: Snapshot, peer: Peer) -> Pause | None:
+    """Why nothing crosses, since when, and what to do follows from ``why``."""
+    if peer.retired_ms is not None:
+        successor = None
+        if peer.succeeded_by is not None:
+            named = tx.one("SELECT name FROM peer WHERE office_id = ?", (peer.succeeded_by,))
+            successor = None if named is None else str(named[0])
+        return Pause(why="retired", since_ms=peer.retired_ms, successor=successor)
+    if peer.held_ms is not None:
+        return Pause(why="by_hand", since_ms=peer.held_ms)
+    if peer.trusted.state is trust.PairState.SUSPENDED:
+        told = tx.one("SELECT reason FROM revocation WHERE office_id = ?", (peer.office_id,))
+        reason = None if told is None else str(told[0])
+        return Pause(why="revoked", since_ms=peer.trusted.since_ms, reason=reason)
+    if peer.trusted.state is trust.PairState.ACTIVE and not peer.is_reachable:
+        return Pause(why="no_address", since_ms=peer.trusted.since_ms)
+    return None
 
 
 def _from_row(row: Sequence[Any]) -> Peer:
@@ -172,6 +234,9 @@ def _from_row(row: Sequence[Any]) -> Peer:
         witness_name,
         witness_public,
         checkpoint,
+        held_ms,
+        retired_ms,
+        succeeded_by,
     ) = row
     return Peer(
         office_id=office_id,
@@ -193,4 +258,7 @@ def _from_row(row: Sequence[Any]) -> Peer:
         witness_name=witness_name,
         witness_public=witness_public,
         checkpoint=checkpoint,
+        held_ms=held_ms,
+        retired_ms=retired_ms,
+        succeeded_by=succeeded_by,
     )

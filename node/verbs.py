@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from keys.errors import MalformedInput, PolicyRefused
+from keys.notice import parse_notice_text_untrusted
 from node.control import Channel, Params
 from node.views import Role, Session
 from protocol import limits
@@ -151,6 +152,38 @@ async def _pair_join(node: "Node", params: Params, channel: Channel) -> dict[str
     return {"peer": plain(peer)}
 
 
+async def _revoke_apply(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    data = parse_notice_text_untrusted(_text(params, "notice"))
+    return plain(await node.revocations.take_notice(data, "paper"))
+
+
+async def _suspend(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    peer = await node.desk.find_peer(_text(params, "peer"))
+    async with _logged_in(node, params) as session:
+        await node.desk.suspend(session, peer)
+    return {"suspended": peer}
+
+
+async def _resume(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    peer = await node.desk.find_peer(_text(params, "peer"))
+    async with _logged_in(node, params) as session:
+        await node.desk.resume(session, peer)
+    return {"resumed": peer}
+
+
+async def _retire(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    peer = await node.desk.find_peer(_text(params, "peer"))
+    successor = params.get("succeeded_by")
+    succeeded_by = None if successor is None else await node.desk.find_peer(_text(params, "succeeded_by"))
+    async with _logged_in(node, params) as session:
+        await node.desk.retire(session, peer, succeeded_by)
+    return {"retired": peer, "succeeded_by": succeeded_by}
+
+
 async def _publish(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
     del params, channel
     checkpoint = await node.log.publish()
@@ -175,6 +208,10 @@ VERBS: dict[str, Verb] = {
     "show": _show,
     "pair.invite": _pair_invite,
     "pair.join": _pair_join,
+    "revoke.apply": _revoke_apply,
+    "suspend": _suspend,
+    "resume": _resume,
+    "retire": _retire,
     "publish": _publish,
     "doctor": _doctor,
 }

@@ -36,18 +36,44 @@ class OfficerView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """Why nothing crosses with a partner.
+
+    ``why``: revoked (``reason`` is the other office's word), by_hand, no_address, retired (``successor`` is
+    the name of the partner that took its place).
+    """
+
+    why: Literal["revoked", "by_hand", "no_address", "retired"]
+    since_ms: int
+    reason: str | None = None
+    successor: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learnt:
+    """What came of one revocation: ``about`` whom it was, and whether it was news."""
+
+    about: Literal["partner", "ourselves", "stranger"]
+    name: str
+    revoked_below: int
+    is_news: bool
+    suspended: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PeerView:
-    """A paired office. ``state``: half, active, suspended."""
+    """A paired office. ``state``: half, active, suspended, retired."""
 
     office_id: str
     name: str
     country: str
-    state: Literal["half", "active", "suspended"]
+    state: Literal["half", "active", "suspended", "retired"]
     since_ms: int
     safety_number: str
     last_heard_ms: int | None
     waiting_out: int
     missing_in: int
+    pause: Pause | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -148,6 +148,13 @@ ANSWER_BYTES_MAX: Final = 1 * 2**20
 INLINE_BYTES_MAX: Final = 960 * 2**10
 NOTICES_PER_ANSWER_MAX: Final = 64
 NOTICE_BYTES_MAX: Final = 8_192
+# Revocations a broker keeps on the word of a mailbox here, and on nobody's: twelve megabytes altogether.
+NOTICES_VOUCHED_MAX: Final = 1_024
+NOTICES_UNVOUCHED_MAX: Final = 1_024
+NOTICES_PER_MAILBOX_MAX: Final = 16
+# Of offices no mailbox vouches for: what a flood can push out was there for seventeen hours.
+NOTICES_UNVOUCHED_PER_HOUR_MAX: Final = 60
+PUBLISHES_PER_REQUEST_MAX: Final = 4
 BROKER_ORIGIN_BYTES_MAX: Final = 256
 LISTED_PER_ANSWER_MAX: Final = 256
 TOMBSTONE_TTL_MS: Final = MAILBOX_TTL_MS
@@ -164,4 +171,6 @@ assert BROKER_ANSWER_WAIT_MS > LONG_POLL_MS_MAX
 assert RESEAL_SPACING_MS <= HELD_BACKOFF_MS_MIN
 assert ENVELOPE_BUCKETS_BYTES[0] > REQUEST_BYTES_MIN
 assert EMPTY_ANSWER_BYTES < REQUEST_BYTES_MIN
+assert NOTICES_PER_ANSWER_MAX * NOTICE_BYTES_MAX < INLINE_BYTES_MAX
+assert NOTICES_UNVOUCHED_MAX > 12 * NOTICES_UNVOUCHED_PER_HOUR_MAX, "every office asks once in that time"
 assert RENDEZVOUS_TTL_MS < MAILBOX_TTL_MS

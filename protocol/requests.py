@@ -133,10 +133,24 @@ class Stats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notices:
-    """Revocations this broker was asked to show to everybody."""
+    """Revocations this broker was asked to show to everybody, those after ``cursor``."""
+
+    cursor: int = 0
 
 
-Op = Create | Put | Held | List | Get | Delete | Stats | Notices
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publish:
+    """Show this revocation to everybody (keys.notice).
+
+    Anyone may ask; ``get_secret`` of a pair's mailbox here vouches for it, and what is vouched for is never
+    pushed out by what is not. Empty: the office has nothing left but its paper.
+    """
+
+    notice: bytes
+    get_secret: bytes = field(repr=False, default=b"")  # 32, or empty
+
+
+Op = Create | Put | Held | List | Get | Delete | Stats | Notices | Publish
 
 # --- results --------------------------------------------------------------------------------------
 
@@ -195,9 +209,16 @@ class StatsAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoticesAnswer:
-    """Revocations as their roots signed them (keys.card)."""
+    """Revocations with their roots (keys.notice), oldest first. ``more`` follow after ``cursor``."""
 
     notices: tuple[bytes, ...]
+    cursor: int = 0
+    more: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """The broker shows this revocation, or a stronger one of the same office."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,7 +228,18 @@ class OpRefused:
     code: str
 
 
-Result = Created | Custody | HeldAnswer | Listed | Got | Deleted | StatsAnswer | NoticesAnswer | OpRefused
+Result = (
+    Created
+    | Custody
+    | HeldAnswer
+    | Listed
+    | Got
+    | Deleted
+    | StatsAnswer
+    | NoticesAnswer
+    | Published
+    | OpRefused
+)
 
 # --- both ends of one exchange --------------------------------------------------------------------
 
@@ -468,7 +500,9 @@ def _op_to_wire(op: Op) -> Value:
         case Stats():
             return {"k": "stat", "g": op.get_secret}
         case Notices():
-            return {"k": "note"}
+            return {"k": "note", "c": op.cursor}
+        case Publish():
+            return {"k": "pub", "n": op.notice, "g": op.get_secret}
         case _:
             assert_never(op)
 
@@ -516,7 +550,15 @@ def _read_op(tag: str, fields: Fields) -> Op:
         case "stat":
             return Stats(get_secret=fields.raw("g", size=limits.SECRET_BYTES))
         case "note":
-            return Notices()
+            return Notices(cursor=fields.integer("c"))
+        case "pub":
+            op = Publish(
+                notice=fields.raw("n", bytes_max=limits.NOTICE_BYTES_MAX),
+                get_secret=fields.raw("g", bytes_max=limits.SECRET_BYTES),
+            )
+            if len(op.get_secret) not in (0, limits.SECRET_BYTES):
+                raise MalformedInput("op_wrong", "a capability has 32 bytes")
+            return op
         case _:
             raise MalformedInput("op_unknown", "the request holds an unknown op")
 
@@ -577,7 +619,9 @@ def _result_to_wire(result: Result) -> Value:
                 "zm": result.size_bytes_max,
             }
         case NoticesAnswer():
-            return {"k": "note", "n": list(result.notices)}
+            return {"k": "note", "n": list(result.notices), "c": result.cursor, "m": result.more}
+        case Published():
+            return {"k": "pub"}
         case OpRefused():
             return {"k": "no", "c": str(result.code)}  # a Refusal is a str by inheritance only
         case _:
@@ -629,7 +673,11 @@ def _read_result(tag: str, fields: Fields, op: Op, origin: str) -> Result:
                 size_bytes_max=fields.integer("zm"),
             )
         case "note", Notices():
-            return NoticesAnswer(notices=_read_notices(fields))
+            return NoticesAnswer(
+                notices=_read_notices(fields), cursor=fields.integer("c"), more=fields.boolean("m")
+            )
+        case "pub", Publish():
+            return Published()
         case _:
             raise MalformedInput("result_wrong", "a result does not answer its op")
 

@@ -19,6 +19,7 @@ from protocol.requests import (
     ListedItem,
     Notices,
     Op,
+    Publish,
     Put,
     Result,
     Stats,
@@ -39,7 +40,7 @@ class Order:
     @property
     def writes(self) -> bool:
         """Whether carrying it out changes anything."""
-        return isinstance(self.op, Create | Put | Delete)
+        return isinstance(self.op, Create | Put | Delete | Publish)
 
 
 def order_of(op: Op) -> Order:
@@ -62,6 +63,8 @@ def order_of(op: Op) -> Order:
             )
         case Notices():
             return Order(op=op)
+        case Publish():
+            return Order(op=op, box_hash=get_capability_hash(op.get_secret) if op.get_secret else b"")
         case _:
             assert_never(op)
 

@@ -12,6 +12,7 @@ from typing import Any, Final, assert_never
 
 from audit.store import AuditLog
 from broker.store.base import Announce, CarriedOut, Order, Totals
+from broker.store.notices import publish, shown_after
 from keys.errors import MalformedInput
 from protocol import limits
 from protocol.custody import Custody
@@ -40,8 +41,8 @@ from protocol.requests import (
     Listed,
     ListedItem,
     Notices,
-    NoticesAnswer,
     OpRefused,
+    Publish,
     Put,
     Refusal,
     Result,
@@ -82,6 +83,7 @@ class _Turn:
         self.now_ms = now_ms
         self.bytes_left = bytes_max
         self.listed_left = limits.LISTED_PER_ANSWER_MAX
+        self.publishes_left = limits.PUBLISHES_PER_REQUEST_MAX
         self.known = False
         self.handed_out: list[int] = []
 
@@ -165,13 +167,15 @@ class SqliteStore:
                 return self._put(tx, order, order.op, turn)
             case Delete():
                 return self._delete(tx, order, order.op, turn)
+            case Publish():
+                return self._publish(tx, order, order.op, turn)
             case _:
                 return self._look(tx, order, turn)
 
     def _look(self, snapshot: Snapshot, order: Order, turn: _Turn) -> Result:
         op = order.op
         if isinstance(op, Notices):
-            return NoticesAnswer(notices=())
+            return shown_after(snapshot, op.cursor)
         box = _find_box(snapshot, _BOX_BY_PUT if isinstance(op, Held) else _BOX_BY_GET, order.box_hash, turn)
         match op:
             case Held():
@@ -182,7 +186,7 @@ class SqliteStore:
                 return OpRefused(code=Refusal.NOT_FOUND) if box is None else _get(snapshot, box, op, turn)
             case Stats():
                 return _stats(box)
-            case Create() | Put() | Delete():
+            case Create() | Put() | Delete() | Publish():
                 raise AssertionError("a writing order among those that look")
             case _:
                 assert_never(op)
@@ -336,6 +340,15 @@ class SqliteStore:
                 self._log.append(tx, "bk.ack", entry)
                 self._tally(tx, items=-1, size_bytes=-size_bytes, tombstones=1)
         return Deleted()
+
+    def _publish(self, tx: Transaction, order: Order, op: Publish, turn: _Turn) -> Result:
+        turn.publishes_left -= 1
+        if turn.publishes_left < 0 or self._refuse_puts:
+            return OpRefused(code=Refusal.BUSY)
+        box = _find_box(tx, _BOX_BY_GET, order.box_hash, turn) if order.box_hash else None
+        # A rendezvous costs a stranger one invitation that was read aloud: it vouches for nothing.
+        vouches = box is not None and box.state.kind == "pair"
+        return publish(tx, op.notice, box.id if box is not None and vouches else None, turn.now_ms)
 
     def _note_handed_out(self, tx: Transaction, log_indexes: Sequence[int]) -> None:
         for log_index in log_indexes:

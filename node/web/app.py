@@ -67,6 +67,8 @@ _CLOSED: Final[tuple[tuple[str, str, Closed], ...]] = (
     ("POST", f"/pending/{{draft_id:{_ID}}}/{{verb:release|emergency|discard}}", pages.release),
     ("GET", "/outbox", pages.outbox),
     ("GET", "/partners", pages.partners),
+    ("POST", "/partners/revocation", pages.apply_notice),
+    ("POST", f"/partners/{{office_id:{_ID}}}/{{verb:suspend|resume}}", pages.hold_partner),
     ("GET", "/audit", pages.audit),
     ("POST", "/audit/verify", pages.verify),
     ("GET", "/status", pages.status),

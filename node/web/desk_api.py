@@ -12,6 +12,7 @@ from node.views import (
     AlertRow,
     AlertView,
     EntryView,
+    Learnt,
     OfficerView,
     OutboxRow,
     PeerView,
@@ -100,6 +101,18 @@ class DeskApi(Protocol):
 
     async def peers(self, session: Session) -> Sequence[PeerView]:
         """Offices we are paired with."""
+        ...
+
+    async def suspend(self, session: Session, peer: str) -> None:
+        """Hold a partner by hand; supervisors alone."""
+        ...
+
+    async def resume(self, session: Session, peer: str) -> None:
+        """End a suspension by hand. PolicyRefused ``pair_suspended`` after a revocation."""
+        ...
+
+    async def apply_notice(self, session: Session, text: str) -> Learnt:
+        """Take a revocation that was pasted; it proves itself."""
         ...
 
     async def submit(self, session: Session, alert: Alert, recipients: Sequence[str]) -> Submitted:

@@ -86,6 +86,16 @@ MESSAGES: Final[Mapping[str, str]] = {
     "emergency_not_allowed": N_("This office never sends such an alert with one key. Ask a second officer."),
     "pair_half": N_("Pairing with one of the chosen offices is not finished. Finish it first."),
     "pair_suspended": N_("One of the chosen offices is suspended. Leave it out or ask your supervisor."),
+    "pair_held": N_("Your supervisor suspended this partner. Leave it out or ask your supervisor."),
+    "pair_retired": N_("This partner is retired. Choose the partner that took its place."),
+    "pair_not_held": N_("This partner is not suspended by hand, so there is nothing to resume."),
+    "supervisor_only": N_("Only a supervisor may do this. Ask yours."),
+    "notice_malformed": N_(
+        "There is no whole revocation in this text, or it was damaged on its way. Copy all of it again."
+    ),
+    "revocation_malformed": N_(
+        "There is no whole revocation in this text, or it was damaged on its way. Copy all of it again."
+    ),
     "peer_unknown": N_("One of the chosen offices is not a partner of yours. Choose again."),
     "recipient_unknown": N_("One of the chosen offices is not a partner of yours. Choose again."),
     "recipients_none": N_("No office is chosen. Choose who receives the alert."),

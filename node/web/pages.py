@@ -42,6 +42,10 @@ _NOTICES: Final = {
     "waiting": N_("The alert is kept and waits for a second officer."),
     "released": N_("The alert is released and on its way."),
     "discarded": N_("The alert was discarded."),
+    "suspend": N_("The partner is suspended."),
+    "resume": N_("The partner is resumed."),
+    "applied": N_("The revocation is applied. Your other partners are told."),
+    "known": N_("The revocation is genuine and changes nothing here."),
 }
 
 
@@ -265,8 +269,66 @@ def _cause_of(visit: Visit) -> Callable[[Recipient], str | None]:
 
 async def partners(visit: Visit, session: Session) -> web.StreamResponse:
     """Offices we are paired with, and the numbers to compare by voice."""
-    peers = await visit.site.desk.peers(session)
-    return visit.answer("partners.html", peers, peers=peers)
+    if visit.wants_json:
+        return visit.json(await visit.site.desk.peers(session))
+    return await _partners_page(visit, session)
+
+
+async def _partners_page(
+    visit: Visit, session: Session, *, status: int = 200, error: Said | None = None, at: str = ""
+) -> web.StreamResponse:
+    return visit.page(
+        "partners.html",
+        status=status,
+        peers=await visit.site.desk.peers(session),
+        notice=_notice(visit),
+        error=error,
+        error_at=at,
+    )
+
+
+async def hold_partner(visit: Visit, session: Session) -> web.StreamResponse:
+    """Suspend or resume a partner by hand, after the PIN was typed again."""
+    peer, verb = visit.request.match_info["office_id"], visit.request.match_info["verb"]
+    fresh: Session | None = None
+    response: web.StreamResponse
+    try:
+        fresh = await _login_again(visit, session)
+        if verb == "suspend":
+            await visit.site.desk.suspend(fresh, peer)
+        else:
+            await visit.site.desk.resume(fresh, peer)
+        response = visit.json({}) if visit.wants_json else visit.see_other(f"/partners?done={verb}")
+    except SalweenError as error:
+        if fresh is None and (visit.wants_json or error.code == "session_ended"):
+            raise
+        now = fresh or session
+        said = say(error, visit.words)
+        response = (
+            visit.json(error_json(error, said), status=status_of(error))
+            if visit.wants_json
+            else await _partners_page(
+                replace(visit, session=now), now, status=status_of(error), error=said, at=peer
+            )
+        )
+    if fresh is not None:
+        set_cookie(response, visit.site.session_cookie, fresh.token)
+    return response
+
+
+async def apply_notice(visit: Visit, session: Session) -> web.StreamResponse:
+    """Apply a revocation that came by letter; it proves itself, so any officer may."""
+    try:
+        learnt = await visit.site.desk.apply_notice(session, visit.said("notice"))
+    except SalweenError as error:
+        if visit.wants_json or error.code == "session_ended":
+            raise
+        said = say(error, visit.words)
+        return await _partners_page(visit, session, status=status_of(error), error=said, at="notice")
+    if visit.wants_json:
+        return visit.json(learnt)
+    is_applied = learnt.about == "partner" and learnt.is_news
+    return visit.see_other(f"/partners?done={'applied' if is_applied else 'known'}")
 
 
 async def status(visit: Visit, _: Session) -> web.StreamResponse:

@@ -46,6 +46,7 @@ from keys.trust import (
     parse_trusted_peer_untrusted,
     pin_bundle,
     resume_after_reset,
+    with_floor,
 )
 from tests.keys.builders import MALLORY, MYITKYINA, NOW_MS, TENGCHONG, YEAR_MS, Office, composite, drawn
 from tests.keys.mutations import near
@@ -275,6 +276,16 @@ def test_a_second_pairing_keeps_what_was_revoked() -> None:
         pin_bundle(a_bundle(), LATER_MS, newer)
     with pytest.raises(BrokenInvariant, match="peer_mixed_up"):
         pin_bundle(a_bundle(TENGCHONG), LATER_MS, ACTIVE)
+
+
+def test_what_is_pinned_stands_under_a_revocation_known_from_before() -> None:
+    """A floor met while the office was a stranger: its old key is refused, a new one keeps the floor."""
+    with pytest.raises(VerificationFailed, match="key_version_revoked"):
+        with_floor(ACTIVE, 2)
+    newer = with_floor(accept_certificate(ACTIVE, a_certificate(2), LATER_MS), 2)
+    assert (newer.state, newer.revoked_below) == (ACTIVE.state, 2)
+    assert [known.key_version for known in newer.certificates] == [2]
+    assert with_floor(newer, 1).revoked_below == 2
 
 
 def test_a_second_pairing_under_a_new_key_ends_the_suspension() -> None:

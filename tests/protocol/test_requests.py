@@ -33,6 +33,8 @@ from protocol.requests import (
     Op,
     OpRefused,
     PendingRequest,
+    Publish,
+    Published,
     Put,
     Refusal,
     Result,
@@ -54,6 +56,7 @@ from protocol.requests import (
 
 NOW = 1_800_000_000_000
 BROKER = XWingPrivateKey.from_seed(SecretBytes(b"\x01" * 32))
+SHOWS_NONE: dict[str, wire.Value] = {"k": "note", "n": [], "c": 0, "m": False}
 OTHER_BROKER = XWingPrivateKey.from_seed(SecretBytes(b"\x02" * 32))
 CUSTODY_KEY = Ed25519PrivateKey.from_seed(SecretBytes(b"\x03" * 32))
 MAILBOX_KEY = Ed25519PrivateKey.from_seed(SecretBytes(b"\x04" * 32))
@@ -109,7 +112,12 @@ ops: st.SearchStrategy[Op] = st.one_of(
     st.builds(Get, get_secret=secrets32, envelope_hash=secrets32),
     st.builds(Delete, get_secret=secrets32, envelope_hash=secrets32, signature=signatures),
     st.builds(Stats, get_secret=secrets32),
-    st.just(Notices()),
+    st.builds(Notices, cursor=st.integers(0, 2**64 - 1)),
+    st.builds(
+        Publish,
+        notice=st.binary(max_size=8_192),
+        get_secret=st.one_of(st.just(b""), st.binary(min_size=32, max_size=32)),
+    ),
 )
 
 
@@ -294,7 +302,7 @@ def test_a_request_of_another_size_is_refused_before_it_is_opened(size: int) -> 
 def test_an_answer_short_of_a_result_is_refused() -> None:
     """One result per op or none at all: a missing one would shift the meaning of those after it."""
     _, pending, _ = exchange(Notices(), Notices())
-    inside = wire.encode({"n": 1, "r": [{"k": "note", "n": []}]})
+    inside = wire.encode({"n": 1, "r": [SHOWS_NONE]})
     with pytest.raises(MalformedInput) as refused:
         open_answer_untrusted(pending, hostile_answer(pending, inside))
     assert refused.value.code == "answer_count"
@@ -382,6 +390,7 @@ def test_every_result_comes_back_to_its_op() -> None:
         Delete(get_secret=bytes(32), envelope_hash=bytes(32), signature=bytes(64)),
         Stats(get_secret=bytes(32)),
         Notices(),
+        Publish(notice=b"revocation"),
         second,
         a_put(3),
     ]
@@ -402,7 +411,8 @@ def test_every_result_comes_back_to_its_op() -> None:
         Got(envelope=waiting),
         Deleted(),
         StatsAnswer(items=1, items_max=512, size_bytes=8_192, size_bytes_max=2**26),
-        NoticesAnswer(notices=(b"revocation",)),
+        NoticesAnswer(notices=(b"revocation",), cursor=7, more=True),
+        Published(),
         notes[1],
         OpRefused(code=Refusal.QUOTA),
     ]
@@ -480,10 +490,17 @@ LISTED = {"k": "list", "m": False}
 @pytest.mark.parametrize(
     ("op", "inside", "code"),
     [
-        (Notices(), {"n": 1, "r": [{"k": "note", "n": []}, {"k": "note", "n": []}]}, "answer_count"),
+        (
+            Notices(),
+            {
+                "n": 1,
+                "r": [SHOWS_NONE, SHOWS_NONE],
+            },
+            "answer_count",
+        ),
         (Notices(), {"n": 1, "r": [{"k": "held", "y": True}]}, "result_wrong"),
-        (Notices(), {"n": 1, "r": [{"k": "note", "n": [1]}]}, "result_wrong"),
-        (Notices(), {"n": 1, "r": [{"k": "note", "n": [bytes(8_193)]}]}, "result_wrong"),
+        (Notices(), {"n": 1, "r": [{**SHOWS_NONE, "n": [1]}]}, "result_wrong"),
+        (Notices(), {"n": 1, "r": [{**SHOWS_NONE, "n": [bytes(8_193)]}]}, "result_wrong"),
         (Notices(), {"n": 1, "r": [{"k": "no", "c": "Not A Code"}]}, "result_wrong"),
         (Notices(), {"n": 1, "r": [{"k": "no", "c": ""}]}, "result_wrong"),
         (Notices(), {"n": 1, "r": [], "x": 1}, "field_unknown"),

@@ -8,15 +8,18 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from keys.errors import PolicyRefused
+from keys.notice import parse_notice_text_untrusted
 from node.views import (
     AlertRow,
     AlertView,
     EntryView,
     LadderStep,
+    Learnt,
     LinkView,
     LogView,
     OfficerView,
     OutboxRow,
+    Pause,
     PeerView,
     PendingView,
     Recipient,
@@ -99,6 +102,7 @@ class FakeDesk:
     office_id_hex: str = OFFICE_ID
     link_state: str = "online"
     sessions: dict[str, Session] = field(default_factory=dict)
+    held: list[str] = field(default_factory=list)
     drafts: dict[str, PendingView] = field(default_factory=dict)
     sent: list[tuple[Alert, tuple[str, ...]]] = field(default_factory=list)
     opened: list[tuple[str, str]] = field(default_factory=list)
@@ -405,8 +409,27 @@ class FakeDesk:
         return (
             peer(TENGCHONG, "Tengchong BLO", "CN", "active"),
             peer(MAE_SAI, "Mae Sai BLO", "TH", "active", waiting_out=2, missing_in=1, last_heard_ms=None),
-            peer(SUSPENDED, HOSTILE[:48], "LA", "suspended"),
+            peer(
+                SUSPENDED,
+                HOSTILE[:48],
+                "LA",
+                "suspended",
+                pause=Pause(why="revoked", since_ms=NOW_MS, reason="node_stolen"),
+            ),
         )
+
+    async def suspend(self, session: Session, peer: str) -> None:
+        self._fail()
+        self.held.append(peer)
+
+    async def resume(self, session: Session, peer: str) -> None:
+        self._fail()
+        self.held.remove(peer)
+
+    async def apply_notice(self, session: Session, text: str) -> Learnt:
+        self._fail()
+        parse_notice_text_untrusted(text)
+        return Learnt(about="partner", name="", revoked_below=2, is_news=True, suspended=True)
 
     # --- writing ---
 

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from keys.errors import BrokenInvariant, PolicyRefused, Unavailable, VerificationFailed
+from keys.notice import notice_text
 from node.views import StatusView
 from node.web import forms
 from node.web.guard import cookie_name
@@ -515,3 +516,35 @@ async def test_an_auditor_is_not_shown_what_auditors_do_not_do(client: Client) -
     assert "/audit" in links
     assert "/new" not in links
     assert "/pending" not in links
+
+
+async def test_a_partner_is_suspended_and_resumed_with_the_pin(officer: Client, desk: FakeDesk) -> None:
+    """Only supervisors are offered it; without the PIN, or with a wrong one, nothing changes."""
+    path = f"/partners/{TENGCHONG}/suspend"
+    assert path not in (await officer.get("/partners")).text
+    await officer.login(2)
+    assert path in (await officer.get("/partners")).text
+    for pin, code in (("", "pin_missing"), ("000000", "pin_wrong_here")):
+        answer = await officer.post(path, {"pin": pin})
+        assert answer.status == 403
+        assert code in answer.text
+    assert desk.held == []
+    assert (await officer.post(path, {"pin": PIN})).location == "/partners?done=suspend"
+    assert desk.held == [TENGCHONG]
+    await officer.get("/partners")
+    answer = await officer.post(f"/partners/{TENGCHONG}/resume", {"pin": PIN})
+    assert (answer.location, desk.held) == ("/partners?done=resume", [])
+
+
+async def test_a_suspended_partner_says_why_and_what_to_do(officer: Client) -> None:
+    """Since when, why, and who ends it."""
+    assert "the office revoked its own key. Telephone it" in page(await officer.get("/partners")).words
+
+
+async def test_a_pasted_revocation_is_applied_or_says_what_is_wrong(officer: Client) -> None:
+    """Half a text is told from a whole one."""
+    text = notice_text(b"a notice")
+    assert (await officer.post("/partners/revocation", {"notice": text})).location == "/partners?done=applied"
+    answer = await officer.post("/partners/revocation", {"notice": text[:30]})
+    assert answer.status == 400
+    assert "no whole revocation" in page(answer).words
