@@ -1,4 +1,4 @@
-"""Our envelopes opened, and envelopes made, by a program that shares nothing with us: Node.js, from docs/spec.
+"""Our envelopes opened, and envelopes made, by a program that shares nothing with us: Node.js, from docs.
 
 Both must accept every honest envelope and read the same in it, and refuse every altered one by the same code;
 what one of them makes, the other takes. A fault that only one of them sees would be a misreading of the page.
@@ -396,7 +396,7 @@ _VALUES = st.recursive(
 @settings(max_examples=200)
 @given(data=st.binary(max_size=64) | _VALUES.map(wire.encode), at=st.integers(0, 2**16))
 def test_both_take_the_same_bytes_for_canonical(opener: Ask, data: bytes, at: int) -> None:
-    """What one reads the other reads, to the same bytes; what one refuses the other does, by the same code."""
+    """What one reads the other reads, to the same bytes; what one refuses the other does, by one code."""
     for candidate in (data, _turned(data, at % (8 * len(data))) if data else b""):
         try:
             expected: dict[str, Any] = {
