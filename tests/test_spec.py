@@ -21,7 +21,7 @@ from protocol.message import MessageType
 from protocol.receipts import LADDER, ReceiptState
 from protocol.requests import Refusal
 from protocol.sealing import Mark
-from tests.support import diagrams
+from tests.support import diagrams, example
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEC = ROOT / "docs" / "spec"
@@ -209,3 +209,8 @@ def test_a_table_that_changes_changes_its_diagram() -> None:
         for left_out in table:
             fewer = {key: to for key, to in table.items() if key != left_out}
             assert diagrams.draw_table(name, fewer) != whole, left_out
+
+
+def test_the_worked_example_is_the_recorded_envelope() -> None:
+    """docs/spec/example.md is up to date; every hash and signature in it is checked as it is drawn."""
+    assert example.PAGE.read_text(encoding="utf-8") == example.draw()
