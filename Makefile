@@ -1,12 +1,14 @@
 # Everything a person types here. Needs python3 (3.11 or newer, with venv) and nothing else to begin with.
 #
 #   make demo      two offices and a broker on this machine, until Ctrl-C
-#   make test      every check and every test; as root it first installs the Debian packages tests drive
+#   make test      every check and every test; as root it first installs the Debian packages tests drive;
+#                  npm packages of one test go to its own folder, from a lock
 #   make check     the checks alone: no network, no Debian package
 #   make install   .venv with the console scripts in .venv/bin, from hashes
 #   make bench     measurements; `make -s bench` prints JSON lines and nothing else on standard output
 #   make kills     kill real processes at random for long: KILLS=100 SEED=1
 #   make lock      write requirements.lock anew from pyproject.toml (UPGRADE=1 takes newer versions)
+#   make opener-lock   the same for the opener in Node.js, tests/independent/opener/package-lock.json
 #   make clean     remove what the targets above made
 
 PYTHON ?= python3
@@ -17,7 +19,7 @@ PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install check test demo kills bench lock clean debian
+.PHONY: help install check test demo kills bench lock clean debian opener opener-lock
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -47,11 +49,18 @@ check: install
 	$(BIN)/python -m tests.support.syntax_rules
 	$(BIN)/python -m tests.support.lock_check
 
-test: check debian
+test: check debian opener
 	$(BIN)/python -m pytest
 
 debian:
 	@sh tests/support/debian_packages.sh
+
+# Packages of the independent opener: from its own lock, by the Node.js of ours, once.
+opener: install
+	@$(BIN)/python -m tests.support.node_packages
+
+opener-lock: install
+	@$(BIN)/python -m tests.support.node_packages --lock
 
 demo: install
 	@$(BIN)/salween-demo
@@ -72,4 +81,5 @@ lock: install
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist tests/browser/screenshots
+	rm -rf tests/independent/opener/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -22,7 +22,7 @@ from keys.errors import MalformedInput
 from keys.layout import Reader
 from keys.primitives import COMPOSITE_PUBLIC_BYTES, sha256
 
-_MAGIC: Final = b"SLWN"
+_MAGIC: Final = b"SLWR"
 _FORMAT: Final = 1
 _CODE: Final = "notice_malformed"
 NOTICE_BYTES_MAX: Final = 8_192

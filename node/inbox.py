@@ -143,6 +143,8 @@ class _Context:
         judgement = judge(
             self._peer.pair, instance=header.instance, pair_seq=opening.pair_seq, rk_first=opening.rk_first
         )
+        if opening.pair_seq > limits.PAIR_SEQ_MAX:
+            return judgement  # no number anyone took in, and no database column holds it
         stored = self._tx.one(
             "SELECT hh FROM received WHERE peer = ? AND instance = ? AND pair_seq = ?",
             (office_id, header.instance, opening.pair_seq),

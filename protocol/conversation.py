@@ -240,11 +240,13 @@ def passed(state: PairState) -> tuple[range, ...]:
 
 def judge(state: PairState, *, instance: bytes, pair_seq: int, rk_first: int) -> Judgement:
     """Where a verified message stands in the window of its instance. Changes nothing."""
+    if not 1 <= rk_first <= pair_seq <= limits.PAIR_SEQ_MAX:
+        return Judgement.BEYOND_WINDOW
     inbound = _inbound_of(state, instance)
     if inbound is None:
         return Judgement.OTHER_INSTANCE
     at = pair_seq - inbound.contiguous_to - 1
-    if not 1 <= rk_first <= pair_seq <= limits.PAIR_SEQ_MAX or at >= WINDOW:
+    if at >= WINDOW:
         return Judgement.BEYOND_WINDOW
     return Judgement.DUPLICATE if at < 0 or inbound.bitmap >> at & 1 else Judgement.NEW
 

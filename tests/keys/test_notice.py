@@ -28,7 +28,7 @@ def test_a_notice_proves_itself_and_has_one_encoding() -> None:
     """Root, then the revocation, as docs/spec/keys.md says."""
     notice = parse_notice_untrusted(NOTICE)
     verify_notice(notice)
-    assert encode_notice(notice) == NOTICE == b"SLWN\x01" + MYITKYINA.root.public_bytes + SIGNED
+    assert encode_notice(notice) == NOTICE == b"SLWR\x01" + MYITKYINA.root.public_bytes + SIGNED
 
 
 def test_the_longest_notice_fits() -> None:
@@ -42,7 +42,7 @@ def test_another_root_proves_nothing() -> None:
     forged = issue_revocation(MALLORY.root, revoked_below=9, since_ms=7, reason="x")
     for root, signed in ((MYITKYINA.root, forged), (MALLORY.root, SIGNED)):
         with pytest.raises(VerificationFailed):
-            verify_notice(parse_notice_untrusted(b"SLWN\x01" + root.public_bytes + signed))
+            verify_notice(parse_notice_untrusted(b"SLWR\x01" + root.public_bytes + signed))
 
 
 @given(st.integers(0, len(NOTICE) * 8 - 1))
