@@ -20,7 +20,7 @@ from runtime.sqlite import Snapshot, Transaction
 _COLUMNS = (
     "office_id, name, country, since_ms, trusted, pair, receive_keys, peer_key, broker_address, put_secret,"
     " own_broker_address, officer_list_sent, last_heard_ms, ack_due_ms, log_origin, log_public, witness_name,"
-    " witness_public, checkpoint"
+    " witness_public, checkpoint, frozen_code"
 )
 
 
@@ -47,6 +47,7 @@ class Peer:
     witness_name: str
     witness_public: bytes
     checkpoint: bytes
+    frozen_code: str | None = None  # node.evidence alone changes it
 
     @property
     def pseudonym(self) -> str:
@@ -67,6 +68,16 @@ def load_peer(tx: Snapshot, office_id: bytes) -> Peer:
 def load_peers(tx: Snapshot) -> list[Peer]:
     """Every peer, by name."""
     return [_from_row(row) for row in tx.execute(f"SELECT {_COLUMNS} FROM peer ORDER BY name, office_id")]  # noqa: S608
+
+
+def check_not_frozen(peer: Peer) -> None:
+    """PolicyRefused ``pair_frozen``: two things this office signed cannot both be true (node.evidence)."""
+    if peer.frozen_code is not None:
+        raise PolicyRefused(
+            "pair_frozen",
+            f"The conversation with {peer.name} is frozen ({peer.frozen_code}), so nothing is sent to it. A"
+            " supervisor speaks with the other office, then: salween-node unfreeze",
+        )
 
 
 def save_peer(tx: Transaction, peer: Peer) -> None:
@@ -104,7 +115,9 @@ def insert_peer(tx: Transaction, peer: Peer) -> None:
         " ON CONFLICT (office_id) DO UPDATE SET since_ms = excluded.since_ms,"
         " log_origin = excluded.log_origin, log_public = excluded.log_public,"
         " witness_name = excluded.witness_name, witness_public = excluded.witness_public,"
-        " checkpoint = excluded.checkpoint",
+        " checkpoint = excluded.checkpoint,"
+        # Two people compared codes: what they begin now is another conversation. The evidence stays.
+        " frozen_ms = NULL, frozen_code = NULL",
         (
             peer.office_id,
             peer.name,
@@ -138,6 +151,13 @@ def peer_view(tx: Snapshot, peer: Peer, own_office_id: bytes) -> PeerView:
         last_heard_ms=peer.last_heard_ms,
         waiting_out=waiting,
         missing_in=sum(len(gap) for gap in missing(peer.pair)),
+        expired_in=tx.value(
+            "SELECT count(*) FROM received INDEXED BY received_without_body"
+            " WHERE peer = ? AND verdict = 'expired'",
+            (peer.office_id,),
+        ),
+        frozen_code=peer.frozen_code,
+        frozen_ms=tx.value("SELECT frozen_ms FROM peer WHERE office_id = ?", (peer.office_id,)),
     )
 
 
@@ -172,6 +192,7 @@ def _from_row(row: Sequence[Any]) -> Peer:
         witness_name,
         witness_public,
         checkpoint,
+        frozen_code,
     ) = row
     return Peer(
         office_id=office_id,
@@ -193,4 +214,5 @@ def _from_row(row: Sequence[Any]) -> Peer:
         witness_name=witness_name,
         witness_public=witness_public,
         checkpoint=checkpoint,
+        frozen_code=frozen_code,
     )
