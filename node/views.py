@@ -41,7 +41,7 @@ class PeerView:
 
     ``frozen_code`` and ``frozen_ms``: why and since when the conversation stands still. ``expired_in`` counts
     what expired before it reached us. ``no_proof_since_ms``: set when two heartbeats are overdue.
-    ``unknown_keys_since_ms``: set when only what this node has no key for arrived since it heard of the office.
+    ``unknown_keys_since_ms``: set when nothing but what we have no key for arrived since.
     """
 
     office_id: str

@@ -100,8 +100,8 @@ class Heartbeats:
             missing += max(0, highest - _highest(peer.pair.inbound))
         is_watched = peer.trusted.state is PairState.ACTIVE
         since_ms = proof_ms if silent and is_watched else None
-        # Nothing but what another copy of this node could open, since we heard of the peer: not proof, because
-        # a broker can make it, but what an office sees that was copied or put back.
+        # Nothing but what another copy of this node could open: no proof, because a broker can make it, and
+        # still what an office sees that was copied or put back.
         if unknown_ms is not None and unknown_ms <= (peer.last_heard_ms or 0):
             unknown_ms = None
         return replace(view, no_proof_since_ms=since_ms, missing_in=missing, unknown_keys_since_ms=unknown_ms)

@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from keys.errors import PolicyRefused, SalweenError
 from node.views import Recipient, Session, Submitted
 from node.web import forms
+from node.web.answering import OFFICER_REFUSALS
 from node.web.describe import describe
 from node.web.forms import Fault, Form
 from node.web.languages import BY_TAG, N_, OF_COUNTRY, words
@@ -42,6 +43,7 @@ _NOTICES: Final = {
     "waiting": N_("The alert is kept and waits for a second officer."),
     "released": N_("The alert is released and on its way."),
     "discarded": N_("The alert was discarded."),
+    "answered": N_("Your answer is kept and on its way to the other office."),
 }
 
 
@@ -188,6 +190,7 @@ async def inbox(visit: Visit, session: Session) -> web.StreamResponse:
         peers=peers,
         chosen={"peer": peer, "urgency": urgency, "unopened": only_unopened},
         is_filtered=bool(peer or urgency or only_unopened),
+        notice=_notice(visit),
         urgencies=forms.options("urgency"),
     )
 
@@ -218,7 +221,16 @@ async def _open(visit: Visit, session: Session, purpose: str) -> web.StreamRespo
         return _ask_reason(visit)
     peers = await visit.site.desk.peers(session)
     countries = {peer.name: peer.country for peer in peers}
-    return visit.answer("alert.html", alert, alert=alert, countries=countries, cause_of=_cause_of(visit))
+    return visit.answer(
+        "alert.html",
+        alert,
+        alert=alert,
+        countries=countries,
+        cause_of=_cause_of(visit),
+        may_answer=alert.incoming and session.role in ("officer", "supervisor"),
+        outcomes=tuple(codelists.load("outcomes").codes),
+        refusals=OFFICER_REFUSALS,
+    )
 
 
 def _ask_reason(visit: Visit, faults: tuple[Fault, ...] = ()) -> web.Response:
@@ -428,6 +440,7 @@ def _labels_of_choices(visit: Visit) -> dict[str, dict[str, str]]:
     """Labels of the choices that are lengths of time or languages rather than codes of a list."""
     hour_ms = 3_600_000
     return {
+        "reply_hours": {str(h): visit.show.lasting(h * hour_ms) for h in forms.REPLY_HOURS},
         "expires_hours": {str(h): visit.show.lasting(h * hour_ms) for h in forms.EXPIRES_HOURS},
         "erase_days": {str(d): visit.show.lasting(d * 24 * hour_ms) for d in forms.ERASE_DAYS},
         "text.language": {tag: language.own_name for tag, language in BY_TAG.items()},

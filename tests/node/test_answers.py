@@ -85,7 +85,7 @@ def test_every_answer_is_a_signed_rung_on_the_clock_of_the_office_that_gave_it(t
 
 
 def test_the_first_outcome_stands_and_corrections_are_lines_beside_it(tmp_path: Path) -> None:
-    """At most eight; nothing but another outcome follows an outcome; what is no code of the list is refused."""
+    """At most eight; nothing but another outcome follows one; what is no code of the list is refused."""
 
     async def script(offices: Offices) -> None:
         here, there = offices.here, offices.there
@@ -139,7 +139,7 @@ def test_an_officer_refuses_and_may_still_take_it_on(tmp_path: Path) -> None:
 
 
 def test_an_answer_survives_a_death_before_it_left(tmp_path: Path) -> None:
-    """Entry, answer and receipt are one transaction: after a kill all three are there, and it still leaves."""
+    """Entry, answer and receipt are one transaction: after a kill all are there, and it still leaves."""
 
     async def script(offices: Offices) -> None:
         here, there = offices.here, offices.there
@@ -162,7 +162,7 @@ def test_an_answer_survives_a_death_before_it_left(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("reply", ["none", "delivered", "opened"])
 def test_silence_at_reply_by_is_recorded_and_a_late_word_still_counts(tmp_path: Path, reply: str) -> None:
-    """Nobody opened it by the date asked for: an entry, a line, first in the list; opened in time: nothing."""
+    """Nobody opened it by the date asked for: an entry, a line, first in the list; else nothing."""
 
     async def script(offices: Offices) -> None:
         here, there = offices.here, offices.there

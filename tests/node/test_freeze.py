@@ -317,7 +317,7 @@ def test_a_number_beyond_the_window_is_junk_and_moves_nothing(tmp_path: Path, ju
 
 
 def test_different_views_of_one_broker_end_in_one_conversation(tmp_path: Path) -> None:
-    """F48: the broker shows each office another selection, old and reversed; nothing is twice, all arrives."""
+    """F48: the broker shows each office another selection, old and reversed; all arrives once."""
 
     async def script(offices: Offices) -> None:
         here, there = offices.here, offices.there

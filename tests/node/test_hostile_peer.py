@@ -94,9 +94,10 @@ def test_false_receipts_move_no_rung(tmp_path: Path) -> None:
         await asyncio.sleep(30)
         hh = await read(here, lambda tx: tx.value("SELECT hh FROM delivery WHERE alert_id IS NOT NULL"))
 
-        def receipt(state: ReceiptState, index: int, code: str = "", **changed: bytes) -> Receipt:
-            plain = Receipt(alert_id=named, hh=hh, state=state, at_ms=5, log_index=index, code=code)
-            return replace(plain, **changed)
+        def receipt(
+            state: ReceiptState, index: int, code: str = "", alert_id: bytes = named, about: bytes = hh
+        ) -> Receipt:
+            return Receipt(alert_id=alert_id, hh=about, state=state, at_ms=5, log_index=index, code=code)
 
         said = [
             receipt(ReceiptState.ASSIGNED, 1, "rescued"),
@@ -105,7 +106,7 @@ def test_false_receipts_move_no_rung(tmp_path: Path) -> None:
             receipt(ReceiptState.OPENED, limits.U64_MAX),
             receipt(ReceiptState.OPENED, 4, alert_id=bytes(32)),
             receipt(ReceiptState.OPENED, 5, alert_id=b"x" * 32),
-            receipt(ReceiptState.OPENED, 6, hh=b"x" * 32),
+            receipt(ReceiptState.OPENED, 6, about=b"x" * 32),
         ]
         core = encode_receipts(said)
         await compose(there, lambda until: ToSend(type=MessageType.RECEIPT, core=core, expires_ms=until))

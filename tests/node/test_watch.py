@@ -57,7 +57,7 @@ def test_an_idle_pair_says_once_an_hour_that_it_is_there_and_nothing_else(tmp_pa
             assert (await peer_of(office)).no_proof_since_ms is None
             # Each heartbeat acknowledges the other's: what was sent is settled and will be forgotten.
             assert await count(office, "delivery", "phase <> 'acknowledged'") <= 2
-        print(f"idle pair: {sent} items a day each way, {max(sent) * 8192} bytes sealed")
+        print(f"idle pair: {sent} items a day each way, {max(sent) * 8192} bytes sealed")  # noqa: T201 - the figure
 
     play(tmp_path, script)
 
@@ -192,7 +192,8 @@ def test_an_alert_under_a_key_the_peer_never_had_arrives_after_one_nack(tmp_path
         assert await count(there, "quarantine", "code = 'unknown_key'") == 1
         assert (await peer_of(there)).missing_in == 0
         seals = [e.fields["att"] for e in await entries(here, "msg.seal")]
-        assert seals.count(2) == 1
+        assert 2 in seals
+        assert 3 not in seals
 
     play(tmp_path, script)
 
@@ -217,7 +218,7 @@ def test_a_flood_of_unknown_keys_makes_one_nack_an_hour_and_a_bounded_log(tmp_pa
                 ListedItem(cursor=1, envelope_hash=envelope_hash(e), size_bytes=len(e), envelope=e)
                 for e in junk
             )
-            return [replace(r, items=items) if isinstance(r, Listed) else r for r in results]
+            return [replace(r, items=(*items, *r.items)) if isinstance(r, Listed) else r for r in results]
 
         alter_answers(there, pours)
         link_of(there).reread()
@@ -240,7 +241,7 @@ def test_a_flood_of_unknown_keys_makes_one_nack_an_hour_and_a_bounded_log(tmp_pa
 
 
 def test_nacks_of_a_hostile_peer_reseal_a_bounded_number_and_only_its_own(tmp_path: Path) -> None:
-    """F55: a nack for what is not its latest envelope does nothing; for the rest there is an hourly measure."""
+    """F55: a nack for what is not the latest envelope does nothing; for the rest there is a measure."""
 
     async def script(offices: Offices) -> None:
         here, there = offices.here, offices.there
@@ -292,7 +293,7 @@ def test_items_under_a_deleted_key_get_no_nack(tmp_path: Path, number: int) -> N
                 item = ListedItem(
                     cursor=1, envelope_hash=envelope_hash(late), size_bytes=len(late), envelope=late
                 )
-                return [replace(r, items=(item,)) if isinstance(r, Listed) else r for r in results]
+                return [replace(r, items=(item, *r.items)) if isinstance(r, Listed) else r for r in results]
             return results
 
         alter_answers(there, repeats)

@@ -100,6 +100,7 @@ class FakeDesk:
     link_state: str = "online"
     sessions: dict[str, Session] = field(default_factory=dict)
     drafts: dict[str, PendingView] = field(default_factory=dict)
+    answers: list[tuple[str, str, str]] = field(default_factory=list)
     sent: list[tuple[Alert, tuple[str, ...]]] = field(default_factory=list)
     opened: list[tuple[str, str]] = field(default_factory=list)
     touches: list[bool] = field(default_factory=list)
@@ -317,6 +318,10 @@ class FakeDesk:
             flags=("clock_suspect",) if alert_id == HOSTILE_ALERT else (),
         )
 
+    async def answer(self, session: Session, alert_id: str, step: str, code: str = "") -> None:
+        self._fail()
+        self.answers.append((alert_id, step, code))
+
     async def outbox(self, session: Session) -> Sequence[OutboxRow]:
         self._fail()
         if self.inbox_is_empty:
@@ -405,7 +410,17 @@ class FakeDesk:
         return (
             peer(TENGCHONG, "Tengchong BLO", "CN", "active"),
             peer(MAE_SAI, "Mae Sai BLO", "TH", "active", waiting_out=2, missing_in=1, last_heard_ms=None),
-            peer(SUSPENDED, HOSTILE[:48], "LA", "suspended"),
+            peer(
+                SUSPENDED,
+                HOSTILE[:48],
+                "LA",
+                "suspended",
+                frozen_code="equivocation",
+                frozen_ms=NOW_MS - MINUTE_MS,
+                unknown_keys_since_ms=NOW_MS - MINUTE_MS,
+                no_proof_since_ms=NOW_MS - 300 * MINUTE_MS,
+                expired_in=2,
+            ),
         )
 
     # --- writing ---
