@@ -107,8 +107,8 @@ MESSAGES: Final[Mapping[str, str]] = {
         " back to an older state. Sending is stopped. Look for the other computer and tell your supervisor."
     ),
     "unknown_keys": N_(
-        "This office sends only what another copy of this computer could open. Make sure that your office runs"
-        " on one computer only, and tell your supervisor."
+        "This office sends only what another copy of this computer could open. Make sure that your office"
+        " runs on one computer only, and tell your supervisor."
     ),
     "no_proof": N_("Nothing proves that this office is there. Alerts may be held back; telephone it."),
     "supervisor_only": N_("Only a supervisor may let this go on, after speaking with the other office."),
