@@ -15,20 +15,12 @@ from node.peers import load_peer, save_peer
 from node.receive_keys import ReceiveKeyRing
 from node.views import Session
 from protocol import codelists, limits
-from protocol.receipts import ReceiptState
+from protocol.receipts import OFFICER_REFUSALS, ReceiptState
 from runtime.env import Env
 from runtime.sqlite import Database, Transaction
 
 Step = Literal["assigned", "outcome", "refused"]
 STEPS: Final[dict[str, Step]] = {"assigned": "assigned", "outcome": "outcome", "refused": "refused"}
-# Refusals that are a person's to choose; every other code of the list is what the program found.
-OFFICER_REFUSALS: Final = (
-    "not_our_area",
-    "not_enough_information",
-    "already_known",
-    "no_capacity",
-    "not_allowed_here",
-)
 
 
 class Answers:

@@ -10,7 +10,7 @@ from typing import Any
 from audit.entry import INT_LIMIT
 from node.views import LadderStep
 from protocol import limits
-from protocol.receipts import Receipt, ReceiptState
+from protocol.receipts import OFFICER_REFUSALS, Receipt, ReceiptState
 from runtime.sqlite import Snapshot, Transaction
 
 _STEPS = (
@@ -31,9 +31,17 @@ OVERDUE = frozenset({"no_reply", "expired"})
 
 
 def sorted_ladder(steps: Sequence[LadderStep]) -> tuple[LadderStep, ...]:
-    """Lowest first; of several outcomes the first one first."""
+    """Lowest first; of several outcomes the first one first.
+
+    What the other program refused stands below ``delivered``: another copy of the alert was taken in.
+    """
     order = ORDER if any(step.step == "delivered" for step in steps) else _ORDER_UNHEARD
-    return tuple(sorted(steps, key=lambda rung: order[rung.step]))
+
+    def height(rung: LadderStep) -> float:
+        refused_unread = rung.step == "refused" and rung.code not in OFFICER_REFUSALS
+        return order["delivered"] - 0.5 if refused_unread else order[rung.step]
+
+    return tuple(sorted(steps, key=height))
 
 
 def ladders_of(tx: Snapshot, alert_id: bytes) -> dict[bytes, tuple[LadderStep, ...]]:

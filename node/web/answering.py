@@ -3,21 +3,10 @@
 Spec: docs/spec/receipts.md. One rule: the desk decides whether the answer may be given; this hands it over.
 """
 
-from typing import Final
-
 from aiohttp import web
 
 from node.views import Session
 from node.web.visit import Visit
-
-# Offered in this order; the desk refuses any other code (node.answers).
-OFFICER_REFUSALS: Final = (
-    "not_our_area",
-    "not_enough_information",
-    "already_known",
-    "no_capacity",
-    "not_allowed_here",
-)
 
 
 async def answer(visit: Visit, session: Session) -> web.StreamResponse:

@@ -17,7 +17,6 @@ from pydantic_core import PydanticCustomError
 from keys.errors import PolicyRefused, SalweenError
 from node.views import Recipient, Session, Submitted
 from node.web import forms
-from node.web.answering import OFFICER_REFUSALS
 from node.web.describe import describe
 from node.web.forms import Fault, Form
 from node.web.languages import BY_TAG, N_, OF_COUNTRY, words
@@ -27,6 +26,7 @@ from node.web.visit import Visit
 from protocol import codelists
 from protocol.alert import check_text, clean_text
 from protocol.limits import REASON_BYTES_MAX, REASON_POINTS_MAX
+from protocol.receipts import OFFICER_REFUSALS
 from protocol.release import needs_second_officer
 
 ENTRIES_PER_PAGE: Final = 50
