@@ -153,6 +153,8 @@ TYPES: Final[Mapping[str, EntryType]] = dict(
         _entry_type("peer.suspend", "node", {"peer": PSEUDONYM, "code": CODE}, {"actor": ACTOR}),
         _entry_type("peer.resume", "node", {"peer": PSEUDONYM}, {"actor": ACTOR}),
         _entry_type("peer.retire", "node", {"peer": PSEUDONYM}, {"actor": ACTOR, "next": PSEUDONYM}),
+        _entry_type("peer.freeze", "node", {"peer": PSEUDONYM, "code": CODE, "hh": HASH}),
+        _entry_type("peer.thaw", "node", {"peer": PSEUDONYM, "code": CODE}, {"actor": ACTOR}),
         _entry_type("peer.revoke", "node", {"peer": PSEUDONYM, "below": INT}),
         _entry_type("officer.add", "node", {"actor": ACTOR, "role": ROLE, "list": INT}, {"by": ACTOR}),
         _entry_type("officer.retire", "node", {"actor": ACTOR, "list": INT}, {"by": ACTOR}),
@@ -187,6 +189,7 @@ TYPES: Final[Mapping[str, EntryType]] = dict(
             {"digest": HASH, "code": CODE, "env": HASH, "peer": PSEUDONYM},
         ),
         _entry_type("msg.expired", "sender", {"msg": ID16}, {"step": CODE}),
+        _entry_type("msg.overdue", "sender", {"msg": ID16, "code": CODE}),
         _entry_type("msg.cancel", "sender", {"msg": ID16}, {"by": ID16, "actor": ACTOR, "code": CODE}),
         # one message, at its receiver
         _entry_type(
@@ -216,6 +219,7 @@ TYPES: Final[Mapping[str, EntryType]] = dict(
         ),
         _entry_type("rel.refuse", "sender", {"alert": HASH, "actor": ACTOR, "code": CODE}),
         _entry_type("rel.emergency", "sender", {"alert": HASH, "actor": ACTOR, "code": CODE}, {"msg": ID16}),
+        _entry_type("ans.given", "receiver", {"alert": HASH, "actor": ACTOR, "step": STEP}, {"code": CODE}),
         _entry_type("acc.read", "both offices", _ACCESS, _ACCESS_OPTIONAL),
         _entry_type("acc.print", "both offices", _ACCESS, _ACCESS_OPTIONAL),
         _entry_type("acc.export", "both offices", _ACCESS, _ACCESS_OPTIONAL),

@@ -76,6 +76,9 @@ def _sent_table() -> dict[tuple[Sent, str], Sent]:
         (Sent.SEALED, "msg.expired"): Sent.EXPIRED,
         (Sent.HELD, "msg.expired"): Sent.EXPIRED,
     }
+    for state in Sent:
+        # That nobody answered in time says nothing of where the message stands.
+        table[state, "msg.overdue"] = state
     for state in _LEFT:
         # A late copy or custody note changes nothing that a receipt, an expiry or a cancel has settled.
         table.setdefault((state, "msg.seal"), state)
@@ -388,6 +391,8 @@ WORDS: Final[Mapping[str, str]] = {
     "peer.suspend": "peer %(peer).8s… suspended: %(code)s",
     "peer.resume": "peer %(peer).8s… resumed",
     "peer.retire": "peer %(peer).8s… retired",
+    "peer.freeze": "conversation with peer %(peer).8s… frozen: %(code)s",
+    "peer.thaw": "conversation with peer %(peer).8s… goes on: %(code)s",
     "peer.revoke": "keys of peer %(peer).8s… below version %(below)s revoked",
     "officer.add": "officer %(actor).8s… added as %(role)s",
     "officer.retire": "officer %(actor).8s… retired",
@@ -401,12 +406,14 @@ WORDS: Final[Mapping[str, str]] = {
     "msg.custody": "broker holds envelope %(env).8s… of message %(msg).8s…",
     "msg.receipt": "peer's receipt for message %(msg).8s…: %(step)s",
     "msg.expired": "message %(msg).8s… expired",
+    "msg.overdue": "message %(msg).8s… not answered in time: %(code)s",
     "msg.cancel": "message %(msg).8s… cancelled",
     "msg.recv": "envelope %(env).8s… received: %(verdict)s",
     "rel.author": "alert %(alert).8s… signed by its author %(actor).8s…",
     "rel.release": "alert %(alert).8s… released by %(actor).8s…",
     "rel.refuse": "release of alert %(alert).8s… refused by %(actor).8s…: %(code)s",
     "rel.emergency": "alert %(alert).8s… released in emergency by %(actor).8s…: %(code)s",
+    "ans.given": "alert %(alert).8s… answered by %(actor).8s…: %(step)s",
     "acc.read": "alert %(alert).8s… read by %(actor).8s…, purpose %(purpose)s, access %(k)s",
     "acc.print": "alert %(alert).8s… printed by %(actor).8s…, purpose %(purpose)s, access %(k)s",
     "acc.export": "alert %(alert).8s… exported by %(actor).8s…, purpose %(purpose)s, access %(k)s",

@@ -6,10 +6,12 @@ Reading order:
 - ``identity``, ``secrets``  who this office is, and the open keystore
 - ``peers``, ``receive_keys``  one paired office inside a transaction, and the keys it seals to
 - ``outbox``, ``inbox``  record, then act: what leaves and what comes
+- ``watch``, ``nacks``, ``evidence``  heartbeats and bounds, keys nobody had, what cannot both be true
 - ``broker_link``, ``traffic``  the only socket to a broker, and what shares a request
 - ``officers``, ``vault``  who may open what, and what is kept sealed until they do
 - ``ceremony``, ``readdress``  pairing, over the same link, and what waited for a partner that comes back
 - ``revocations``, ``paper``  keys that are void: learnt from anyone, made from a recovery sheet
+- ``answers``, ``deadlines``, ``ladder``  what is answered, what silence is recorded as, what is shown of it
 - ``alerts``, ``views``, ``desk``, ``events``  what officers do and are shown, through one interface
 - ``daemon``, ``metrics``, ``doctor``  wires it together, counts, and looks for what can be mended
 - ``control``, ``verbs``, ``__main__``  commands

@@ -517,6 +517,117 @@ def show(
     _finish(_run(work), as_json, lambda result: click.echo(json.dumps(result, indent=2, ensure_ascii=False)))
 
 
+@cli.command()
+@directory_option
+@passphrase_option
+@officer_option
+@pin_option
+@click.argument("alert_id")
+@click.option("--assigned", is_flag=True, help="Somebody of this office works on it now.")
+@click.option("--outcome", metavar="CODE", help="What came of it, a code of the list of outcomes.")
+@click.option("--refuse", metavar="CODE", help="Why this office does nothing about it, a code.")
+@json_option
+def answer(
+    directory: str,
+    passphrase_file: str | None,
+    officer: int,
+    pin_file: str | None,
+    alert_id: str,
+    assigned: bool,
+    outcome: str | None,
+    refuse: str | None,
+    as_json: bool,
+) -> None:
+    """Answer an alert that came in; its sender sees it as a rung of the ladder."""
+    given = [
+        (step, code)
+        for step, code in (("assigned", "" if assigned else None), ("outcome", outcome), ("refused", refuse))
+        if code is not None
+    ]
+    if len(given) != 1:
+        raise click.UsageError("Give one of --assigned, --outcome CODE and --refuse CODE.")
+    step, code = given[0]
+
+    async def work(env: Env) -> dict[str, Any]:
+        params = {
+            "officer": officer,
+            "pin": _pin(env, pin_file),
+            "alert_id": alert_id,
+            "step": step,
+            "code": code,
+        }
+        return await _call(env, directory, passphrase_file, "answer", params)
+
+    _finish(_run(work), as_json, lambda _: click.echo("Kept; it leaves as soon as the link allows."))
+
+
+# --- a conversation that stands still -----------------------------------------------------------------------
+
+
+@cli.command()
+@directory_option
+@passphrase_option
+@officer_option
+@pin_option
+@click.argument("office")
+@json_option
+def unfreeze(
+    directory: str,
+    passphrase_file: str | None,
+    officer: int,
+    pin_file: str | None,
+    office: str,
+    as_json: bool,
+) -> None:
+    """Let a frozen conversation go on. A supervisor first speaks with the other office."""
+
+    async def work(env: Env) -> dict[str, Any]:
+        params = {"officer": officer, "pin": _pin(env, pin_file), "office": office}
+        return await _call(env, directory, passphrase_file, "unfreeze", params)
+
+    _finish(_run(work), as_json, lambda _: click.echo("The conversation goes on; the evidence stays kept."))
+
+
+@cli.command()
+@directory_option
+@passphrase_option
+@officer_option
+@pin_option
+@click.option("--out", type=click.Path(file_okay=False), required=True, help="Folder for the proofs.")
+@click.argument("office")
+@json_option
+def evidence(
+    directory: str,
+    passphrase_file: str | None,
+    officer: int,
+    pin_file: str | None,
+    out: str,
+    office: str,
+    as_json: bool,
+) -> None:
+    """Write what another office signed that cannot be true, one file for each proof."""
+
+    async def work(env: Env) -> dict[str, Any]:
+        params = {"officer": officer, "pin": _pin(env, pin_file), "office": office}
+        result = await _call(env, directory, passphrase_file, "evidence", params)
+        if not env.files.is_dir(out):
+            env.files.mkdir(out, 0o700)
+        files = []
+        for proof in result["evidence"]:
+            path = str(PurePath(out) / f"{proof['number']}-{proof['code']}.proof")
+            env.files.write_atomic(path, bytes.fromhex(proof["proof"]), 0o600)
+            files.append(path)
+        return {"files": files}
+
+    def show_files(result: dict[str, Any]) -> None:
+        for path in result["files"]:
+            click.echo(path)
+        if not result["files"]:
+            click.echo("There is no evidence about this office.")
+
+    _finish(_run(work), as_json, show_files)
+
+
 # --- officers -----------------------------------------------------------------------------------------------
 
 
@@ -622,6 +733,17 @@ def status(directory: str, passphrase_file: str | None, as_json: bool) -> None:
             ("Office", "State", "Waiting", "Missing"),
             [(p["name"], p["state"], str(p["waiting_out"]), str(p["missing_in"])) for p in result["peers"]],
         )
+        for peer in result["peers"]:
+            if peer["frozen_code"]:
+                click.echo(
+                    f"FROZEN  {peer['name']}: {peer['frozen_code']}. Speak with that office, then a"
+                    f" supervisor: salween-node unfreeze --dir {directory} --officer N '{peer['name']}'"
+                )
+            if peer["unknown_keys_since_ms"] is not None:
+                click.echo(f"DOUBT   {peer['name']} sends only what another copy of this node could open.")
+            if peer["no_proof_since_ms"] is not None:
+                silent_min = (result["now_ms"] - peer["no_proof_since_ms"]) // 60_000
+                click.echo(f"SILENT  no proof from {peer['name']} for {silent_min} minutes. Telephone it.")
 
     _finish(_run(lambda env: _call(env, directory, passphrase_file, "status", {})), as_json, show_status)
 

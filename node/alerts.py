@@ -11,8 +11,10 @@ from typing import Any
 from audit.store import AuditLog
 from keys.card import Role as ListedRole
 from keys.errors import BrokenInvariant, MalformedInput, PolicyRefused
+from node.deadlines import watch_delivery
 from node.identity import Identity
 from node.inbox import content_commitments, queue_receipt
+from node.ladder import ORDER, OVERDUE, answers_of, ladders_of
 from node.officers import Officers
 from node.outbox import Outbox, ToSend, add_rung
 from node.peers import check_talks, load_peer, save_peer
@@ -49,8 +51,6 @@ from runtime.sqlite import Database, Snapshot, Transaction
 PURPOSE_DUTY = "duty"
 REASON_CODES = ("duty", "case", "handover", "supervision", "court", "other")
 LIST_MAX = 500
-_STEPS = ("kept", "on_broker", "delivered", "opened", "refused", "expired")
-_ORDER = {step: place for place, step in enumerate(_STEPS)}
 _COLUMNS = (
     "alert_id, incoming, peer, hh, status, crime_type, urgency, headline, needs_reason, created_ms,"
     " stored_ms, author, releaser, flags, opened_ms, erased_ms"
@@ -242,7 +242,7 @@ class Alerts:
         for office_id, _ in released.audience:
             peer = load_peer(tx, office_id)
             check_talks(peer)
-            self._outbox.compose(
+            hh, _ = self._outbox.compose(
                 tx,
                 peer,
                 ToSend(
@@ -261,6 +261,7 @@ class Alerts:
                 ),
             )
             save_peer(tx, peer)
+            watch_delivery(tx, hh, alert)
             add_rung(tx, released.alert_id, office_id, "kept", now_ms, self._identity.name)
 
     def _log_release(self, tx: Transaction, released: ReleasedAlert, signatures: dict[Any, int]) -> None:
@@ -321,7 +322,7 @@ class Alerts:
         return await self._db.read(read)
 
     async def outbox(self) -> tuple[OutboxRow, ...]:
-        """Our own alerts and where each delivery stands, newest first."""
+        """Our own alerts and where each delivery stands: overdue ones first, then newest first."""
 
         def read(tx: Snapshot) -> tuple[OutboxRow, ...]:
             rows = tx.execute(
@@ -330,7 +331,9 @@ class Alerts:
                 (LIST_MAX,),
             )
             names = _peer_names(tx)
-            return tuple(self._outbox_row(tx, row, names) for row in rows)
+            listed = [self._outbox_row(tx, row, names) for row in rows]
+            # What nobody answered or fetched in time comes first: silence is what somebody must act on.
+            return tuple(sorted(listed, key=lambda row: row.state not in OVERDUE))
 
         return await self._db.read(read)
 
@@ -338,7 +341,7 @@ class Alerts:
         recipients = _recipients(tx, row[0], names)
         reached = [recipient.ladder[-1].step if recipient.ladder else "kept" for recipient in recipients]
         # The least far delivery names the row: a tick that is true for one of three offices is no tick.
-        state = min(reached, key=lambda step: _ORDER[step], default="kept")
+        state = min(reached, key=lambda step: ORDER[step], default="kept")
         return OutboxRow(
             alert_id=row[0].hex(),
             status=row[4],
@@ -368,12 +371,14 @@ class Alerts:
         alert = join_alert(core, decode_disclosures_untrusted(disclosure_bytes))
         emergency = next((s.reason for s in core.signatures if s.role == "emergency"), None)
 
-        def read(tx: Snapshot) -> tuple[tuple[Recipient, ...], dict[bytes, str]]:
+        def read(tx: Snapshot) -> tuple[tuple[Recipient, ...], tuple[LadderStep, ...], dict[bytes, str]]:
             names = _peer_names(tx)
-            return (() if incoming else _recipients(tx, named, names)), names
+            if incoming:
+                return (), answers_of(tx, named, self._identity.name), names
+            recipients = _recipients(tx, named, names)
+            return recipients, recipients[0].ladder if len(recipients) == 1 else (), names
 
-        recipients, names = await self._db.read(read)
-        ladder = recipients[0].ladder if len(recipients) == 1 else ()
+        recipients, ladder, names = await self._db.read(read)
         return AlertView(
             alert_id=named.hex(),
             incoming=incoming,
@@ -567,13 +572,7 @@ def _peer_names(tx: Snapshot) -> dict[bytes, str]:
 
 def _recipients(tx: Snapshot, alert_id: bytes, names: dict[bytes, str]) -> tuple[Recipient, ...]:
     """Every delivery of one of our alerts with its ladder, lowest rung first."""
-    rungs: dict[bytes, list[LadderStep]] = {}
-    for peer, step, at_ms, clock, log_index, code in tx.execute(
-        "SELECT peer, step, at_ms, clock, log_index, code FROM ladder WHERE alert_id = ?", (alert_id,)
-    ):
-        rungs.setdefault(peer, []).append(
-            LadderStep(step=step, at_ms=at_ms, clock=clock, log_index=log_index, code=code)
-        )
+    ladders = ladders_of(tx, alert_id)
     deliveries = tx.execute(
         "SELECT peer, cause, next_at_ms, phase FROM delivery WHERE alert_id = ? ORDER BY rowid", (alert_id,)
     )
@@ -581,7 +580,7 @@ def _recipients(tx: Snapshot, alert_id: bytes, names: dict[bytes, str]) -> tuple
         Recipient(
             peer_id=peer.hex(),
             peer_name=names.get(peer, ""),
-            ladder=tuple(sorted(rungs.get(peer, []), key=lambda rung: _ORDER[rung.step])),
+            ladder=ladders.get(peer, ()),
             cause=cause,
             next_try_ms=next_at_ms if phase != "acknowledged" else None,
         )

@@ -28,6 +28,7 @@ class NodeConfig(BaseModel):
     language: str = Field(default="en", pattern=r"^[a-z]{2}(_[A-Z][a-z]{3})?$")
     idle_lock_s: int = Field(default=900, ge=60, le=86_400)
     opened_receipts: bool = True
+    heartbeat_s: int = Field(default=3600, ge=60, le=86_400)
 
 
 def load_config(files: Files, directory: str) -> NodeConfig:
@@ -46,4 +47,5 @@ def default_config_text(*, web_port: int, health_port: int) -> str:
         '# language = "en"        # first language of the pages: en my zh_Hans th lo km vi\n'
         "# idle_lock_s = 900      # an officer is locked out after so long without a touch\n"
         "# opened_receipts = true # tell the sending office when an officer opened its alert\n"
+        "# heartbeat_s = 3600      # a sign of life to each partner; both offices should use the same\n"
     )

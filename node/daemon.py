@@ -22,13 +22,16 @@ from keys.primitives import Ed25519PrivateKey, self_test
 from keys.secret import SecretBytes
 from node import __version__
 from node.alerts import Alerts
+from node.answers import Answers
 from node.broker_link import BrokerClient, BrokerLink
 from node.ceremony import Ceremonies
 from node.config import NodeConfig, load_config
 from node.control import SOCKET_NAME, Channel, ControlServer, Params
+from node.deadlines import Deadlines
 from node.desk import Desk
 from node.doctor import check_node
 from node.events import Events
+from node.evidence import EvidenceRoom
 from node.identity import Identity, load_identity
 from node.inbox import Inbox
 from node.layout import (
@@ -42,6 +45,7 @@ from node.layout import (
     open_node_database,
 )
 from node.metrics import NodeMetrics
+from node.nacks import Nacks
 from node.officers import Officers
 from node.outbox import Outbox
 from node.receive_keys import ReceiveKeyRing
@@ -51,6 +55,7 @@ from node.traffic import NodeTraffic
 from node.vault import Vault
 from node.verbs import run_verb
 from node.views import LinkView, Role
+from node.watch import Heartbeats
 from node.web.app import make_app
 from node.web.guard import local_hosts
 from protocol.release import ReleasePolicy
@@ -134,6 +139,17 @@ class Node:
             look_again=self._reread,
             changed=lambda: self.events.tell("link"),
         )
+        self._nacks = Nacks(env, db, self.keys, self._outbox, key_version=identity.key_version)
+        self._heartbeats = Heartbeats(
+            env,
+            db,
+            self._outbox,
+            key_version=identity.key_version,
+            interval_ms=config.heartbeat_s * 1000,
+        )
+        self._deadlines = Deadlines(
+            env, db, log, office_name=identity.name, changed=lambda: self.events.tell("outbox")
+        )
         self._inbox = Inbox(
             env,
             db,
@@ -143,6 +159,7 @@ class Node:
             secrets,
             vault,
             self._outbox,
+            self._nacks,
             policy=policy,
             language=config.language,
             look_again=self._reread,
@@ -173,8 +190,12 @@ class Node:
             identity,
             self.officers,
             self.alerts,
+            Answers(env, db, log, self.officers, self.keys, self._outbox),
+            EvidenceRoom(db, log, self.officers),
+            self._heartbeats,
             self.events,
             self.revocations,
+            thawed=lambda: self._reread(""),
             version=__version__,
             directory=self._directory,
             log_directory=self._directory / LOG_NAME,
@@ -305,6 +326,9 @@ class Node:
             await self.alerts.count_anew_once()
             await self._outbox.housekeep_once()
             await self.revocations.forward_once()
+            await self._deadlines.record_once()
+            await self._nacks.send_once()
+            await self._heartbeats.beat_once()
             if rounds % KEY_ROUNDS == 0:
                 await self.keys.close_old_once()
                 await self._outbox.forget_settled_once()

@@ -18,7 +18,9 @@ from audit.store import AuditLog
 from keys.errors import PolicyRefused
 from keys.notice import parse_notice_text_untrusted
 from node.alerts import Alerts
+from node.answers import Answers
 from node.events import DeskEvent, Events
+from node.evidence import EvidenceRoom
 from node.identity import Identity
 from node.officers import Officers
 from node.peers import load_peers, peer_view
@@ -27,6 +29,7 @@ from node.views import (
     AlertRow,
     AlertView,
     EntryView,
+    EvidenceView,
     Learnt,
     LinkView,
     LogView,
@@ -39,6 +42,7 @@ from node.views import (
     Submitted,
     VerifyView,
 )
+from node.watch import Heartbeats
 from protocol import limits
 from protocol.alert import Alert
 from runtime.env import Env
@@ -63,9 +67,13 @@ class Desk:
         identity: Identity,
         officers: Officers,
         alerts: Alerts,
+        answers: Answers,
+        evidence: EvidenceRoom,
+        heartbeats: Heartbeats,
         events: Events,
         revocations: Revocations,
         *,
+        thawed: Callable[[], None],
         version: str,
         directory: Path,
         log_directory: Path,
@@ -78,6 +86,10 @@ class Desk:
         self._identity = identity
         self._officers = officers
         self._alerts = alerts
+        self._answers = answers
+        self._evidence = evidence
+        self._heartbeats = heartbeats
+        self._thawed = thawed
         self._events = events
         self._revocations = revocations
         self._version = version
@@ -138,6 +150,12 @@ class Desk:
         view = await self._alerts.open_alert(session, alert_id, purpose=purpose)
         self._events.tell("inbox")
         return view
+
+    async def answer(self, session: Session, alert_id: str, step: str, code: str = "") -> None:
+        """Answer an alert that came in: assigned, outcome or refused, with a code of its list."""
+        self._alive(session)
+        await self._answers.answer(session, alert_id, step, code)
+        self._events.tell("inbox")
 
     async def outbox(self, session: Session) -> tuple[OutboxRow, ...]:
         """Our own alerts and where each stands."""
@@ -218,11 +236,24 @@ class Desk:
         self._alive(session)
         return await self._revocations.take_notice(parse_notice_text_untrusted(text), "paper")
 
+    async def unfreeze(self, session: Session, peer_id: str) -> None:
+        """Let a frozen conversation go on, after a supervisor spoke with the other office."""
+        self._alive(session)
+        await self._evidence.unfreeze(session, bytes.fromhex(peer_id))
+        self._thawed()
+        self._events.tell("link")
+
+    async def evidence(self, session: Session, peer_id: str) -> tuple[EvidenceView, ...]:
+        """Proofs about one peer, to be given to a third person."""
+        self._alive(session)
+        return await self._evidence.export(session, bytes.fromhex(peer_id))
+
     async def _peers(self) -> tuple[PeerView, ...]:
         return await self._db.read(self._peer_views)
 
     def _peer_views(self, tx: Snapshot) -> tuple[PeerView, ...]:
-        return tuple(peer_view(tx, peer, self._identity.office_id) for peer in load_peers(tx))
+        us = self._identity.office_id
+        return tuple(self._heartbeats.watched(tx, peer, peer_view(tx, peer, us)) for peer in load_peers(tx))
 
     async def _disk_free_bytes(self) -> int:
         """At most DISK_LOOK_MS old: every page shows it."""

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-from audit.entry import INT_LIMIT
 from audit.store import AuditLog
 from keys import labels, trust
 from keys.card import parse_officer_list_untrusted
@@ -20,9 +19,12 @@ from keys.errors import MalformedInput, PolicyRefused, SalweenError, Unavailable
 from keys.primitives import Ed25519PrivateKey, XWingPrivateKey, labelled_hash, wrap
 from keys.secret import SecretBytes
 from keys.trust import TrustedPeer
+from node import evidence, watch
 from node.broker_link import Arrival, Batch, Mailbox
 from node.identity import Identity
-from node.outbox import ACK_DELAY_MS, Outbox, add_rung
+from node.ladder import apply_receipt, is_usable
+from node.nacks import Nacks
+from node.outbox import ACK_DELAY_MS, Outbox
 from node.peers import Peer, load_peer, save_peer
 from node.receive_keys import ReceiveKeyRing
 from node.secrets import Secrets
@@ -33,10 +35,12 @@ from protocol.conversation import Judgement, after_receiving, apply_acknowledgem
 from protocol.envelope import envelope_hash
 from protocol.items import (
     Acknowledgement,
+    HeartBeat,
     Item,
     KeyAnnouncement,
     OfficerListItem,
     RevocationItem,
+    UnknownKeyNotice,
     is_service,
 )
 from protocol.message import Header, LeafOpening, MessageType, parse_header_untrusted
@@ -70,9 +74,6 @@ QUARANTINE_PER_PEER_MAX = 100
 EVIDENCE_PER_PEER_MAX = 1000  # 64 MB of the largest items
 MAILBOX_SECRET_BYTES = 96
 DELETION_RETRY_MS = 60_000
-# What this version shows; a peer of a later one may say more.
-_RUNGS = frozenset({ReceiptState.DELIVERED, ReceiptState.OPENED, ReceiptState.REFUSED})
-
 log = get_logger("inbox")
 
 
@@ -86,6 +87,8 @@ class _Outcome:
     shown: bool = False
     owes_receipt: bool = False
     ladder_moved: bool = False
+    owes_nack: bool = False
+    is_ahead: bool = False  # it acknowledges numbers we never gave out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,18 +148,8 @@ class _Context:
         )
         if opening.pair_seq > limits.PAIR_SEQ_MAX:
             return judgement  # no number anyone took in, and no database column holds it
-        stored = self._tx.one(
-            "SELECT hh FROM received WHERE peer = ? AND instance = ? AND pair_seq = ?",
-            (office_id, header.instance, opening.pair_seq),
-        )
-        if stored is not None and stored[0] != hh:
-            return Judgement.EQUIVOCATION
-        if any(opening.pair_prev) and self._tx.execute(
-            "SELECT 1 FROM received WHERE peer = ? AND pair_prev = ? AND hh <> ?",
-            (office_id, opening.pair_prev, hh),
-        ):
-            return Judgement.EQUIVOCATION
-        return judgement
+        clash = evidence.find_clash(self._tx, office_id, header, opening, hh)
+        return judgement if clash is None else Judgement.EQUIVOCATION
 
 
 class Inbox:
@@ -172,6 +165,7 @@ class Inbox:
         secrets: Secrets,
         vault: Vault,
         outbox: Outbox,
+        nacks: Nacks,
         *,
         policy: ReleasePolicy,
         language: str,
@@ -188,6 +182,7 @@ class Inbox:
         self._secrets = secrets
         self._vault = vault
         self._outbox = outbox
+        self._nacks = nacks
         self._policy = policy
         self._language = language
         self._look_again = look_again
@@ -243,6 +238,8 @@ class Inbox:
             await self._keys.prepare(answered)
             for peer_id in answered:
                 await self._answer(peer_id)
+            if any(isinstance(outcome, _Outcome) and outcome.owes_nack for outcome in outcomes):
+                await self._nacks.send_once()
             return brought
 
     async def deletions(self, address: str, ops_max: int) -> Batch:
@@ -295,6 +292,8 @@ class Inbox:
         peer = load_peer(tx, arrival.mailbox.peer)
         if peer.is_closed:
             return outcome  # waits at the broker, unmarked, until our supervisor resumes the pair
+        if peer.frozen_code is not None:
+            return outcome  # stays at the broker, unmarked, until a person has dealt with it
         now_ms = self._env.clock.now_ms()
         try:
             opened = self._open(tx, peer, arrival.envelope, now_ms, outcome)
@@ -305,9 +304,12 @@ class Inbox:
         match opened:
             case LateDuplicate():
                 named = envelope_hash(arrival.envelope).hex()
-                self._log.append(tx, "msg.recv", {"env": named, "verdict": "dup"})
+                if watch.may_note(tx, peer.office_id, now_ms):
+                    self._log.append(tx, "msg.recv", {"env": named, "verdict": "dup"})
                 self._delete_later(tx, peer, arrival)
             case UnknownKey():
+                self._nacks.owe(tx, peer.office_id, opened.envelope_hash)
+                outcome.owes_nack = True
                 # Nobody vouches for these bytes: whoever can reach the mailbox can make as many as he likes.
                 self._record_unproven(tx, peer, arrival, "unknown_key", now_ms, verdict="pending")
             case PendingCard() | PendingPair() | PendingOfficerList():
@@ -320,11 +322,14 @@ class Inbox:
                     service=_was_service(tx, peer, opened),
                 )
                 self._mark_keys(peer, opened, now_ms, outcome)
-                self._log_received(tx, peer, arrival, opened, "dup")
+                if watch.may_note(tx, peer.office_id, now_ms):
+                    self._log_received(tx, peer, arrival, opened, "dup")
                 self._delete_later(tx, peer, arrival)
             case Equivocation():
                 self._quarantine(tx, peer, arrival, "equivocation", "equivocation", now_ms)
                 self._log_received(tx, peer, arrival, opened, "refused", code="equivocation")
+                us = self._identity.office_id
+                evidence.freeze_for_equivocation(tx, self._log, peer, opened, us, now_ms)
                 self._delete_later(tx, peer, arrival)
             case Refused():
                 self._mark(tx, peer, opened, "refused", now_ms, outcome)
@@ -358,6 +363,10 @@ class Inbox:
         if isinstance(opened, Verified) and not isinstance(opened, Duplicate):
             # Whatever a broker can make or repeat by itself is no sign of life of the peer.
             peer.last_heard_ms = now_ms
+            watch.note_proof(tx, peer, opened.header, now_ms)
+            if outcome.is_ahead:
+                us = self._identity.office_id
+                evidence.freeze_for_acknowledgement_ahead(tx, self._log, peer, opened, us, now_ms)
         if peer.pair.ack_due and peer.ack_due_ms is None:
             peer.ack_due_ms = now_ms + ACK_DELAY_MS
         save_peer(tx, peer)
@@ -489,10 +498,15 @@ class Inbox:
                         # Only what is new can help what waits: a waiting message may carry a list itself, and
                         # would be looked at again for ever.
                         outcome.look_again |= peer.trusted is not before
+                    case HeartBeat():
+                        watch.note_beat(tx, peer, item)
+                    case UnknownKeyNotice():
+                        self._nacks.obey(tx, peer, item)
                     case _:
                         pass  # for a later version, or already used while opening
             except (MalformedInput, VerificationFailed, Unavailable) as fault:
                 log.warning("item_dropped", code=fault.code)
+                outcome.is_ahead |= fault.code == "acknowledgement_ahead"
         self._revocations(tx, peer, [item for item in items if isinstance(item, RevocationItem)])
 
     def _apply_receipt(self, tx: Transaction, peer: Peer, receipt: Receipt, outcome: _Outcome) -> None:
@@ -500,24 +514,14 @@ class Inbox:
         row = tx.one(
             "SELECT alert_id, msg_id FROM delivery WHERE hh = ? AND peer = ?", (receipt.hh, peer.office_id)
         )
-        if row is None or row[0] is None or (receipt.alert_id not in (row[0], bytes(32))):
+        if row is None or row[0] is None or receipt.alert_id not in (row[0], bytes(32)):
             log.warning("receipt_unmatched", code=receipt.state.value)
             return
-        if receipt.state not in _RUNGS or receipt.log_index >= INT_LIMIT:
+        if not is_usable(receipt):
             log.warning("receipt_unusable", code=receipt.state.value)
             return
         alert_id, msg_id = row
-        add_rung(
-            tx,
-            alert_id,
-            peer.office_id,
-            receipt.state.value,
-            receipt.at_ms,
-            peer.name,
-            receipt.log_index,
-            receipt.code or None,
-        )
-        if tx.changes() == 0:
+        if not apply_receipt(tx, peer.name, peer.office_id, alert_id, receipt):
             return
         fields: dict[str, str | int] = {
             "msg": msg_id.hex(),
@@ -596,11 +600,14 @@ class Inbox:
     ) -> None:
         """Bytes that no signature ties to the peer: evidence, an entry, and off the broker."""
         self._quarantine(tx, peer, arrival, "junk", code, now_ms)
-        self._log.append(
-            tx, "msg.recv", {"env": envelope_hash(arrival.envelope).hex(), "verdict": verdict, "code": code}
-        )
+        if watch.may_note(tx, peer.office_id, now_ms):
+            self._log.append(
+                tx,
+                "msg.recv",
+                {"env": envelope_hash(arrival.envelope).hex(), "verdict": verdict, "code": code},
+            )
+            log.warning("junk_received", code=code)
         self._delete_later(tx, peer, arrival)
-        log.warning("junk_received", code=code)
 
     def _quarantine(
         self, tx: Transaction, peer: Peer, arrival: Arrival, verdict: str, code: str, now_ms: int

@@ -16,7 +16,7 @@ from keys.errors import BrokenInvariant, PolicyRefused, VerificationFailed
 from keys.primitives import sha256
 from node.broker_link import Batch
 from node.identity import Identity
-from node.peers import Peer, load_peer, load_peers, save_peer
+from node.peers import Peer, check_not_frozen, load_peer, load_peers, save_peer
 from node.receive_keys import ReceiveKeyRing
 from protocol import limits
 from protocol.conversation import (
@@ -137,8 +137,9 @@ class Outbox:
     def compose(self, tx: Transaction, peer: Peer, message: ToSend) -> tuple[bytes, bytes]:
         """Number, sign, seal and keep one message; returns (hh, msg_id). The caller saves ``peer``.
 
-        PolicyRefused ``window_full`` or ``too_large``. Sending follows the commit.
+        PolicyRefused ``window_full``, ``too_large`` or ``pair_frozen``. Sending follows the commit.
         """
+        check_not_frozen(peer)
         now_ms = self._env.clock.now_ms()
         if not message.service:
             self._keys.use(tx, peer)
@@ -155,7 +156,7 @@ class Outbox:
         msg_id = self._env.random(limits.MESSAGE_ID_BYTES)
         signed = self._sign(peer, message, items, opening, msg_id, now_ms)
         peer.pair = after_signing(peer.pair, slot, signed.hh)
-        self._note_company(peer, items, now_ms)
+        self.note_company(peer, items, now_ms)
         envelope = self._seal(peer, signed, opening, bodyless=False)
         sealed_hash = envelope_hash(envelope)
         state = new_delivery(now_ms=now_ms, expires_ms=message.expires_ms, service=message.service)
@@ -286,7 +287,8 @@ class Outbox:
             items.append(announced)
         return tuple(items)
 
-    def _note_company(self, peer: Peer, items: Sequence[Item], now_ms: int) -> None:
+    def note_company(self, peer: Peer, items: Sequence[Item], now_ms: int) -> None:
+        """These items left with a message that is durable now."""
         names = {type(item).__name__ for item in items}
         if "Acknowledgement" in names:
             peer.pair = after_acknowledgement_sent(peer.pair)
@@ -342,14 +344,16 @@ class Outbox:
         def read(tx: Snapshot) -> tuple[list[Row], dict[bytes, bytes]]:
             secrets: dict[bytes, bytes] = dict(
                 tx.execute(
-                    "SELECT office_id, put_secret FROM peer WHERE broker_address = ? AND state = 'active'",
+                    "SELECT office_id, put_secret FROM peer WHERE broker_address = ? AND state = 'active'"
+                    " AND frozen_ms IS NULL",
                     (address,),
                 )
             )
             rows = tx.execute(
                 # The planner would rather read every delivery there ever was to these peers.
                 f"SELECT {_ROW} FROM delivery INDEXED BY delivery_due WHERE next_at_ms <= ?"  # noqa: S608
-                " AND peer IN (SELECT office_id FROM peer WHERE broker_address = ? AND state = 'active')"
+                " AND peer IN (SELECT office_id FROM peer WHERE broker_address = ? AND state = 'active'"
+                " AND frozen_ms IS NULL)"
                 " ORDER BY urgent DESC, rowid LIMIT ?",
                 (now_ms, address, ops_max + len(self._in_flight)),
             )
@@ -385,7 +389,8 @@ class Outbox:
         def read(tx: Snapshot) -> int | None:
             found: int | None = tx.value(
                 "SELECT min(next_at_ms) FROM delivery INDEXED BY delivery_due WHERE next_at_ms IS NOT NULL"
-                " AND peer IN (SELECT office_id FROM peer WHERE broker_address = ? AND state = 'active')",
+                " AND peer IN (SELECT office_id FROM peer WHERE broker_address = ? AND state = 'active'"
+                " AND frozen_ms IS NULL)",
                 (address,),
             )
             return found
@@ -569,9 +574,15 @@ class Outbox:
 
         def look(tx: Snapshot) -> tuple[list[bytes], list[bytes], bool]:
             newest: int = tx.value("SELECT max(version) FROM officer_list")
-            active = [peer for peer in load_peers(tx) if peer.is_active]
+            active = [peer for peer in load_peers(tx) if peer.is_talking]
             talking = [p.office_id for p in active if _announces(p, newest, now_ms)]
-            owing = [row[0] for row in tx.execute("SELECT DISTINCT peer FROM receipt_due")]
+            owing = [
+                row[0]
+                for row in tx.execute(
+                    "SELECT DISTINCT peer FROM receipt_due WHERE peer NOT IN"
+                    " (SELECT office_id FROM peer WHERE frozen_ms IS NOT NULL)"
+                )
+            ]
             acknowledging = [
                 p.office_id for p in active if p.ack_due_ms is not None and p.ack_due_ms <= now_ms
             ]
@@ -609,7 +620,7 @@ class Outbox:
 
     def _control(self, tx: Transaction, peer_id: bytes, now_ms: int) -> None:
         peer = load_peer(tx, peer_id)
-        if not peer.is_active:
+        if not peer.is_talking:
             return
         self.compose_receipts(tx, peer)
         newest: int = tx.value("SELECT max(version) FROM officer_list")
@@ -633,7 +644,7 @@ class Outbox:
             service = not items
             items.append(acknowledgement(peer.pair, self._identity.key_version))
             self.compose_control(tx, peer, items, service=service)
-            self._note_company(peer, items, now_ms)
+            self.note_company(peer, items, now_ms)
         save_peer(tx, peer)
 
     def count_anew(self, tx: Transaction, alert_id: bytes, shift_ms: int) -> None:
@@ -642,8 +653,9 @@ class Outbox:
             known = _row(row)
             state = replace(known.state, expires_ms=known.state.expires_ms + shift_ms)
             tx.execute(
-                "UPDATE delivery SET state = ?, expires_ms = ? WHERE hh = ?",
-                (state.encode(), state.expires_ms, known.hh),
+                "UPDATE delivery SET state = ?, expires_ms = ?, reply_by_ms = reply_by_ms + ?,"
+                " look_ms = look_ms + ? WHERE hh = ?",
+                (state.encode(), state.expires_ms, shift_ms, shift_ms, known.hh),
             )
 
     def _expire(self, tx: Transaction, now_ms: int) -> None:
@@ -655,6 +667,14 @@ class Outbox:
             self.apply(tx, _row(row), Expired())
 
     # --- rows -----------------------------------------------------------------------------------------------
+
+    def find(self, tx: Snapshot, peer_id: bytes, sealed_hash: bytes) -> Row | None:
+        """The item whose latest envelope to this peer has this hash."""
+        row = tx.one(
+            f"SELECT {_ROW} FROM delivery WHERE envelope_hash = ? AND peer = ?",  # noqa: S608 - our own constant
+            (sealed_hash, peer_id),
+        )
+        return None if row is None else _row(row)
 
     def _load(self, tx: Snapshot, hh: bytes) -> Row | None:
         row = tx.one(f"SELECT {_ROW} FROM delivery WHERE hh = ?", (hh,))  # noqa: S608 - our own constant

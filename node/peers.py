@@ -20,7 +20,7 @@ from runtime.sqlite import Snapshot, Transaction
 _COLUMNS = (
     "office_id, name, country, since_ms, trusted, pair, receive_keys, peer_key, broker_address, put_secret,"
     " own_broker_address, officer_list_sent, last_heard_ms, ack_due_ms, log_origin, log_public, witness_name,"
-    " witness_public, checkpoint, held_ms, retired_ms, succeeded_by"
+    " witness_public, checkpoint, held_ms, retired_ms, succeeded_by, frozen_code"
 )
 
 
@@ -50,6 +50,7 @@ class Peer:
     held_ms: int | None = None  # suspended by our own supervisor
     retired_ms: int | None = None
     succeeded_by: bytes | None = None
+    frozen_code: str | None = None  # node.evidence alone changes it
 
     @property
     def is_closed(self) -> bool:
@@ -64,9 +65,14 @@ class Peer:
 
     @property
     def is_active(self) -> bool:
-        """Whether alerts may leave for it now."""
+        """Whether the pair stands. What leaves for one that stands waits while ``frozen_code`` is set."""
         is_trusted = self.trusted.state is trust.PairState.ACTIVE
         return is_trusted and self.is_reachable and not self.is_closed
+
+    @property
+    def is_talking(self) -> bool:
+        """Whether anything may leave for it now."""
+        return self.is_active and self.frozen_code is None
 
     @property
     def pseudonym(self) -> str:
@@ -89,6 +95,16 @@ def load_peers(tx: Snapshot) -> list[Peer]:
     return [_from_row(row) for row in tx.execute(f"SELECT {_COLUMNS} FROM peer ORDER BY name, office_id")]  # noqa: S608
 
 
+def check_not_frozen(peer: Peer) -> None:
+    """PolicyRefused ``pair_frozen``: two things this office signed cannot both be true (node.evidence)."""
+    if peer.frozen_code is not None:
+        raise PolicyRefused(
+            "pair_frozen",
+            f"The conversation with {peer.name} is frozen ({peer.frozen_code}), so nothing is sent to it. A"
+            " supervisor speaks with the other office, then: salween-node unfreeze",
+        )
+
+
 def check_talks(peer: Peer) -> None:
     """Raise PolicyRefused unless alerts may leave for it: ``pair_half``, ``pair_suspended`` and the like."""
     if peer.retired_ms is not None:
@@ -100,6 +116,7 @@ def check_talks(peer: Peer) -> None:
         raise PolicyRefused(
             "pair_suspended", "That partner's address or key was revoked, and it has not sent new ones yet."
         )
+    check_not_frozen(peer)
 
 
 def save_peer(tx: Transaction, peer: Peer) -> None:
@@ -141,7 +158,9 @@ def insert_peer(tx: Transaction, peer: Peer) -> None:
         " ON CONFLICT (office_id) DO UPDATE SET since_ms = excluded.since_ms,"
         " log_origin = excluded.log_origin, log_public = excluded.log_public,"
         " witness_name = excluded.witness_name, witness_public = excluded.witness_public,"
-        " checkpoint = excluded.checkpoint",
+        " checkpoint = excluded.checkpoint,"
+        # Two people compared codes: what they begin now is another conversation. The evidence stays.
+        " frozen_ms = NULL, frozen_code = NULL",
         (
             peer.office_id,
             peer.name,
@@ -176,6 +195,13 @@ def peer_view(tx: Snapshot, peer: Peer, own_office_id: bytes) -> PeerView:
         waiting_out=waiting,
         missing_in=sum(len(gap) for gap in missing(peer.pair)),
         pause=_pause_of(tx, peer),
+        expired_in=tx.value(
+            "SELECT count(*) FROM received INDEXED BY received_without_body"
+            " WHERE peer = ? AND verdict = 'expired'",
+            (peer.office_id,),
+        ),
+        frozen_code=peer.frozen_code,
+        frozen_ms=tx.value("SELECT frozen_ms FROM peer WHERE office_id = ?", (peer.office_id,)),
     )
 
 
@@ -237,6 +263,7 @@ def _from_row(row: Sequence[Any]) -> Peer:
         held_ms,
         retired_ms,
         succeeded_by,
+        frozen_code,
     ) = row
     return Peer(
         office_id=office_id,
@@ -261,4 +288,5 @@ def _from_row(row: Sequence[Any]) -> Peer:
         held_ms=held_ms,
         retired_ms=retired_ms,
         succeeded_by=succeeded_by,
+        frozen_code=frozen_code,
     )

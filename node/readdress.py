@@ -25,21 +25,28 @@ def readdress(tx: Transaction, outbox: Outbox, audit: AuditLog, peer: Peer, now_
     ceremony or expires.
     """
     rows = tx.execute(
-        "SELECT hh, type, alert_id, msg_id, urgent, message, expires_ms FROM delivery WHERE peer = ?"
-        " AND instance <> ? AND phase IN ('kept', 'held', 'address_lost') ORDER BY rowid",
+        "SELECT hh, type, alert_id, msg_id, urgent, message, expires_ms, reply_by_ms, look_ms FROM delivery"
+        " WHERE peer = ? AND instance <> ? AND phase IN ('kept', 'held', 'address_lost') ORDER BY rowid",
         (peer.office_id, peer.pair.outbound.instance),
     )
     again = 0
-    for hh, kind, alert_id, msg_id, urgent, message, expires_ms in rows:
+    for hh, kind, alert_id, msg_id, urgent, message, expires_ms, reply_by_ms, look_ms in rows:
         if kind == MessageType.ALERT and message is not None and expires_ms > now_ms:
             signed = SignedMessage.from_bytes(message)
             opening = _opening_of(signed)
             if signed.has_body and opening is not None:
                 try:
-                    _compose(tx, outbox, peer, signed, opening, urgent=bool(urgent), expires_ms=expires_ms)
+                    again_hh = _compose(
+                        tx, outbox, peer, signed, opening, urgent=bool(urgent), expires_ms=expires_ms
+                    )
                 except PolicyRefused as full:
                     log.warning("readdress_waits", code=full.code)
                     break
+                # What the partner owes us by when does not begin anew.
+                tx.execute(
+                    "UPDATE delivery SET reply_by_ms = ?, look_ms = ? WHERE hh = ?",
+                    (reply_by_ms, look_ms, again_hh),
+                )
                 again += 1
         if alert_id is not None:
             audit.append(tx, "msg.cancel", {"msg": msg_id.hex()})
@@ -63,8 +70,9 @@ def _compose(
     *,
     urgent: bool,
     expires_ms: int,
-) -> None:
+) -> bytes:
     released = released_before(signed.core, signed.disclosures, peer.office_id, opening)
-    outbox.compose(
+    hh, _ = outbox.compose(
         tx, peer, ToSend(type=MessageType.ALERT, released=released, expires_ms=expires_ms, urgent=urgent)
     )
+    return hh

@@ -142,6 +142,29 @@ async def _show(node: "Node", params: Params, channel: Channel) -> dict[str, Any
         return plain(view)
 
 
+async def _answer(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    async with _logged_in(node, params) as session:
+        step, code = _text(params, "step"), str(params.get("code", ""))
+        await node.desk.answer(session, _text(params, "alert_id"), step, code)
+    return {"alert_id": _text(params, "alert_id"), "step": step, "code": code}
+
+
+async def _unfreeze(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    peer = await node.desk.find_peer(_text(params, "office"))
+    async with _logged_in(node, params) as session:
+        await node.desk.unfreeze(session, peer)
+    return {"office": peer}
+
+
+async def _evidence(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    peer = await node.desk.find_peer(_text(params, "office"))
+    async with _logged_in(node, params) as session:
+        return {"evidence": [plain(proof) for proof in await node.desk.evidence(session, peer)]}
+
+
 async def _pair_invite(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
     peer = await node.ceremonies.invite(_text(params, "broker"), _text(params, "token"), channel)
     return {"peer": plain(peer)}
@@ -206,6 +229,9 @@ VERBS: dict[str, Verb] = {
     "inbox": _inbox,
     "outbox": _outbox,
     "show": _show,
+    "answer": _answer,
+    "unfreeze": _unfreeze,
+    "evidence": _evidence,
     "pair.invite": _pair_invite,
     "pair.join": _pair_join,
     "revoke.apply": _revoke_apply,

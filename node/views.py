@@ -62,7 +62,12 @@ class Learnt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerView:
-    """A paired office. ``state``: half, active, suspended, retired."""
+    """A paired office. ``state``: half, active, suspended, retired.
+
+    ``frozen_code`` and ``frozen_ms``: why and since when the conversation stands still. ``expired_in`` counts
+    what expired before it reached us. ``no_proof_since_ms``: set when two heartbeats are overdue.
+    ``unknown_keys_since_ms``: set when nothing but what we have no key for arrived since.
+    """
 
     office_id: str
     name: str
@@ -73,21 +78,47 @@ class PeerView:
     last_heard_ms: int | None
     waiting_out: int
     missing_in: int
+    expired_in: int = 0
+    no_proof_since_ms: int | None = None
+    unknown_keys_since_ms: int | None = None
+    frozen_code: str | None = None
+    frozen_ms: int | None = None
     pause: Pause | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LadderStep:
-    """One rung: kept, on_broker (custody note), delivered, opened, refused, expired.
+    """One rung: kept, on_broker (custody note), delivered, opened, assigned, outcome, refused; or a silence:
+    no_reply, expired.
 
     ``clock`` says whose clock ``at_ms`` comes from (an office name or "broker").
     """
 
-    step: Literal["kept", "on_broker", "delivered", "opened", "refused", "expired"]
+    step: Literal[
+        "kept",
+        "on_broker",
+        "expired",
+        "delivered",
+        "no_reply",
+        "opened",
+        "refused",
+        "assigned",
+        "outcome",
+    ]
     at_ms: int
     clock: str
     log_index: int | None = None
     code: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceView:
+    """One proof that a peer signed what cannot be true; ``proof`` is the file of protocol.evidence in hex."""
+
+    number: int
+    at_ms: int
+    code: str
+    proof: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +154,7 @@ class Recipient:
 class OutboxRow:
     """One line of the outbox: an alert of ours and where each delivery stands.
 
-    ``state``: awaiting_release, waiting, on_broker, delivered, opened, refused, expired.
+    ``state``: awaiting_release, waiting, or the last step of the ladder that came least far.
     ``cause``: why it is still waiting, a message code of node/web/messages.py, or None.
     """
 

@@ -16,6 +16,7 @@ docs/spec/broker.md. Files in reading order:
 - ``delivery``: one outbox item: kept, held, sent again, acknowledged; a table and a pure step
 - ``message``: header, leaf and body: what an office signs
 - ``sealing``: a signed message becomes an envelope, and the one function that opens one
+- ``evidence``: proof that an office signed what cannot both be true
 - ``requests``, ``mailbox``: what a node asks of a broker, and the broker's own rules
 - ``custody``, ``tokens``: the broker's signed word that it holds an item; the operator's permission
 

@@ -193,6 +193,7 @@ class Alert(_Frozen):
     """One alert as an officer wrote it. Times are Unix milliseconds; references are alert ids in hex.
 
     ``expires_ms``: stop resending, afterwards it is stale. ``erase_at_ms``: both offices erase the content.
+    ``reply_by_ms``: when the sender wants to have heard of an officer; silence is recorded then.
     """
 
     kind: Literal["alert"] = "alert"
@@ -210,6 +211,7 @@ class Alert(_Frozen):
     created_ms: TimeMs
     expires_ms: TimeMs
     erase_at_ms: TimeMs
+    reply_by_ms: TimeMs | None = None
     entities: Annotated[
         tuple[Entity, ...], BeforeValidator(_as_tuple), Field(max_length=limits.ENTITIES_MAX)
     ] = ()
@@ -241,6 +243,10 @@ class Alert(_Frozen):
             raise PydanticCustomError("alert_expires", "expires_ms: an alert expires after it was made")
         if self.erase_at_ms < self.expires_ms:
             raise PydanticCustomError("alert_erase", "erase_at_ms: content is not erased before it expires")
+        if self.reply_by_ms is not None and not self.created_ms < self.reply_by_ms <= self.expires_ms:
+            raise PydanticCustomError(
+                "alert_reply_by", "reply_by_ms: an answer is asked for after it was made, before it expires"
+            )
         days_max = limits.VICTIM_ERASE_AFTER_MS_MAX if self.has_victim else limits.ERASE_AFTER_MS_MAX
         if self.erase_at_ms - self.created_ms > days_max:
             raise PydanticCustomError(

@@ -43,6 +43,7 @@ _CODE_FIELDS: Final = (
     "handling",
     "tlp",
 )
+_REPLY_BY: Final = "reply_by_ms"
 _TEXT_FIELDS: Final = ("urgency_reason", "handling_text")
 SigningRole: TypeAlias = Literal["author", "releaser", "emergency"]
 _SIGNING_ROLES: Final[dict[str, SigningRole]] = {
@@ -94,13 +95,16 @@ class AlertCore:
     digests: tuple[bytes, ...]  # 32 each, ascending
     audience_root: bytes  # 32
     signatures: tuple[OfficerSignature, ...]
+    reply_by_ms: int | None = None  # left out of the bytes when nobody asked
     later: Mapping[str, wire.Value] = field(default_factory=lambda: MappingProxyType({}))
 
     def encode(self) -> bytes:
         """The core's bytes, as they are hashed, signed and sent."""
+        asked: dict[str, wire.Value] = {} if self.reply_by_ms is None else {_REPLY_BY: self.reply_by_ms}
         return wire.encode(
             {
                 **self.later,
+                **asked,
                 **self.codes,
                 "v": _CORE_VERSION,
                 "salt": self.salt,
@@ -189,6 +193,7 @@ def decode_core_untrusted(data: bytes) -> AlertCore:
         digests=_split_digests(digests),
         audience_root=fields.raw("audience", size=limits.HASH_BYTES),
         signatures=tuple(_signature_from_wire(signature) for signature in signatures),
+        reply_by_ms=fields.integer(_REPLY_BY, most=limits.TIME_MS_MAX) if fields.has(_REPLY_BY) else None,
         later=MappingProxyType(fields.rest()),
     )
     if any(name.startswith("!") for name in core.later):
@@ -263,6 +268,7 @@ def split_alert(
         digests=tuple(sorted(disclosure.digest for disclosure in disclosures)),
         audience_root=audience_root,
         signatures=(),
+        reply_by_ms=alert.reply_by_ms,
     )
     if len({disclosure.salt for disclosure in disclosures}) != len(disclosures):
         raise BrokenInvariant("salt_repeated", "the source of randomness repeats itself")
@@ -307,6 +313,7 @@ def join_alert(core: AlertCore, disclosures: Sequence[Disclosure]) -> Alert:
                 "created_ms": core.created_ms,
                 "expires_ms": core.expires_ms,
                 "erase_at_ms": core.erase_at_ms,
+                "reply_by_ms": core.reply_by_ms,
                 "entities": entities,
                 "text": FreeText.model_validate(text) if text else None,
                 "references": [reference.hex() for reference in core.references],

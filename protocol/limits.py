@@ -78,6 +78,17 @@ ANNOUNCEMENT_DELAY_MS_MAX: Final = 1 * HOUR_MS
 DELETED_KEY_MEMORY_MS: Final = 60 * DAY_MS
 NACK_HASHES_MAX: Final = 32
 NACK_INTERVAL_MS: Final = 1 * HOUR_MS
+# What a peer's nacks may have sealed anew within an hour: one full mailbox.
+NACK_RESEALS_PER_HOUR_MAX: Final = 512
+# Log entries within an hour, per peer, about bytes that any broker can make or repeat by itself.
+UNPROVEN_ENTRIES_PER_HOUR_MAX: Final = 256
+# A first outcome and its corrections.
+OUTCOMES_PER_DELIVERY_MAX: Final = 8
+# An office that was not heard of for so long gets one heartbeat a day: its mailbox must not fill with them.
+HEARTBEAT_QUIET_AFTER_MS: Final = 3 * DAY_MS
+HEARTBEAT_QUIET_INTERVAL_MS: Final = 1 * DAY_MS
+# What a heartbeat may take on its way before two missed intervals are shown: a long poll and two rounds.
+HEARTBEAT_SLACK_MS: Final = 5 * MINUTE_MS
 BACKUP_HORIZON_MS: Final = 35 * DAY_MS
 HELD_BACKOFF_MS_MIN: Final = 1 * MINUTE_MS
 HELD_BACKOFF_MS_MAX: Final = 24 * HOUR_MS

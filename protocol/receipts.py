@@ -33,6 +33,14 @@ LADDER: Final = (
     ReceiptState.ASSIGNED,
     ReceiptState.OUTCOME,
 )
+# Refusals that are a person's to choose; every other code of the list is what the program found.
+OFFICER_REFUSALS: Final = (
+    "not_our_area",
+    "not_enough_information",
+    "already_known",
+    "no_capacity",
+    "not_allowed_here",
+)
 _RUNG: Final = {state: rung for rung, state in enumerate(LADDER)}
 _CODE: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_")
 _HEX: Final = frozenset("0123456789abcdef")
@@ -87,8 +95,9 @@ def decode_receipts_untrusted(data: bytes) -> tuple[Receipt, ...]:
 def advance(ladder: ReceiptState | None, state: ReceiptState) -> ReceiptState:
     """The rung shown after ``state`` is learnt: never a lower one.
 
-    ``refused`` stands above ``held`` only: if a delivery of the same alert is accepted later, or was before,
-    the acceptance is shown (both receipts stay in the log).
+    ``refused`` of the program stands above ``held`` only: if a delivery of the same alert is accepted later,
+    or was before, the acceptance is shown (both receipts stay in the log). An officer's refusal, one of
+    ``OFFICER_REFUSALS``, stands above ``opened``, where only ``assigned`` and ``outcome`` go over it.
     """
     if ladder is None:
         return state

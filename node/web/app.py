@@ -14,7 +14,7 @@ from aiohttp.typedefs import Middleware
 
 from keys.errors import BrokenInvariant, MalformedInput, PolicyRefused, SalweenError
 from node.views import Session
-from node.web import pages
+from node.web import answering, pages
 from node.web.desk_api import DeskApi
 from node.web.events import Streams
 from node.web.forms import Form, parse_form_untrusted, parse_json_untrusted
@@ -61,6 +61,7 @@ _CLOSED: Final[tuple[tuple[str, str, Closed], ...]] = (
     ("GET", "/inbox", pages.inbox),
     ("GET", f"/alert/{{alert_id:{_ID}}}", pages.show_alert),
     ("POST", f"/alert/{{alert_id:{_ID}}}", pages.show_alert_with_reason),
+    ("POST", f"/alert/{{alert_id:{_ID}}}/answer", answering.answer),
     ("GET", "/new", pages.new_alert),
     ("POST", "/new", pages.submit_alert),
     ("GET", "/pending", pages.pending),

@@ -31,8 +31,10 @@ LABELS: Final[Mapping[str, str]] = {
     "created_ms": N_("Written"),
     "expires_ms": N_("Expires"),
     "erase_at_ms": N_("Erased at both offices"),
+    "reply_by_ms": N_("Answer wanted by"),
     "references": N_("Refers to"),
     "recipients": N_("Recipients"),
+    "reply_hours": N_("Answer wanted within"),
     "expires_hours": N_("Expires after"),
     "erase_days": N_("Erased at both offices after"),
     "vehicle.plate": N_("Plate"),
@@ -77,7 +79,7 @@ CODE_LISTS: Final[Mapping[str, str]] = {
 }
 COUNTRIES: Final = frozenset({"vehicle.plate_country", "person.nationality"})
 _ENTITY_TITLES: Final = {"vehicle": N_("Vehicle"), "person": N_("Person")}
-_TIMES: Final = ("created_ms", "expires_ms", "erase_at_ms")
+_TIMES: Final = ("created_ms", "reply_by_ms", "expires_ms", "erase_at_ms")
 _ASSESSMENT: Final = (
     "urgency", "urgency_reason", "crime_type", "severity", "certainty", "source", "information", "handling",
     "handling_text", "tlp",

@@ -95,6 +95,10 @@ class DeskApi(Protocol):
         """
         ...
 
+    async def answer(self, session: Session, alert_id: str, step: str, code: str = "") -> None:
+        """Answer a received alert: ``assigned``, ``outcome`` or ``refused``, with a code of its list."""
+        ...
+
     async def outbox(self, session: Session) -> Sequence[OutboxRow]:
         """Our own alerts and where each delivery stands."""
         ...

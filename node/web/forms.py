@@ -31,6 +31,7 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_.]{0,63}")
 # Only what is offered; "other" countries are written in the description.
 COUNTRIES_OFFERED: Final = ("MM", "CN", "TH", "LA", "KH", "VN", "IN", "BD", "MY")
 EXPIRES_HOURS: Final = (6, 24, 72, 168, 720)
+REPLY_HOURS: Final = (1, 3, 6, 24, 72)
 ERASE_DAYS: Final = (7, 30, 90, 180, 365)
 
 
@@ -198,6 +199,7 @@ def _marking(kind: Kind) -> tuple[Field, ...]:
         Field(name="handling", control="select", place="marking", default="H1" if kind == "person" else "H0"),
         Field(name="handling_text", control="line", place="when", words_max=200),
         Field(name="tlp", control="select", place="marking", default="amber"),
+        Field(name="reply_hours", control="select", place="marking"),
         Field(name="expires_hours", control="select", place="marking", default="72"),
         Field(
             name="erase_days",
@@ -227,6 +229,7 @@ def options(name: str) -> tuple[str, ...]:
     if name in COUNTRIES:
         return COUNTRIES_OFFERED
     return {
+        "reply_hours": tuple(map(str, REPLY_HOURS)),
         "expires_hours": tuple(map(str, EXPIRES_HOURS)),
         "erase_days": tuple(map(str, ERASE_DAYS)),
         "text.language": codelists.LANGUAGES,
@@ -313,6 +316,8 @@ def _alert(kind: Kind, typed: Mapping[str, str], now_ms: int) -> Alert:
     }
     values["urgency_reason"] = typed["urgency_reason"] or None if typed["urgency"] == "immediate" else None
     values["handling_text"] = typed["handling_text"] or None if typed["handling"] == "H3" else None
+    if typed["reply_hours"]:
+        values["reply_by_ms"] = min(now_ms + int(typed["reply_hours"]) * HOUR_MS, TIME_MS_MAX)
     values |= {"created_ms": now_ms, "expires_ms": expires_ms, "erase_at_ms": erase_at_ms}
     if kind == "text":
         values["text"] = about
@@ -325,6 +330,7 @@ _FIELD_OF_RULE: Final = {
     "alert_urgency_reason": "urgency_reason",
     "alert_handling_text": "handling_text",
     "alert_expires": "expires_hours",
+    "alert_reply_by": "reply_hours",
     "alert_erase": "erase_days",
     "alert_erase_late": "erase_days",
 }

@@ -100,6 +100,34 @@ MESSAGES: Final[Mapping[str, str]] = {
     "recipient_unknown": N_("One of the chosen offices is not a partner of yours. Choose again."),
     "recipients_none": N_("No office is chosen. Choose who receives the alert."),
     "too_large": N_("The alert is too long to be sent in one piece. Shorten the text."),
+    "pair_frozen": N_(
+        "The conversation with this office is frozen, so nothing is sent to it. A supervisor speaks with that"
+        " office first."
+    ),
+    "equivocation": N_(
+        "This office signed two different messages under one number. Nothing is sent or taken in. Ask it by"
+        " telephone whether its computer was copied or put back; then a supervisor lets it go on."
+    ),
+    "equivocation_previous": N_(
+        "This office signed two different messages under one number. Nothing is sent or taken in. Ask it by"
+        " telephone whether its computer was copied or put back; then a supervisor lets it go on."
+    ),
+    "acknowledgement_ahead": N_(
+        "This office confirms messages that this computer never sent: this computer may be a copy, or was put"
+        " back to an older state. Sending is stopped. Look for the other computer and tell your supervisor."
+    ),
+    "unknown_keys": N_(
+        "This office sends only what another copy of this computer could open. Make sure that your office"
+        " runs on one computer only, and tell your supervisor."
+    ),
+    "no_proof": N_("Nothing proves that this office is there. Alerts may be held back; telephone it."),
+    "not_frozen": N_("This conversation is not frozen. Nothing was changed."),
+    "evidence_role": N_("Only a supervisor or an auditor may take evidence out. Nothing was changed."),
+    "answer_code": N_("Choose one of the answers of the list."),
+    "answer_before_opening": N_("Nobody here has opened this alert yet. Open it, then answer."),
+    "answer_again": N_("Somebody of this office gave this answer already. Reload the alert to see it."),
+    "answer_after_outcome": N_("This alert has an outcome already. To correct it, choose another outcome."),
+    "answers_too_many": N_("This alert has too many outcomes already. Write a new alert instead."),
     "window_full": N_("Too many alerts wait for the other office to confirm. Try again when it answers."),
     # --- the link and deliveries ---
     "not_paired": N_("This office is not paired with any other yet, so nothing can be sent or received."),
@@ -153,6 +181,7 @@ MESSAGES: Final[Mapping[str, str]] = {
     "alert_vehicle_empty": N_("Say at least one thing about the vehicle."),
     "alert_empty": N_("Write the text of the alert."),
     "alert_expires": N_("The alert must expire after now."),
+    "alert_reply_by": N_("An answer can be wanted only before the alert expires."),
     "alert_erase": N_("Erasing cannot come before the alert expires."),
     "alert_erase_late": N_("An alert about a victim is erased after 30 days at the latest."),
     "officer_missing": N_("Choose who you are."),
@@ -176,6 +205,9 @@ _STATUS_OF_CODE: Final[Mapping[str, int]] = {
     "alert_unknown": 404,
     "form_in_progress": 409,
     "draft_gone": 409,
+    "answer_again": 409,
+    "answer_after_outcome": 409,
+    "answer_before_opening": 409,
     "form_invalid": 422,
     "page_unknown": 404,
     "alert_erased": 410,

@@ -26,6 +26,7 @@ from node.web.visit import Visit
 from protocol import codelists
 from protocol.alert import check_text, clean_text
 from protocol.limits import REASON_BYTES_MAX, REASON_POINTS_MAX
+from protocol.receipts import OFFICER_REFUSALS
 from protocol.release import needs_second_officer
 
 ENTRIES_PER_PAGE: Final = 50
@@ -46,6 +47,7 @@ _NOTICES: Final = {
     "resume": N_("The partner is resumed."),
     "applied": N_("The revocation is applied. Your other partners are told."),
     "known": N_("The revocation is genuine and changes nothing here."),
+    "answered": N_("Your answer is kept and on its way to the other office."),
 }
 
 
@@ -192,6 +194,7 @@ async def inbox(visit: Visit, session: Session) -> web.StreamResponse:
         peers=peers,
         chosen={"peer": peer, "urgency": urgency, "unopened": only_unopened},
         is_filtered=bool(peer or urgency or only_unopened),
+        notice=_notice(visit),
         urgencies=forms.options("urgency"),
     )
 
@@ -222,7 +225,16 @@ async def _open(visit: Visit, session: Session, purpose: str) -> web.StreamRespo
         return _ask_reason(visit)
     peers = await visit.site.desk.peers(session)
     countries = {peer.name: peer.country for peer in peers}
-    return visit.answer("alert.html", alert, alert=alert, countries=countries, cause_of=_cause_of(visit))
+    return visit.answer(
+        "alert.html",
+        alert,
+        alert=alert,
+        countries=countries,
+        cause_of=_cause_of(visit),
+        may_answer=alert.incoming and session.role in ("officer", "supervisor"),
+        outcomes=tuple(codelists.load("outcomes").codes),
+        refusals=OFFICER_REFUSALS,
+    )
 
 
 def _ask_reason(visit: Visit, faults: tuple[Fault, ...] = ()) -> web.Response:
@@ -490,6 +502,7 @@ def _labels_of_choices(visit: Visit) -> dict[str, dict[str, str]]:
     """Labels of the choices that are lengths of time or languages rather than codes of a list."""
     hour_ms = 3_600_000
     return {
+        "reply_hours": {str(h): visit.show.lasting(h * hour_ms) for h in forms.REPLY_HOURS},
         "expires_hours": {str(h): visit.show.lasting(h * hour_ms) for h in forms.EXPIRES_HOURS},
         "erase_days": {str(d): visit.show.lasting(d * 24 * hour_ms) for d in forms.ERASE_DAYS},
         "text.language": {tag: language.own_name for tag, language in BY_TAG.items()},

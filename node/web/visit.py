@@ -17,7 +17,7 @@ from aiohttp import web
 from markupsafe import Markup
 
 from keys.errors import Unavailable
-from node.views import Session, StatusView
+from node.views import PeerView, Session, StatusView
 from node.web.describe import CODE_LISTS, COUNTRIES, LABELS, country_name, describe
 from node.web.desk_api import DeskApi
 from node.web.events import Streams
@@ -219,6 +219,8 @@ def _banners(visit: Visit) -> list[Banner]:
                 2, words.gettext("Next try %(when)s.", when=show.ago(link.next_try_ms, visit.now_ms))
             )
         found.append(Banner(level="warn", text=Markup(" ").join(parts), code=link.reason or link.state))
+    for peer in status.peers:
+        found += _banners_of(peer, words, show)
     if status.clock_doubt is not None:
         found.append(Banner(level="warn", text=sentence("clock_doubt", words), code="clock_doubt"))
     if status.quarantined:
@@ -228,6 +230,22 @@ def _banners(visit: Visit) -> list[Banner]:
             status.quarantined,
         )
         found.append(Banner(level="warn", text=text, code="quarantined"))
+    return found
+
+
+def _banners_of(peer: PeerView, words: Words, show: Show) -> list[Banner]:
+    """What stands still or is silent between us and one office."""
+    name = Markup("<b>%s:</b> ") % foreign(peer.name)
+    found = []
+    if peer.frozen_code is not None:
+        text = name + sentence(peer.frozen_code, words)
+        found.append(Banner(level="danger", text=text, code=peer.frozen_code))
+    if peer.unknown_keys_since_ms is not None:
+        found.append(Banner(level="danger", text=name + sentence("unknown_keys", words), code="unknown_keys"))
+    if peer.no_proof_since_ms is not None and peer.frozen_code is None:
+        since = words.gettext("Since %(time)s.", time=show.when(peer.no_proof_since_ms))
+        text = name + Markup(" ").join((since, sentence("no_proof", words)))
+        found.append(Banner(level="warn", text=text, code="no_proof"))
     return found
 
 

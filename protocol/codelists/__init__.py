@@ -32,6 +32,7 @@ NAMES: Final = (
     "entities",
     "handling",
     "information",
+    "outcomes",
     "receipt_states",
     "refusals",
     "roles",

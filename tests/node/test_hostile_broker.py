@@ -185,7 +185,7 @@ def test_the_broker_cannot_put_a_false_name_to_bytes(tmp_path: Path) -> None:
     ],
 )
 def test_a_false_custody_note_is_no_custody(tmp_path: Path, lie: dict[str, object]) -> None:
-    """No rung for a note that does not verify or names another log; the alert is kept and crosses."""
+    """F46: no rung for a note that does not verify or names another log; the alert is kept and crosses."""
 
     async def script(offices: Offices) -> None:
         here, there = offices.here, offices.there

@@ -52,10 +52,10 @@ async def compose(office: OfficeHost, message: Callable[[int], ToSend]) -> None:
     await write(office, record)
 
 
-async def control(office: OfficeHost, *items: Item) -> None:
+async def control(office: OfficeHost, *items: Item, service: bool = False) -> None:
     def record(tx: Transaction) -> None:
         (peer,) = load_peers(tx)
-        node_of(office)._outbox.compose_control(tx, peer, items, service=False)
+        node_of(office)._outbox.compose_control(tx, peer, items, service=service)
         save_peer(tx, peer)
 
     await write(office, record)
@@ -83,34 +83,52 @@ def test_a_key_nothing_can_be_sealed_to_is_not_adopted(tmp_path: Path, public: b
     play(tmp_path, script)
 
 
-def test_receipts_this_version_does_not_show_break_no_page(tmp_path: Path) -> None:
-    """A later version's rung, or an index no log can have, is left out; the rest of the ladder stands."""
+def test_false_receipts_move_no_rung(tmp_path: Path) -> None:
+    """F56: what contradicts itself, speaks of another alert or of no delivery to it is dropped and logged."""
 
     async def script(offices: Offices) -> None:
         here, there = offices.here, offices.there
         sent = await here.send(an_alert("KA-1"))
         assert sent.alert_id is not None
+        named = bytes.fromhex(sent.alert_id)
         await asyncio.sleep(30)
         hh = await read(here, lambda tx: tx.value("SELECT hh FROM delivery WHERE alert_id IS NOT NULL"))
+
+        def receipt(
+            state: ReceiptState, index: int, code: str = "", alert_id: bytes = named, about: bytes = hh
+        ) -> Receipt:
+            return Receipt(alert_id=alert_id, hh=about, state=state, at_ms=5, log_index=index, code=code)
+
         said = [
-            Receipt(alert_id=bytes.fromhex(sent.alert_id), hh=hh, state=state, at_ms=5, log_index=index)
-            for state, index in (
-                (ReceiptState.ASSIGNED, 1),
-                (ReceiptState.OUTCOME, 2),
-                (ReceiptState.OPENED, limits.U64_MAX),
-                (ReceiptState.OPENED, 3),
-            )
+            receipt(ReceiptState.ASSIGNED, 1, "rescued"),
+            receipt(ReceiptState.OUTCOME, 2),
+            receipt(ReceiptState.REFUSED, 3),
+            receipt(ReceiptState.OPENED, limits.U64_MAX),
+            receipt(ReceiptState.OPENED, 4, alert_id=bytes(32)),
+            receipt(ReceiptState.OPENED, 5, alert_id=b"x" * 32),
+            receipt(ReceiptState.OPENED, 6, about=b"x" * 32),
         ]
         core = encode_receipts(said)
         await compose(there, lambda until: ToSend(type=MessageType.RECEIPT, core=core, expires_ms=until))
         await asyncio.sleep(30)
         (row,) = await here.outbox()
-        assert [rung.step for rung in row.recipients[0].ladder] == [
-            "kept",
-            "on_broker",
-            "delivered",
-            "opened",
-        ]
+        assert [rung.step for rung in row.recipients[0].ladder] == ["kept", "on_broker", "delivered"]
+        assert {e.fields["step"] for e in await entries(here, "msg.receipt")} == {"delivered"}
+        # Thirty outcomes of one delivery are eight lines; a rung the peer said once keeps its first time.
+        many = encode_receipts(
+            [
+                receipt(ReceiptState.OPENED, 7),
+                receipt(ReceiptState.OPENED, 8),
+                *(receipt(ReceiptState.OUTCOME, 10 + n, "no_trace") for n in range(30)),
+            ]
+        )
+        await compose(there, lambda until: ToSend(type=MessageType.RECEIPT, core=many, expires_ms=until))
+        await asyncio.sleep(30)
+        (row,) = await here.outbox()
+        ladder = row.recipients[0].ladder
+        assert [rung.log_index for rung in ladder if rung.step == "opened"] == [7]
+        assert [rung.log_index for rung in ladder if rung.step == "outcome"] == list(range(10, 18))
+        assert len(await entries(here, "msg.receipt")) == 10
         assert await count(here, "quarantine") == 0
         _alive(here, there)
 

@@ -53,6 +53,8 @@ def test_a_person_without_a_role_is_refused() -> None:
         ({"entities": ()}, "alert_empty"),
         ({"references": ["ab" * 32, "ab" * 32]}, "alert_references"),
         ({"expires_ms": NOW_MS}, "alert_expires"),
+        ({"reply_by_ms": NOW_MS}, "alert_reply_by"),
+        ({"reply_by_ms": NOW_MS + 400 * limits.DAY_MS}, "alert_reply_by"),
         ({"erase_at_ms": NOW_MS + limits.DAY_MS}, "alert_erase"),
         ({"erase_at_ms": NOW_MS + limits.ERASE_AFTER_MS_MAX + 1}, "alert_erase_late"),
     ],

@@ -67,6 +67,17 @@ def test_an_alert_split_and_joined_is_the_same_alert(alert: Alert) -> None:
     assert join_alert(core_again, disclosures_again) == alert
 
 
+def test_an_alert_that_asks_for_no_answer_has_the_bytes_it_always_had() -> None:
+    """The field is in the core only when somebody asked, so every alert signed before it keeps its id."""
+    plain, asking = vehicle_alert(), vehicle_alert(reply_by_ms=vehicle_alert().expires_ms)
+    assert b"reply_by_ms" not in halves(plain)[0].encode()
+    core, disclosures = halves(asking)
+    again = decode_core_untrusted(core.encode())
+    assert again == core
+    assert join_alert(again, disclosures).reply_by_ms == asking.expires_ms
+    assert not again.later
+
+
 def test_the_core_holds_no_text_and_no_name() -> None:
     """Everything that may have to be erased stands beside the core, salted; codes and times stand in it."""
     alert = victim_alert(handling_text="none of it")

@@ -515,6 +515,12 @@ def test_every_refusal_an_officer_may_read_has_a_label() -> None:
         "core_critical",
         "critical_item_unknown",
         "suite_below_minimum",
+        # An officer's to choose (node.answers).
+        "not_our_area",
+        "not_enough_information",
+        "already_known",
+        "no_capacity",
+        "not_allowed_here",
     } == known
 
 

@@ -104,6 +104,7 @@ class FakeDesk:
     sessions: dict[str, Session] = field(default_factory=dict)
     held: list[str] = field(default_factory=list)
     drafts: dict[str, PendingView] = field(default_factory=dict)
+    answers: list[tuple[str, str, str]] = field(default_factory=list)
     sent: list[tuple[Alert, tuple[str, ...]]] = field(default_factory=list)
     opened: list[tuple[str, str]] = field(default_factory=list)
     touches: list[bool] = field(default_factory=list)
@@ -321,6 +322,10 @@ class FakeDesk:
             flags=("clock_suspect",) if alert_id == HOSTILE_ALERT else (),
         )
 
+    async def answer(self, session: Session, alert_id: str, step: str, code: str = "") -> None:
+        self._fail()
+        self.answers.append((alert_id, step, code))
+
     async def outbox(self, session: Session) -> Sequence[OutboxRow]:
         self._fail()
         if self.inbox_is_empty:
@@ -415,6 +420,11 @@ class FakeDesk:
                 "LA",
                 "suspended",
                 pause=Pause(why="revoked", since_ms=NOW_MS, reason="node_stolen"),
+                frozen_code="equivocation",
+                frozen_ms=NOW_MS - MINUTE_MS,
+                unknown_keys_since_ms=NOW_MS - MINUTE_MS,
+                no_proof_since_ms=NOW_MS - 300 * MINUTE_MS,
+                expired_in=2,
             ),
         )
 

@@ -450,9 +450,38 @@ async def test_a_link_that_is_down_is_said_on_every_page(officer: Client, desk: 
     for path in ("/inbox", "/new", "/status", "/help"):
         found = page(await officer.get(path))
         codes = found.having("data-code")
-        assert codes == ["log_rolled_back", "disk_low", "broker_timeout", "clock_doubt", "quarantined"]
+        of_peers = ["equivocation", "unknown_keys"]
+        assert codes == [
+            "log_rolled_back",
+            "disk_low",
+            "broker_timeout",
+            *of_peers,
+            "clock_doubt",
+            "quarantined",
+        ]
+        assert "signed two different messages under one number" in found.words
         assert "The broker does not answer in time." in found.words
         assert "Next try in 2 minutes." in found.words
+
+
+@pytest.mark.parametrize(
+    ("form", "kept"),
+    [
+        ({"step": "assigned", "outcome": "rescued", "refused": "no_capacity"}, ("assigned", "")),
+        ({"step": "outcome", "outcome": "seized", "refused": "no_capacity"}, ("outcome", "seized")),
+        ({"step": "refused", "outcome": "seized", "refused": "no_capacity"}, ("refused", "no_capacity")),
+    ],
+)
+async def test_the_buttons_under_a_received_alert_answer_it(
+    officer: Client, desk: FakeDesk, form: dict[str, str | list[str]], kept: tuple[str, str]
+) -> None:
+    """Each button hands over its own choice and no other, and ends in the inbox with a word."""
+    opened = page(await officer.get("/alert/" + PLAIN_ALERT))
+    assert "Take it on" in opened.words
+    answer = await officer.post(f"/alert/{PLAIN_ALERT}/answer", form)
+    assert (answer.status, desk.answers) == (303, [(PLAIN_ALERT, *kept)])
+    said = page(await officer.get("/inbox?done=answered")).words
+    assert "Your answer is kept and on its way to the other office." in said
 
 
 async def test_a_waiting_alert_says_why(officer: Client, desk: FakeDesk) -> None:
