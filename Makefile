@@ -4,6 +4,7 @@
 #   make test      every check and every test; as root it first installs the Debian packages tests drive
 #   make check     the checks alone: no network, no Debian package
 #   make install   .venv with the console scripts in .venv/bin, from hashes
+#   make simulate-keys   40 pairs over 90 days: what a thief of an office's keys could still open
 #   make bench     measurements; `make -s bench` prints JSON lines and nothing else on standard output
 #   make kills     kill real processes at random for long: KILLS=100 SEED=1
 #   make lock      write requirements.lock anew from pyproject.toml (UPGRADE=1 takes newer versions)
@@ -17,7 +18,7 @@ PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install check test demo kills bench lock clean debian
+.PHONY: help install check test demo kills simulate-keys bench lock clean debian
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -60,6 +61,11 @@ KILLS ?= 100
 SEED  ?= 1
 kills: install
 	@SALWEEN_KILLS=$(KILLS) SALWEEN_SEED=$(SEED) $(BIN)/python -m pytest tests/scenarios/test_kills.py
+
+PAIRS ?= 40
+DAYS  ?= 90
+simulate-keys: install
+	@$(BIN)/python -m tests.simulation.receive_keys --pairs $(PAIRS) --days $(DAYS)
 
 bench: install
 	@$(BIN)/python -m bench

@@ -20,6 +20,7 @@ from keys.errors import MalformedInput, PolicyRefused, SalweenError, Unavailable
 from keys.primitives import Ed25519PrivateKey, XWingPrivateKey, labelled_hash, wrap
 from keys.secret import SecretBytes
 from keys.trust import TrustedPeer
+from node import one_time
 from node.broker_link import Arrival, Batch, Mailbox
 from node.identity import Identity
 from node.outbox import ACK_DELAY_MS, Outbox, add_rung
@@ -31,7 +32,7 @@ from protocol import limits
 from protocol.alert import headline
 from protocol.conversation import Judgement, after_receiving, apply_acknowledgement, judge
 from protocol.envelope import envelope_hash
-from protocol.items import Acknowledgement, Item, KeyAnnouncement, OfficerListItem, is_service
+from protocol.items import Acknowledgement, Item, KeyAnnouncement, OfficerListItem, OneTimeOffer, is_service
 from protocol.message import Header, LeafOpening, MessageType, parse_header_untrusted
 from protocol.receipts import Receipt, ReceiptState
 from protocol.receivekeys import KeyStatus, adopt, after_verified, status_of
@@ -126,7 +127,10 @@ class _Context:
         return found if found is not None and found[1] == self._peer.office_id else None
 
     def key_id_status(self, key_id: bytes) -> Literal["unknown", "deleted"]:
-        return "deleted" if status_of(self._peer.receive_keys, key_id) is KeyStatus.DELETED else "unknown"
+        is_deleted = status_of(self._peer.receive_keys, key_id) is KeyStatus.DELETED
+        return (
+            "deleted" if is_deleted or one_time.is_gone(self._tx, self._peer.office_id, key_id) else "unknown"
+        )
 
     def peer(self, office_id: bytes) -> TrustedPeer:
         assert office_id == self._peer.office_id
@@ -306,7 +310,7 @@ class Inbox:
                     pair_seq=opened.opening.pair_seq,
                     service=_was_service(tx, peer, opened),
                 )
-                self._mark_keys(peer, opened, now_ms, outcome)
+                self._mark_keys(tx, peer, opened, now_ms, outcome)
                 self._log_received(tx, peer, arrival, opened, "dup")
                 self._delete_later(tx, peer, arrival)
             case Equivocation():
@@ -326,6 +330,7 @@ class Inbox:
             case OpenedAlert():
                 self._mark(tx, peer, opened, "ok", now_ms, outcome)
                 self._apply_items(tx, peer, opened.piggyback_items, outcome)
+                outcome.closed_keys += one_time.after_items(tx, peer, opened, opened.piggyback_items, now_ms)
                 self._keep_alert(tx, peer, arrival, opened, now_ms, outcome)
                 self._delete_later(tx, peer, arrival)
             case OpenedMessage() if opened.header.type is MessageType.RESET:
@@ -336,7 +341,9 @@ class Inbox:
                     outcome.look_again = True
                 verdict = "service" if self._is_service(opened) else "ok"
                 self._mark(tx, peer, opened, verdict, now_ms, outcome)
-                self._apply_items(tx, peer, (*opened.items, *opened.piggyback_items), outcome)
+                items = (*opened.items, *opened.piggyback_items)
+                self._apply_items(tx, peer, items, outcome)
+                outcome.closed_keys += one_time.after_items(tx, peer, opened, items, now_ms)
                 for receipt in opened.receipts:
                     self._apply_receipt(tx, peer, receipt, outcome)
                 if verdict != "service":
@@ -387,9 +394,11 @@ class Inbox:
         peer.pair = after_receiving(
             peer.pair, instance=header.instance, pair_seq=opening.pair_seq, service=self._is_service(opened)
         )
-        self._mark_keys(peer, opened, now_ms, outcome)
+        self._mark_keys(tx, peer, opened, now_ms, outcome)
 
-    def _mark_keys(self, peer: Peer, opened: Verified, now_ms: int, outcome: _Outcome) -> None:
+    def _mark_keys(
+        self, tx: Transaction, peer: Peer, opened: Verified, now_ms: int, outcome: _Outcome
+    ) -> None:
         peer.receive_keys, closed = after_verified(
             peer.receive_keys,
             opened_with=opened.key_id,
@@ -399,7 +408,7 @@ class Inbox:
             instance=opened.header.instance,
             now_ms=now_ms,
         )
-        outcome.closed_keys += closed
+        outcome.closed_keys += closed + one_time.after_marked(tx, peer, opened, now_ms)
 
     def _keep_alert(
         self,
@@ -467,6 +476,10 @@ class Inbox:
                         self._outbox.acknowledged(tx, peer, numbers)
                     case KeyAnnouncement():
                         peer.peer_key = adopt(peer.peer_key, _usable(item), peer.pair.outbound.next_seq)
+                    case OneTimeOffer():
+                        for _, public in item.fresh:
+                            wrap(public, b"", b"")  # as _usable
+                        one_time.adopt(tx, peer, item)
                     case OfficerListItem():
                         listed = parse_officer_list_untrusted(item.officer_list)
                         before = peer.trusted
