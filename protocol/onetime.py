@@ -2,8 +2,8 @@
 
 Spec: docs/spec/conversation.md#one-time-keys, rule 8. One rule, as for every receive key: no clock and no
 guess deletes a key that a message on its way may need. ``OneTimeKeys`` is the receiver's half, ids only; the
-keystore has the seeds. ``OfferedKeys`` is the sender's. Nothing here changes rules 1 to 7: a message sealed to
-a one-time key states ``rk_known`` and ``rk_first`` like any other, and marks its number.
+keystore has the seeds. ``OfferedKeys`` is the sender's. Nothing here changes rules 1 to 7: a message sealed
+to a one-time key states ``rk_known`` and ``rk_first`` like any other, and marks its number.
 """
 
 import struct
@@ -145,7 +145,7 @@ def fits_company(keys: OneTimeKeys, count: int, *, peer_instance: bytes, now_ms:
     The next offer waits for its acknowledgement, which can take days: so not while the peer has few keys.
     """
     wanted = wanted_count(keys, peer_instance=peer_instance, now_ms=now_ms)
-    return 0 < count and (count >= wanted or not _has_few(keys, peer_instance, now_ms))
+    return count > 0 and (count >= wanted or not _has_few(keys, peer_instance, now_ms))
 
 
 def offer_due_ms(keys: OneTimeKeys, *, peer_instance: bytes, now_ms: int) -> int | None:

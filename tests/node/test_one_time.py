@@ -83,7 +83,7 @@ def test_rule_8_an_alert_takes_a_one_time_key_that_goes_once_it_was_opened(tmp_p
 
 
 def test_rule_8_a_sender_restored_from_a_backup_uses_a_key_twice_and_loses_nothing(tmp_path: Path) -> None:
-    """The envelope is a late duplicate at the receiver; the broker no longer holds it, and it is sealed anew."""
+    """Its envelope is a late duplicate at the receiver; the broker holds it no more; it is sealed anew."""
 
     async def script(offices: Offices) -> None:
         here, there = offices.here, offices.there
