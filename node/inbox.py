@@ -220,6 +220,7 @@ class Inbox:
                 return_exceptions=True,
             )
             answered: dict[bytes, None] = {}
+            closed: dict[bytes, list[bytes]] = {}
             brought = False
             for arrival, outcome in zip(arrivals, outcomes, strict=True):
                 if isinstance(outcome, BaseException) and _is_the_end(outcome):
@@ -227,10 +228,13 @@ class Inbox:
                 if isinstance(outcome, BaseException):
                     await self._set_aside(arrival, outcome)
                 else:
-                    await self._follow_up(arrival, outcome)
+                    self._follow_up(arrival, outcome)
+                    closed.setdefault(arrival.mailbox.peer, []).extend(outcome.closed_keys)
                     brought |= outcome.brought
                     if outcome.owes_receipt:
                         answered[arrival.mailbox.peer] = None
+            for peer_id, key_ids in closed.items():
+                await self._keys.forget(peer_id, key_ids)
             # In a transaction of its own: what arrived is kept even when nothing can be sent now, and the
             # receipts then leave with the next message.
             await self._keys.prepare(answered)
@@ -636,8 +640,7 @@ class Inbox:
         with contextlib.suppress(PolicyRefused):
             await self._db.transact(record)
 
-    async def _follow_up(self, arrival: Arrival, outcome: _Outcome) -> None:
-        await self._keys.forget(arrival.mailbox.peer, outcome.closed_keys)
+    def _follow_up(self, arrival: Arrival, outcome: _Outcome) -> None:
         if outcome.look_again:
             self._look_again(arrival.mailbox.name)
         if outcome.shown:
