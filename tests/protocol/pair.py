@@ -465,7 +465,8 @@ class End:
 
     def exposed_now(self) -> int:
         """Alerts already read of which an envelope, arrived or not, could be opened with the keys of now."""
-        return len(self.read & set().union(*self.inbox.recorded.values()))
+        recorded = self.inbox.recorded
+        return len(self.read & set().union(*(recorded[key] for key in self.seeds & recorded.keys())))
 
     def forget_by_timer(self) -> None:
         """The daily pass over old keys."""
