@@ -99,6 +99,7 @@ class Signed:
     announced: KeyAnnouncement | None
     offer: OneTimeOffer | None = None
     unused: OneTimeUnused | None = None
+    is_receipt: bool = False
 
 
 @dataclass(frozen=True)
@@ -280,6 +281,7 @@ class End:
             ack=ack,
             announced=announced,
             offer=made,
+            is_receipt=is_receipt,
             unused=None if service else unused(self.offered),
         )
         if signed.unused is not None:

@@ -52,15 +52,23 @@ class Figures:
 
     exposed: list[int] = field(default_factory=list)
     undecryptable: int = 0
-    arrived: int = 0
+    alerts: int = 0
     read: int = 0
+    seals: int = 0
+    one_time_seals: int = 0
+    offered_keys: int = 0
+    offers_alone: int = 0  # in a control message, of two sizes of envelope at most
 
     def add(self, other: "Figures") -> None:
         """Those of another pair."""
         self.exposed += other.exposed
         self.undecryptable += other.undecryptable
-        self.arrived += other.arrived
+        self.alerts += other.alerts
         self.read += other.read
+        self.seals += other.seals
+        self.one_time_seals += other.one_time_seals
+        self.offered_keys += other.offered_keys
+        self.offers_alone += other.offers_alone
 
     @property
     def median(self) -> float:
@@ -122,7 +130,14 @@ class Life:
             self.figures.undecryptable += len(end.undecryptable)
             self.figures.read += len(end.shown)
             known = sum(1 for row in end.outbox.values() if row.signed.text is not None)
-            self.figures.arrived += known
+            self.figures.alerts += known
+            self.figures.one_time_seals += end.sealed_to_one_time
+            for row in end.outbox.values():
+                made = row.signed.offer
+                self.figures.seals += row.seals if row.signed.text is not None else 0
+                self.figures.offered_keys += 0 if made is None else len(made.fresh)
+                alone = made is not None and not row.signed.is_receipt
+                self.figures.offers_alone += alone
             waiting = [row for row in end.open_rows.values() if not row.signed.service]
             assert not waiting, "every item ends with an acknowledgement"
 
@@ -218,6 +233,15 @@ def table(found: dict[str, dict[str, Figures]]) -> str:
     return "\n".join(lines)
 
 
+def cost(once: Figures) -> str:
+    """What one-time keys cost, per alert."""
+    key_bytes = once.offered_keys * (limits.KEY_ID_BYTES + limits.XWING_PUBLIC_BYTES) / once.alerts
+    return (
+        f"one-time keys: {once.one_time_seals / once.seals:.0%} of the seals of {once.alerts} alerts; per alert "
+        f"{key_bytes:.0f} bytes of keys and {once.offers_alone / once.alerts:.2f} control messages"
+    )
+
+
 def all_together(found: dict[str, dict[str, Figures]]) -> dict[str, Figures]:
     """Over all availabilities."""
     whole = {name: Figures() for name in NAMES}
@@ -249,7 +273,7 @@ def main() -> int:
     whole = all_together(found)
     found["all"] = whole
     title = f"{options.pairs} pairs, {options.days} days: read alerts whose key is still there, by the hour"
-    sys.stdout.write(f"{title}\n{table(found)}\n")
+    sys.stdout.write(f"{title}\n{table(found)}\n{cost(whole['with one-time keys'])}\n")
     rotating, once = whole["rotating"], whole["with one-time keys"]
     kept = rotating.undecryptable == once.undecryptable == 0 and rotating.median <= 5 and once.median == 0
     return 0 if kept else 1
