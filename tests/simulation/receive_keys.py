@@ -237,8 +237,8 @@ def cost(once: Figures) -> str:
     """What one-time keys cost, per alert."""
     key_bytes = once.offered_keys * (limits.KEY_ID_BYTES + limits.XWING_PUBLIC_BYTES) / once.alerts
     return (
-        f"one-time keys: {once.one_time_seals / once.seals:.0%} of the seals of {once.alerts} alerts; per alert "
-        f"{key_bytes:.0f} bytes of keys and {once.offers_alone / once.alerts:.2f} control messages"
+        f"one-time keys: {once.one_time_seals / once.seals:.0%} of the seals of {once.alerts} alerts; "
+        f"per alert {key_bytes:.0f} bytes of keys and {once.offers_alone / once.alerts:.2f} control messages"
     )
 
 
