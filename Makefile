@@ -5,6 +5,7 @@
 #                  npm packages of one test go to its own folder, from a lock
 #   make check     the checks alone: no network, no Debian package
 #   make install   .venv with the console scripts in .venv/bin, from hashes
+#   make simulate-keys   40 pairs over 90 days: what a thief of an office's keys could still open
 #   make bench     measurements; `make -s bench` prints JSON lines and nothing else on standard output
 #   make kills     kill real processes at random for long: KILLS=100 SEED=1
 #   make lock      write requirements.lock anew from pyproject.toml (UPGRADE=1 takes newer versions)
@@ -19,7 +20,7 @@ PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install check test demo kills bench lock clean debian opener opener-lock
+.PHONY: help install check test demo kills simulate-keys bench lock clean debian opener opener-lock
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -69,6 +70,11 @@ KILLS ?= 100
 SEED  ?= 1
 kills: install
 	@SALWEEN_KILLS=$(KILLS) SALWEEN_SEED=$(SEED) $(BIN)/python -m pytest tests/scenarios/test_kills.py
+
+PAIRS ?= 40
+DAYS  ?= 90
+simulate-keys: install
+	@$(BIN)/python -m tests.simulation.receive_keys --pairs $(PAIRS) --days $(DAYS)
 
 bench: install
 	@$(BIN)/python -m bench

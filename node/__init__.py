@@ -4,7 +4,7 @@ Reading order:
 
 - ``layout``, ``config``, ``setup``  what a directory holds, what an operator may set, how ``init`` makes it
 - ``identity``, ``secrets``  who this office is, and the open keystore
-- ``peers``, ``receive_keys``  one paired office inside a transaction, and the keys it seals to
+- ``peers``, ``receive_keys``, ``one_time``  one paired office inside a transaction, and its keys
 - ``outbox``, ``inbox``  record, then act: what leaves and what comes
 - ``watch``, ``nacks``, ``evidence``  heartbeats and bounds, keys nobody had, what cannot both be true
 - ``broker_link``, ``traffic``  the only socket to a broker, and what shares a request

@@ -19,7 +19,7 @@ from keys.errors import MalformedInput, PolicyRefused, SalweenError, Unavailable
 from keys.primitives import Ed25519PrivateKey, XWingPrivateKey, labelled_hash, wrap
 from keys.secret import SecretBytes
 from keys.trust import TrustedPeer
-from node import evidence, watch
+from node import evidence, one_time, watch
 from node.broker_link import Arrival, Batch, Mailbox
 from node.identity import Identity
 from node.ladder import apply_receipt, is_usable
@@ -39,6 +39,7 @@ from protocol.items import (
     Item,
     KeyAnnouncement,
     OfficerListItem,
+    OneTimeOffer,
     RevocationItem,
     UnknownKeyNotice,
     is_service,
@@ -136,7 +137,10 @@ class _Context:
         return found if found is not None and found[1] == self._peer.office_id else None
 
     def key_id_status(self, key_id: bytes) -> Literal["unknown", "deleted"]:
-        return "deleted" if status_of(self._peer.receive_keys, key_id) is KeyStatus.DELETED else "unknown"
+        is_deleted = status_of(self._peer.receive_keys, key_id) is KeyStatus.DELETED
+        return (
+            "deleted" if is_deleted or one_time.is_gone(self._tx, self._peer.office_id, key_id) else "unknown"
+        )
 
     def peer(self, office_id: bytes) -> TrustedPeer:
         assert office_id == self._peer.office_id
@@ -222,6 +226,7 @@ class Inbox:
                 return_exceptions=True,
             )
             answered: dict[bytes, None] = {}
+            closed: dict[bytes, list[bytes]] = {}
             brought = False
             for arrival, outcome in zip(arrivals, outcomes, strict=True):
                 if isinstance(outcome, BaseException) and _is_the_end(outcome):
@@ -229,10 +234,13 @@ class Inbox:
                 if isinstance(outcome, BaseException):
                     await self._set_aside(arrival, outcome)
                 else:
-                    await self._follow_up(arrival, outcome)
+                    self._follow_up(arrival, outcome)
+                    closed.setdefault(arrival.mailbox.peer, []).extend(outcome.closed_keys)
                     brought |= outcome.brought
                     if outcome.owes_receipt:
                         answered[arrival.mailbox.peer] = None
+            for peer_id, key_ids in closed.items():
+                await self._keys.forget(peer_id, key_ids)
             # In a transaction of its own: what arrived is kept even when nothing can be sent now, and the
             # receipts then leave with the next message.
             await self._keys.prepare(answered)
@@ -321,7 +329,7 @@ class Inbox:
                     pair_seq=opened.opening.pair_seq,
                     service=_was_service(tx, peer, opened),
                 )
-                self._mark_keys(peer, opened, now_ms, outcome)
+                self._mark_keys(tx, peer, opened, now_ms, outcome)
                 if watch.may_note(tx, peer.office_id, now_ms):
                     self._log_received(tx, peer, arrival, opened, "dup")
                 self._delete_later(tx, peer, arrival)
@@ -344,6 +352,7 @@ class Inbox:
             case OpenedAlert():
                 self._mark(tx, peer, opened, "ok", now_ms, outcome)
                 self._apply_items(tx, peer, opened.piggyback_items, outcome)
+                outcome.closed_keys += one_time.after_items(tx, peer, opened, opened.piggyback_items, now_ms)
                 self._keep_alert(tx, peer, arrival, opened, now_ms, outcome)
                 self._delete_later(tx, peer, arrival)
             case OpenedMessage() if opened.header.type is MessageType.RESET:
@@ -354,7 +363,9 @@ class Inbox:
                     outcome.look_again = True
                 verdict = "service" if self._is_service(opened) else "ok"
                 self._mark(tx, peer, opened, verdict, now_ms, outcome)
-                self._apply_items(tx, peer, (*opened.items, *opened.piggyback_items), outcome)
+                items = (*opened.items, *opened.piggyback_items)
+                self._apply_items(tx, peer, items, outcome)
+                outcome.closed_keys += one_time.after_items(tx, peer, opened, items, now_ms)
                 for receipt in opened.receipts:
                     self._apply_receipt(tx, peer, receipt, outcome)
                 if verdict != "service":
@@ -409,9 +420,11 @@ class Inbox:
         peer.pair = after_receiving(
             peer.pair, instance=header.instance, pair_seq=opening.pair_seq, service=self._is_service(opened)
         )
-        self._mark_keys(peer, opened, now_ms, outcome)
+        self._mark_keys(tx, peer, opened, now_ms, outcome)
 
-    def _mark_keys(self, peer: Peer, opened: Verified, now_ms: int, outcome: _Outcome) -> None:
+    def _mark_keys(
+        self, tx: Transaction, peer: Peer, opened: Verified, now_ms: int, outcome: _Outcome
+    ) -> None:
         peer.receive_keys, closed = after_verified(
             peer.receive_keys,
             opened_with=opened.key_id,
@@ -421,7 +434,7 @@ class Inbox:
             instance=opened.header.instance,
             now_ms=now_ms,
         )
-        outcome.closed_keys += closed
+        outcome.closed_keys += closed + one_time.after_marked(tx, peer, opened, now_ms)
 
     def _keep_alert(
         self,
@@ -491,6 +504,12 @@ class Inbox:
                         if item.key_version < peer.trusted.revoked_below:
                             raise VerificationFailed("key_version_revoked", "a key of a revoked version")
                         peer.peer_key = adopt(peer.peer_key, _usable(item), peer.pair.outbound.next_seq)
+                    case OneTimeOffer():
+                        if item.key_version < peer.trusted.revoked_below:
+                            raise VerificationFailed("key_version_revoked", "keys of a revoked version")
+                        for _, public in item.fresh:
+                            wrap(public, b"", b"")  # as _usable
+                        one_time.adopt(tx, peer, item)
                     case OfficerListItem():
                         listed = parse_officer_list_untrusted(item.officer_list)
                         before = peer.trusted
@@ -646,8 +665,7 @@ class Inbox:
         with contextlib.suppress(PolicyRefused):
             await self._db.transact(record)
 
-    async def _follow_up(self, arrival: Arrival, outcome: _Outcome) -> None:
-        await self._keys.forget(arrival.mailbox.peer, outcome.closed_keys)
+    def _follow_up(self, arrival: Arrival, outcome: _Outcome) -> None:
         if outcome.look_again:
             self._look_again(arrival.mailbox.name)
         if outcome.shown:

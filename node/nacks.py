@@ -7,7 +7,7 @@ whatever arrives: anybody who can reach a mailbox can make bytes that look like 
 from functools import partial
 
 from keys.errors import PolicyRefused
-from node import watch
+from node import one_time, watch
 from node.outbox import CONTROL_LIFE_MS, Outbox, ToSend
 from node.peers import Peer, load_peer, save_peer
 from node.receive_keys import ReceiveKeyRing
@@ -101,6 +101,7 @@ class Nacks:
         """Seal anew what the peer could not open. Its key announcement must have been adopted before."""
         # Sealing reads the peer from the database, and must find the new key there.
         save_peer(tx, peer)
+        one_time.drop_offered(tx, peer.office_id)
         now_ms = self._env.clock.now_ms()
         for named in notice.envelope_hashes:
             row = self._outbox.find(tx, peer.office_id, named)

@@ -14,6 +14,7 @@ from audit.store import AuditLog
 from keys.card import BrokerCard
 from keys.errors import BrokenInvariant, PolicyRefused, VerificationFailed
 from keys.primitives import sha256
+from node import one_time
 from node.broker_link import Batch
 from node.identity import Identity
 from node.peers import Peer, check_not_frozen, load_peer, load_peers, save_peer
@@ -144,7 +145,7 @@ class Outbox:
         if not message.service:
             self._keys.use(tx, peer)
         slot = next_slot(peer.pair)
-        items = self._with_company(peer, message)
+        items = self._with_company(tx, peer, message)
         opening = LeafOpening(
             blind=self._env.random(16),
             leaf_index=0,
@@ -157,7 +158,9 @@ class Outbox:
         signed = self._sign(peer, message, items, opening, msg_id, now_ms)
         peer.pair = after_signing(peer.pair, slot, signed.hh)
         self.note_company(peer, items, now_ms)
-        envelope = self._seal(peer, signed, opening, bodyless=False)
+        envelope = self._seal(
+            tx, peer, signed, opening, is_alert=message.type is MessageType.ALERT, bodyless=False
+        )
         sealed_hash = envelope_hash(envelope)
         state = new_delivery(now_ms=now_ms, expires_ms=message.expires_ms, service=message.service)
         tx.execute(
@@ -270,7 +273,7 @@ class Outbox:
             ),
         )
 
-    def _with_company(self, peer: Peer, message: ToSend) -> tuple[Item, ...]:
+    def _with_company(self, tx: Transaction, peer: Peer, message: ToSend) -> tuple[Item, ...]:
         """The message's own items, and what may ride along: an acknowledgement, a key announcement.
 
         The announcement rides whenever the envelope does not grow for it.
@@ -285,6 +288,17 @@ class Outbox:
             peer, message, items
         ):
             items.append(announced)
+        items += one_time.company(
+            tx,
+            peer,
+            self._keys,
+            message_type=message.type,
+            key_version=self._identity.key_version,
+            now_ms=self._env.clock.now_ms(),
+            grows=lambda more: (
+                _sealed_bytes(peer, message, [*items, *more]) != _sealed_bytes(peer, message, items)
+            ),
+        )
         return tuple(items)
 
     def note_company(self, peer: Peer, items: Sequence[Item], now_ms: int) -> None:
@@ -296,14 +310,27 @@ class Outbox:
         if "KeyAnnouncement" in names:
             peer.receive_keys = after_announced(peer.receive_keys, now_ms)
 
-    def _seal(self, peer: Peer, signed: SignedMessage, opening: LeafOpening, *, bodyless: bool) -> bytes:
+    def _seal(
+        self,
+        tx: Transaction,
+        peer: Peer,
+        signed: SignedMessage,
+        opening: LeafOpening,
+        *,
+        is_alert: bool,
+        bodyless: bool,
+    ) -> bytes:
+        newest = peer.peer_key.announcement
+        key_id, public = newest.key_id, newest.public
+        if is_alert and not bodyless:
+            key_id, public = one_time.key_for_alert(tx, peer)
         return seal(
             signed,
             opening=opening,
             sender=self._identity.office_id,
             recipient=peer.office_id,
-            receive_key_id=peer.peer_key.announcement.key_id,
-            receive_key_public=peer.peer_key.announcement.public,
+            receive_key_id=key_id,
+            receive_key_public=public,
             random=self._env.random,
             bodyless=bodyless,
         )
@@ -542,7 +569,7 @@ class Outbox:
             raise BrokenInvariant("message_missing", "An item to be sealed again has lost its message.")
         signed = SignedMessage.from_bytes(stored[0])
         opening = decode_opening_untrusted(stored[1])
-        envelope = self._seal(peer, signed, opening, bodyless=bodyless)
+        envelope = self._seal(tx, peer, signed, opening, is_alert=row.alert_id is not None, bodyless=bodyless)
         if not row.state.service:
             named = envelope_hash(envelope)
             self._log_seal(tx, peer, row.msg_id, row.hh, stored[2], attempt, envelope, named)
@@ -575,7 +602,11 @@ class Outbox:
         def look(tx: Snapshot) -> tuple[list[bytes], list[bytes], bool]:
             newest: int = tx.value("SELECT max(version) FROM officer_list")
             active = [peer for peer in load_peers(tx) if peer.is_talking]
-            talking = [p.office_id for p in active if _announces(p, newest, now_ms)]
+            talking = [
+                p.office_id
+                for p in active
+                if _announces(p, newest, now_ms) or one_time.is_offer_due(tx, p, now_ms)
+            ]
             owing = [
                 row[0]
                 for row in tx.execute(
@@ -640,6 +671,11 @@ class Outbox:
                 self.compose_control(tx, peer, [OfficerListItem(officer_list=officers)], service=False)
             else:
                 items.append(OfficerListItem(officer_list=officers))
+        if one_time.is_offer_due(tx, peer, now_ms):
+            made = one_time.offer_alone(
+                tx, peer, self._keys, key_version=self._identity.key_version, now_ms=now_ms
+            )
+            items += [] if made is None else [made]
         if items or (peer.ack_due_ms is not None and peer.ack_due_ms <= now_ms):
             service = not items
             items.append(acknowledgement(peer.pair, self._identity.key_version))

@@ -174,6 +174,9 @@ def insert_peer(tx: Transaction, peer: Peer) -> None:
             peer.checkpoint,
         ),
     )
+    for table in ("one_time_own", "one_time_offered"):
+        # Keys of an earlier pairing with this office are nobody's now.
+        tx.execute(f"DELETE FROM {table} WHERE peer = ?", (peer.office_id,))  # noqa: S608
     save_peer(tx, peer)
 
 

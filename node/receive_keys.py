@@ -5,16 +5,18 @@ announces its key, and goes only after the transaction that gave the key up is.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from keys.primitives import XWingPrivateKey
 from keys.secret import SecretBytes
+from node import one_time
 from node.layout import SecretName
 from node.peers import Peer, load_peer, load_peers, save_peer
 from node.secrets import Secrets
 from protocol import limits
+from protocol.onetime import one_time_ids
 from protocol.receivekeys import close_old, live_key_ids, wants_next, with_next
 from runtime.env import Env
 from runtime.sqlite import Database, Snapshot, Transaction
@@ -40,16 +42,21 @@ class ReceiveKeyRing:
         self._open: dict[bytes, tuple[XWingPrivateKey, bytes]] = {}
         # Made and durable, not yet announced; used by the next transaction that sends.
         self._spare: dict[bytes, FreshKey] = {}
+        self._one_time_spares: dict[bytes, list[FreshKey]] = {}
         self._one_maker = asyncio.Lock()
 
     async def load(self) -> None:
         """At start: open every live key, drop seeds that no committed row names any more."""
-        peers = await self._db.read(load_peers)
-        live = {
-            SecretName.receive(p.office_id, key): (p, key)
-            for p in peers
-            for key in live_key_ids(p.receive_keys)
-        }
+        live = await self._db.read(
+            lambda tx: {
+                SecretName.receive(p.office_id, key): (p, key)
+                for p in load_peers(tx)
+                for key in (
+                    *live_key_ids(p.receive_keys),
+                    *one_time_ids(one_time.load_own(tx, p.office_id)),
+                )
+            }
+        )
         await self._secrets.remove(name for name in self._secrets.names("receive/") if name not in live)
         for name, (peer, key_id) in live.items():
             self._open[key_id] = (XWingPrivateKey.from_seed(self._secrets.get(name)), peer.office_id)
@@ -60,12 +67,21 @@ class ReceiveKeyRing:
 
     async def make(self, peer_id: bytes) -> FreshKey:
         """A fresh key for one peer, its seed durable."""
-        key_id = self._env.random(limits.KEY_ID_BYTES)
-        seed = SecretBytes(self._env.random(SEED_BYTES))
-        await self._secrets.put({SecretName.receive(peer_id, key_id): seed})
-        private = XWingPrivateKey.from_seed(seed)
-        self._open[key_id] = (private, peer_id)
-        return FreshKey(key_id=key_id, public=private.public_bytes)
+        (key,) = await self._make_many(peer_id, 1)
+        return key
+
+    async def _make_many(self, peer_id: bytes, count: int) -> list[FreshKey]:
+        seeds = {
+            self._env.random(limits.KEY_ID_BYTES): SecretBytes(self._env.random(SEED_BYTES))
+            for _ in range(count)
+        }
+        await self._secrets.put({SecretName.receive(peer_id, key_id): seeds[key_id] for key_id in seeds})
+        made = []
+        for key_id, seed in seeds.items():
+            private = XWingPrivateKey.from_seed(seed)
+            self._open[key_id] = (private, peer_id)
+            made.append(FreshKey(key_id=key_id, public=private.public_bytes))
+        return made
 
     def add(self, peer_id: bytes, key_id: bytes, seed: SecretBytes) -> None:
         """Open a key whose seed the caller made durable itself, as pairing does."""
@@ -74,7 +90,9 @@ class ReceiveKeyRing:
     async def prepare(self, peer_ids: Iterable[bytes]) -> None:
         """Rule 1, before anything but a service message is sent: a key ready for who wants a next one."""
         now_ms = self._env.clock.now_ms()
-        wanted = [peer_id for peer_id in peer_ids if peer_id not in self._spare]
+        named = list(peer_ids)
+        await self._prepare_one_time(named, now_ms)
+        wanted = [peer_id for peer_id in named if peer_id not in self._spare]
         if not wanted:
             return
         ready = await self._db.read(lambda tx: [p for p in wanted if _wants(p, now_ms, tx)])
@@ -84,6 +102,34 @@ class ReceiveKeyRing:
             async with self._one_maker:
                 if peer_id not in self._spare and await self._db.read(partial(_wants, peer_id, now_ms)):
                     self._spare[peer_id] = await self.make(peer_id)
+
+    async def _prepare_one_time(self, peer_ids: Sequence[bytes], now_ms: int) -> None:
+        """Rule 8: as many one-time keys at hand as the next offer to each wants."""
+
+        def lacking(tx: Snapshot) -> dict[bytes, int]:
+            counts = {p: one_time.wanted(tx, load_peer(tx, p), now_ms) for p in peer_ids}
+            return {p: count - len(self.one_time_ready(p)) for p, count in counts.items()}
+
+        if not any(count > 0 for count in (await self._db.read(lacking)).values()):
+            return
+        async with self._one_maker:
+            for peer_id, count in (await self._db.read(lacking)).items():
+                if count > 0:
+                    made = await self._make_many(peer_id, count)
+                    self._one_time_spares.setdefault(peer_id, []).extend(made)
+
+    def one_time_ready(self, peer_id: bytes) -> Sequence[tuple[bytes, bytes]]:
+        """(id, public) of the one-time keys no peer knows yet."""
+        return [(key.key_id, key.public) for key in self._one_time_spares.get(peer_id, ())]
+
+    def one_time_taken(self, tx: Transaction, peer_id: bytes, key_ids: Sequence[bytes]) -> None:
+        """These are announced once this transaction is committed."""
+
+        def drop() -> None:
+            spares = self._one_time_spares.get(peer_id, [])
+            spares[:] = [key for key in spares if key.key_id not in key_ids]
+
+        tx.on_commit(drop)
 
     def use(self, tx: Transaction, peer: Peer) -> None:
         """Inside the transaction that sends: announce the key that was made ready, if it is still wanted."""
@@ -114,7 +160,10 @@ class ReceiveKeyRing:
                 if closed:
                     peer.receive_keys = keys
                     save_peer(tx, peer)
+                closed += one_time.close(tx, peer, now_ms)
+                if closed:
                     closed_by_peer.append((peer.office_id, closed))
+            one_time.forget_gone(tx, now_ms)
             return closed_by_peer
 
         for peer_id, closed in await self._db.transact(record):

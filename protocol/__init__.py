@@ -12,6 +12,7 @@ docs/spec/broker.md. Files in reading order:
 - ``envelope``: the outside of one item, all that a broker sees
 - ``items``, ``receipts``: what control messages and receipts hold
 - ``receivekeys``: the rotating receive keys of one pair
+- ``onetime``: keys for one alert each
 - ``conversation``: one peer: sequence, replay, gaps, acknowledgement, reset
 - ``delivery``: one outbox item: kept, held, sent again, acknowledged; a table and a pure step
 - ``message``: header, leaf and body: what an office signs

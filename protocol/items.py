@@ -26,6 +26,27 @@ class KeyAnnouncement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OneTimeOffer:
+    """Keys to seal one alert each to. The highest (key_version, generation) counts, and brings its keys once.
+
+    Of earlier offers only ``kept_ids`` may still be used.
+    """
+
+    key_version: int
+    generation: int
+    kept_ids: tuple[bytes, ...]  # 8 each
+    fresh: tuple[tuple[bytes, bytes], ...]  # id 8 and X-Wing public 1216 each
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneTimeUnused:
+    """Of the offers up to this generation the signer has used every key but these."""
+
+    generation: int
+    unused_ids: tuple[bytes, ...]  # 8 each
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReceivedRange:
     """What arrived of one sender instance: every number up to ``contiguous_to``, then a bitmap.
 
@@ -112,6 +133,8 @@ class UnknownItem:
 
 Item = (
     KeyAnnouncement
+    | OneTimeOffer
+    | OneTimeUnused
     | Acknowledgement
     | OfficerListItem
     | MailboxSuccessor
@@ -200,6 +223,17 @@ def _to_wire(item: Item) -> Value:
     match item:
         case KeyAnnouncement():
             return {"k": "rk", "v": item.key_version, "g": item.rk_gen, "i": item.key_id, "p": item.public}
+        case OneTimeOffer():
+            return {
+                "k": "otk",
+                "v": item.key_version,
+                "g": item.generation,
+                "o": b"".join(item.kept_ids),
+                "i": b"".join(key_id for key_id, _ in item.fresh),
+                "p": b"".join(public for _, public in item.fresh),
+            }
+        case OneTimeUnused():
+            return {"k": "otu", "g": item.generation, "o": b"".join(item.unused_ids)}
         case Acknowledgement():
             return {
                 "k": "ack",
@@ -254,6 +288,12 @@ def _read_known(tag: str, fields: Fields) -> Item | None:
                 key_id=fields.raw("i", size=limits.KEY_ID_BYTES),
                 public=fields.raw("p", size=limits.XWING_PUBLIC_BYTES),
             )
+        case "otk":
+            return _read_offer(fields)
+        case "otu":
+            return OneTimeUnused(
+                generation=fields.integer("g", most=limits.U32_MAX), unused_ids=_read_key_ids(fields, "o")
+            )
         case "ack":
             return Acknowledgement(
                 key_version=fields.integer("v", most=limits.U32_MAX),
@@ -284,6 +324,39 @@ def _read_known(tag: str, fields: Fields) -> Item | None:
             return UnknownKeyNotice(envelope_hashes=_read_hashes(fields))
         case _:
             return None
+
+
+def _read_offer(fields: Fields) -> OneTimeOffer:
+    version = fields.integer("v", most=limits.U32_MAX)
+    generation = fields.integer("g", most=limits.U32_MAX)
+    kept = _read_key_ids(fields, "o")
+    fresh = _read_key_ids(fields, "i")
+    publics = _split(fields.raw("p", bytes_max=limits.BODY_BYTES_MAX), limits.XWING_PUBLIC_BYTES)
+    named = (*kept, *fresh)
+    if not fresh or len(fresh) != len(publics):
+        raise MalformedInput("item_wrong", "an offer brings one-time keys, one public key for each id")
+    if len(named) > limits.ONE_TIME_KEYS_MAX or len(set(named)) != len(named):
+        raise MalformedInput("item_wrong", "an offer names too many one-time keys, or one twice")
+    return OneTimeOffer(
+        key_version=version,
+        generation=generation,
+        kept_ids=kept,
+        fresh=tuple(zip(fresh, publics, strict=True)),
+    )
+
+
+def _read_key_ids(fields: Fields, name: str) -> tuple[bytes, ...]:
+    ids_bytes_max = limits.ONE_TIME_KEYS_MAX * limits.KEY_ID_BYTES
+    ids = _split(fields.raw(name, bytes_max=ids_bytes_max), limits.KEY_ID_BYTES)
+    if len(set(ids)) != len(ids):
+        raise MalformedInput("item_wrong", "one key is named twice")
+    return ids
+
+
+def _split(data: bytes, size: int) -> tuple[bytes, ...]:
+    if len(data) % size:
+        raise MalformedInput("item_wrong", f"parts of {size} bytes were expected")
+    return tuple(data[at : at + size] for at in range(0, len(data), size))
 
 
 def _read_hashes(fields: Fields) -> tuple[bytes, ...]:

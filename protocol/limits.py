@@ -146,6 +146,10 @@ SERVICE_UNREPORTED_MAX: Final = WINDOW_MESSAGES // 4
 # With this many old receive keys waiting for holes to close, no further key is made.
 OLD_RECEIVE_KEYS_MAX: Final = 256
 DELETED_KEYS_REMEMBERED_MAX: Final = 1_024
+# One-time keys the peer should have at hand; as many fit one control message of the second size.
+ONE_TIME_OFFERED_MAX: Final = 8
+# Live and retired ones together, and what one offer may name.
+ONE_TIME_KEYS_MAX: Final = 64
 # How long the sender waits before it asks again about a put or a question that got no answer.
 BROKER_ANSWER_WAIT_MS: Final = 2 * MINUTE_MS
 # One item is sealed anew at most this often because the peer's mark passed it.
@@ -174,6 +178,8 @@ UNPROVEN_SUCCESSORS_MAX: Final = 4
 RENDEZVOUS_ITEMS_MAX: Final = 8
 RENDEZVOUS_BYTES_MAX: Final = RENDEZVOUS_ITEMS_MAX * ENVELOPE_BYTES_MAX
 
+assert ONE_TIME_KEYS_MAX * KEY_ID_BYTES + ONE_TIME_OFFERED_MAX * XWING_PUBLIC_BYTES < BODY_BYTES_MAX
+assert ONE_TIME_OFFERED_MAX < ONE_TIME_KEYS_MAX
 assert WINDOW_MESSAGES % 8 == 0, "a bitmap of one window is whole bytes"
 assert SERVICE_UNREPORTED_MAX < WINDOW_MESSAGES // 2
 assert RECEIPTS_PER_MESSAGE_MAX * 15 + 1 <= WIRE_ITEMS_MAX

@@ -17,7 +17,7 @@ from node import alerts
 from node.outbox import CONTROL_LIFE_MS, ToSend
 from node.peers import load_peers, save_peer
 from protocol import limits
-from protocol.items import Item, KeyAnnouncement, OfficerListItem
+from protocol.items import Item, KeyAnnouncement, OfficerListItem, OneTimeOffer, OneTimeUnused
 from protocol.message import MessageType, certificate_core
 from protocol.receipts import Receipt, ReceiptState, encode_receipts
 from protocol.release import ReleasedAlert, ReleasePolicy, release_prepared
@@ -75,6 +75,26 @@ def test_a_key_nothing_can_be_sealed_to_is_not_adopted(tmp_path: Path, public: b
         await control(here, KeyAnnouncement(key_version=1, rk_gen=99, key_id=b"8 bytes.", public=public))
         await asyncio.sleep(300)
         _alive(here, there)
+        await there.send(an_alert("KA-1"))
+        await here.send(an_alert("KA-2"))
+        await asyncio.sleep(120)
+        assert (await shown(here), await shown(there)) == (1, 1)
+
+    play(tmp_path, script)
+
+
+@pytest.mark.parametrize("public", [b"\xff" * 1216, bytes(1216)])
+def test_a_one_time_key_nothing_can_be_sealed_to_is_not_adopted(tmp_path: Path, public: bytes) -> None:
+    """Nor does a statement about offers never made disturb anything: alerts go on both ways."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        offer = OneTimeOffer(key_version=1, generation=99, kept_ids=(), fresh=((b"8 bytes.", public),))
+        await control(here, offer)
+        await control(here, OneTimeUnused(generation=99, unused_ids=(b"8 bytes.",)))
+        await asyncio.sleep(300)
+        _alive(here, there)
+        assert await count(there, "one_time_offered") == 0
         await there.send(an_alert("KA-1"))
         await here.send(an_alert("KA-2"))
         await asyncio.sleep(120)
@@ -378,8 +398,8 @@ def test_a_message_that_waits_for_a_list_is_not_opened_in_circles(tmp_path: Path
 
         await write(here, withhold)
         honest = node._outbox._with_company
-        node._outbox._with_company = lambda peer, message: (  # type: ignore[method-assign]
-            *honest(peer, message),
+        node._outbox._with_company = lambda tx, peer, message: (  # type: ignore[method-assign]
+            *honest(tx, peer, message),
             OfficerListItem(officer_list=first),
         )
         (office,) = await here.peers()

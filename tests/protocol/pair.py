@@ -7,6 +7,7 @@ change state, then put. Sealing is left out: a message names its receive key, an
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from protocol import limits
 from protocol.conversation import (
     Judgement,
     PairState,
@@ -41,7 +42,27 @@ from protocol.delivery import (
     new_delivery,
     step,
 )
-from protocol.items import Acknowledgement, KeyAnnouncement
+from protocol.items import Acknowledgement, KeyAnnouncement, OneTimeOffer, OneTimeUnused
+from protocol.onetime import (
+    NO_ONE_TIME_KEYS,
+    NOTHING_OFFERED,
+    OfferedKeys,
+    OneTimeKeys,
+    adopt_offer,
+    after_alert,
+    after_offer_acknowledged,
+    after_offered,
+    after_unused_said,
+    after_unused_stated,
+    close_retired,
+    fits_company,
+    offer,
+    offer_due_ms,
+    one_time_ids,
+    take_one,
+    unused,
+    wanted_count,
+)
 from protocol.receivekeys import (
     KeyStatus,
     PeerKey,
@@ -59,6 +80,8 @@ from protocol.receivekeys import (
     with_next,
 )
 
+CONTROL_LIFE_MS = 90 * limits.DAY_MS
+
 
 @dataclass(frozen=True)
 class Signed:
@@ -74,6 +97,9 @@ class Signed:
     text: str | None
     ack: Acknowledgement | None
     announced: KeyAnnouncement | None
+    offer: OneTimeOffer | None = None
+    unused: OneTimeUnused | None = None
+    is_receipt: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,6 +128,8 @@ class Mailbox:
 
     items: list[Sealed] = field(default_factory=list)
     seen: set[int] = field(default_factory=set)
+    # What a broker can write down: which messages came whole under which key.
+    recorded: dict[bytes, set[bytes]] = field(default_factory=dict)
 
     def put(self, envelope: Sealed) -> Event:
         """Hold it, unless these very bytes came before."""
@@ -109,6 +137,8 @@ class Mailbox:
             return PutDuplicate()
         self.seen.add(envelope.name)
         self.items.append(envelope)
+        if not envelope.bodyless:
+            self.recorded.setdefault(envelope.key_id, set()).add(envelope.signed.hh)
         return PutAccepted()
 
     def holds(self, envelope: Sealed | None) -> bool:
@@ -151,7 +181,15 @@ class End:
         self.signed_service = 0
         self.undecryptable: list[Sealed] = []
         self.exposure: list[int] = []
-        self.read_under: dict[bytes, int] = {}
+        self.read: set[bytes] = set()  # hh of every alert shown
+        # Off unless a test turns them on: receipts, and one-time keys, which need receipts to ride with.
+        self.answers = False
+        self.one_time = False
+        self.owes_receipt = False
+        self.own = NO_ONE_TIME_KEYS
+        self.offered = NOTHING_OFFERED
+        self.used_up: set[bytes] = set()  # one-time keys of the peer this end sealed to
+        self.sealed_to_one_time = 0
 
     def pair(self, other: "End", inbox: Mailbox, outgoing: Mailbox) -> None:
         """Pairing as far as these values go: instances and first keys are exchanged."""
@@ -171,6 +209,10 @@ class End:
 
     def send(self, text: str, *, lives_ms: int = 10**12, room: bool = True) -> int:
         """Keep one alert; ``room`` for an announcement beside it. Returns its number."""
+        self._make_next()
+        return self._keep(text, lives_ms=lives_ms, announces=room)
+
+    def _make_next(self) -> None:
         if wants_next(self.keys, self.world.now_ms):
             key_id = self.world.draw(8)
             self.seeds.add(key_id)
@@ -181,7 +223,6 @@ class End:
                 peer_instance=self.state.inbound.instance,
                 now_ms=self.world.now_ms,
             )
-        return self._keep(text, lives_ms=lives_ms, announces=room)
 
     def acknowledge(self) -> int:
         """Keep one acknowledgement, a service message: it neither makes nor announces a key."""
@@ -189,13 +230,43 @@ class End:
 
     def announce_key(self) -> int:
         """Keep one control message for the announcement that found no room elsewhere."""
-        return self._keep(None, lives_ms=10**12, announces=True)
+        return self._keep(
+            None, lives_ms=CONTROL_LIFE_MS, announces=True, offers_max=limits.ONE_TIME_OFFERED_MAX
+        )
 
-    def _keep(self, text: str | None, *, lives_ms: int, announces: bool) -> int:
+    def receipt(self) -> int:
+        """Keep one receipt: the smallest envelope has room for two keys beside it."""
+        self._make_next()
+        room = 2 if self.keys.next is None else 1
+        return self._keep(None, lives_ms=CONTROL_LIFE_MS, announces=True, offers_max=room, is_receipt=True)
+
+    def _offer(self, count_max: int) -> OneTimeOffer | None:
+        now_ms, instance = self.world.now_ms, self.state.inbound.instance
+        count = min(count_max, wanted_count(self.own, peer_instance=instance, now_ms=now_ms))
+        worth = fits_company(self.own, count, peer_instance=instance, now_ms=now_ms)
+        if not self.one_time or not worth:
+            return None
+        fresh = [(self.world.draw(8), b"p" * 1216) for _ in range(count)]
+        self.seeds.update(key_id for key_id, _ in fresh)
+        made = offer(self.own, fresh, key_version=1, peer_instance=instance, now_ms=now_ms)
+        seq = self.state.outbound.next_seq
+        self.own = after_offered(self.own, made, carried_by=seq, peer_instance=instance, now_ms=now_ms)
+        return made
+
+    def _keep(
+        self,
+        text: str | None,
+        *,
+        lives_ms: int,
+        announces: bool,
+        offers_max: int = 0,
+        is_receipt: bool = False,
+    ) -> int:
         announced = announcement(self.keys, 1) if announces else None
+        made = self._offer(offers_max)
         if announced is not None:
             self.keys = after_announced(self.keys, self.world.now_ms)
-        service = text is None and announced is None
+        service = text is None and announced is None and made is None and not is_receipt
         ack = acknowledgement(self.state, 1) if service or self.state.unreported else None
         slot = next_slot(self.state)
         signed = Signed(
@@ -209,7 +280,12 @@ class End:
             text=text,
             ack=ack,
             announced=announced,
+            offer=made,
+            is_receipt=is_receipt,
+            unused=None if service else unused(self.offered),
         )
+        if signed.unused is not None:
+            self.offered = after_unused_said(self.offered)
         self.state = after_signing(self.state, slot, signed.hh)
         if ack is not None:
             self.state = after_acknowledgement_sent(self.state)
@@ -226,7 +302,11 @@ class End:
     def tick(self) -> bool:
         """Acknowledge if due, fire what is due; whether anything was put or asked."""
         acted = False
-        due_ms = announcement_due_ms(self.keys)
+        if self.owes_receipt:
+            self.owes_receipt = False
+            self.receipt()
+            acted = True
+        due_ms = self.control_due_ms()
         if due_ms is not None and due_ms <= self.world.now_ms:
             self.announce_key()
             acted = True
@@ -245,6 +325,16 @@ class End:
                 self.feed(row, TimerFired())
                 acted = True
         return acted
+
+    def control_due_ms(self) -> int | None:
+        """When a control message must carry what found no company."""
+        offered_ms = None
+        if self.one_time:
+            offered_ms = offer_due_ms(
+                self.own, peer_instance=self.state.inbound.instance, now_ms=self.world.now_ms
+            )
+        due = [ms for ms in (announcement_due_ms(self.keys), offered_ms) if ms is not None]
+        return min(due, default=None)
 
     def feed(self, row: Row, event: Event) -> None:
         """One event into the delivery machine, and its commands carried out."""
@@ -271,6 +361,13 @@ class End:
     def _put(self, row: Row, bodyless: bool) -> None:
         if row.latest is None or row.latest.bodyless != bodyless:
             key_id = self.peer_key.announcement.key_id
+            if row.signed.text is not None and not bodyless:
+                self.offered, taken = take_one(self.offered, 1)
+                if taken is not None:
+                    key_id = taken.key_id
+                    assert key_id not in self.used_up, "a one-time key is used once"
+                    self.used_up.add(key_id)
+                    self.sealed_to_one_time += 1
             row.latest = Sealed(self.world.number(), key_id, row.signed, bodyless)
             row.seals += 1
         self.feed(row, self.outgoing.put(row.latest) if self.world.link_up else LinkFailed())
@@ -280,7 +377,8 @@ class End:
     def receive(self, envelope: Sealed) -> None:
         """Open one envelope, mark, show, act on what rides beside; the caller deletes it at the broker."""
         signed = envelope.signed
-        if status_of(self.keys, envelope.key_id) is not KeyStatus.LIVE:
+        is_one_time = envelope.key_id in one_time_ids(self.own)
+        if status_of(self.keys, envelope.key_id) is not KeyStatus.LIVE and not is_one_time:
             # Never needed again, or the rules lost a message.
             standing = judge(
                 self.state,
@@ -309,6 +407,24 @@ class End:
             instance=signed.instance,
             now_ms=self.world.now_ms,
         )
+        if is_one_time or (signed.text is not None and self.one_time):
+            self.own, used = after_alert(
+                self.own,
+                opened_with=envelope.key_id,
+                peer_instance=self.state.inbound.instance,
+                now_ms=self.world.now_ms,
+            )
+            gone += used
+        if signed.unused is not None and not envelope.bodyless and standing is Judgement.NEW:
+            self.own = after_unused_stated(
+                self.own,
+                signed.unused,
+                in_number=signed.pair_seq,
+                instance=signed.instance,
+                now_ms=self.world.now_ms,
+            )
+        self.own, closed = close_retired(self.own, inbound=self.state.inbound, now_ms=self.world.now_ms)
+        gone += closed
         self._count_exposure(gone)
         if standing is Judgement.DUPLICATE:
             return
@@ -317,14 +433,25 @@ class End:
             return
         if signed.text is not None:
             self.shown.append(signed.text)
-            self.read_under[envelope.key_id] = self.read_under.get(envelope.key_id, 0) + 1
+            self.owes_receipt = self.answers
+            self.read.add(signed.hh)
         if signed.announced is not None:
             self.peer_key = adopt(self.peer_key, signed.announced, self.state.outbound.next_seq)
+        if signed.offer is not None:
+            self.offered = adopt_offer(self.offered, signed.offer)
         if signed.ack is not None:
-            self._acknowledged_by(signed.ack)
+            self._acknowledged_by(signed.ack, signed)
 
-    def _acknowledged_by(self, ack: Acknowledgement) -> None:
+    def _acknowledged_by(self, ack: Acknowledgement, by: Signed) -> None:
         self.state, numbers = apply_acknowledgement(self.state, ack)
+        if self.own.carried_by in numbers:
+            self.own = after_offer_acknowledged(
+                self.own,
+                in_number=by.pair_seq,
+                instance=by.instance,
+                whole=not self.outbox[self.own.carried_by or 0].delivery.bodyless,
+                now_ms=self.world.now_ms,
+            )
         for seq in numbers:
             assert seq not in self.acknowledged, "a number is newly acknowledged once"
             self.acknowledged.append(seq)
@@ -336,22 +463,26 @@ class End:
     def _count_exposure(self, gone: tuple[bytes, ...]) -> None:
         for key_id in gone:
             self.seeds.remove(key_id)
-            self.read_under.pop(key_id, None)
+            self.inbox.recorded.pop(key_id, None)
 
     def exposed_now(self) -> int:
-        """Alerts already read whose key is still here: what a thief of this moment could open again."""
-        return sum(self.read_under.values())
+        """Alerts already read of which an envelope, arrived or not, could be opened with the keys of now."""
+        recorded = self.inbox.recorded
+        return len(self.read & set().union(*(recorded[key] for key in self.seeds & recorded.keys())))
 
     def forget_by_timer(self) -> None:
         """The daily pass over old keys."""
         self.keys, gone = close_old(self.keys, inbound=self.state.inbound, now_ms=self.world.now_ms)
-        self._count_exposure(gone)
+        self.own, closed = close_retired(self.own, inbound=self.state.inbound, now_ms=self.world.now_ms)
+        self._count_exposure((*gone, *closed))
 
     def store_and_load(self) -> None:
         """A restart: everything goes through its database columns."""
         self.state = PairState.decode(self.state.encode())
         self.keys = ReceiveKeys.decode(self.keys.encode())
         self.peer_key = PeerKey.decode(self.peer_key.encode())
+        self.own = OneTimeKeys.decode(self.own.encode())
+        self.offered = OfferedKeys.decode(self.offered.encode())
         for row in self.open_rows.values():
             row.delivery = DeliveryState.decode(row.delivery.encode())
 
@@ -401,9 +532,9 @@ class Pair:
 
     def _due(self) -> Iterator[int]:
         for end in self.ends:
-            announcement_ms = announcement_due_ms(end.keys)
-            if announcement_ms is not None:
-                yield announcement_ms
+            control_ms = end.control_due_ms()
+            if control_ms is not None:
+                yield control_ms
             for row in end.open_rows.values():
                 if row.delivery.next_at_ms is not None:
                     yield row.delivery.next_at_ms

@@ -17,6 +17,8 @@ from protocol.items import (
     KeyAnnouncement,
     MailboxSuccessor,
     OfficerListItem,
+    OneTimeOffer,
+    OneTimeUnused,
     ReceivedRange,
     RevocationItem,
     UnknownItem,
@@ -38,6 +40,7 @@ ranges = st.builds(
     bitmap=bitmaps,
 )
 signed = st.binary(max_size=200)
+key_ids = st.lists(st.binary(min_size=8, max_size=8), unique=True, max_size=8)
 items: st.SearchStrategy[Item] = st.one_of(
     st.builds(
         KeyAnnouncement,
@@ -46,6 +49,19 @@ items: st.SearchStrategy[Item] = st.one_of(
         key_id=st.binary(min_size=8, max_size=8),
         public=st.binary(min_size=1, max_size=1).map(lambda b: b * limits.XWING_PUBLIC_BYTES),
     ),
+    st.builds(
+        lambda version, generation, ids, cut: OneTimeOffer(
+            key_version=version,
+            generation=generation,
+            kept_ids=tuple(ids[cut:]),
+            fresh=tuple((key_id, key_id * (limits.XWING_PUBLIC_BYTES // 8)) for key_id in ids[:cut]),
+        ),
+        versions,
+        versions,
+        key_ids.filter(bool),
+        st.integers(1, 3),
+    ),
+    st.builds(OneTimeUnused, generation=versions, unused_ids=key_ids.map(tuple)),
     st.builds(
         Acknowledgement,
         key_version=versions,
@@ -116,6 +132,36 @@ def test_a_critical_item_of_a_later_version_refuses_the_list() -> None:
     assert refused.value.code == "critical_item_unknown"
 
 
+def an_offer(**changed: wire.Value) -> dict[str, wire.Value]:
+    """Two fresh keys and a kept one, with one fault."""
+    return {
+        "k": "otk",
+        "v": 1,
+        "g": 1,
+        "o": b"kept   1",
+        "i": b"fresh  1fresh  2",
+        "p": bytes(2 * limits.XWING_PUBLIC_BYTES),
+        **changed,
+    }
+
+
+def test_a_one_time_offer_is_these_bytes() -> None:
+    """The wire form of the specification, byte for byte."""
+    public = bytes(limits.XWING_PUBLIC_BYTES)
+    offer = OneTimeOffer(key_version=2, generation=3, kept_ids=(b"kept   1",), fresh=((b"fresh  1", public),))
+    unused = OneTimeUnused(generation=3, unused_ids=(b"kept   1",))
+    head = bytes.fromhex("9286a16703a169c408") + b"fresh  1"
+    assert encode_items([offer, unused]) == (
+        head
+        + bytes.fromhex("a16ba36f746ba16fc408")
+        + b"kept   1"
+        + bytes.fromhex("a170c504c0")
+        + public
+        + bytes.fromhex("a1760283a16703a16ba36f7475a16fc408")
+        + b"kept   1"
+    )
+
+
 @pytest.mark.parametrize(
     ("value", "code"),
     [
@@ -141,6 +187,18 @@ def test_a_critical_item_of_a_later_version_refuses_the_list() -> None:
             "range_wrong",
         ),
         ([{"k": "hb", "h": 1, "t": 1}] * 65, "items_wrong"),
+        ([an_offer(p=bytes(1216))], "item_wrong"),
+        ([an_offer(p=bytes(2 * 1216 - 1))], "item_wrong"),
+        ([an_offer(i=b"", p=b"")], "item_wrong"),
+        ([an_offer(i=bytes(8) * 2)], "item_wrong"),
+        ([an_offer(o=b"fresh  1")], "item_wrong"),
+        ([an_offer(o=bytes(7))], "item_wrong"),
+        ([an_offer(o=b"".join(n.to_bytes(8, "big") for n in range(63)))], "item_wrong"),
+        ([an_offer(o=bytes(8 * 65))], "field_range"),
+        ([an_offer(g=2**32)], "field_range"),
+        ([{"k": "otu", "g": 1, "o": b"unused 1" * 2}], "item_wrong"),
+        ([{"k": "otu", "g": 1, "o": bytes(9)}], "item_wrong"),
+        ([{"k": "otu", "g": 1}], "field_missing"),
     ],
 )
 def test_each_fault_has_its_code(value: wire.Value, code: str) -> None:

@@ -173,6 +173,16 @@ def _values() -> Iterator[Document]:
         ("aud", items.AudienceOpening(opening=drawn("salt", 16) + b"\0\0")),
         ("card", items.CardItem(certificate=MYITKYINA.certificate_bytes())),
         ("rev", items.RevocationItem(revocation=_revocation())),
+        (
+            "otk",
+            items.OneTimeOffer(
+                key_version=1,
+                generation=3,
+                kept_ids=(drawn("kept", 8),),
+                fresh=((drawn("one-time", 8), MYITKYINA.bundle().receive_public),),
+            ),
+        ),
+        ("otu", items.OneTimeUnused(generation=3, unused_ids=(drawn("one-time", 8),))),
         ("nokey", items.UnknownKeyNotice(envelope_hashes=(drawn("envelope", 32),))),
     )
     for tag, item in each:
