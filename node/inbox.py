@@ -20,7 +20,8 @@ from keys.errors import MalformedInput, PolicyRefused, SalweenError, Unavailable
 from keys.primitives import Ed25519PrivateKey, XWingPrivateKey, labelled_hash, wrap
 from keys.secret import SecretBytes
 from keys.trust import TrustedPeer
-from node.broker_link import Arrival, Batch, Mailbox
+from node.addresses import take_announcement
+from node.broker_link import Arrival, Batch
 from node.identity import Identity
 from node.outbox import ACK_DELAY_MS, Outbox, add_rung
 from node.peers import Peer, load_peer, save_peer
@@ -31,7 +32,14 @@ from protocol import limits
 from protocol.alert import headline
 from protocol.conversation import Judgement, after_receiving, apply_acknowledgement, judge
 from protocol.envelope import envelope_hash
-from protocol.items import Acknowledgement, Item, KeyAnnouncement, OfficerListItem, is_service
+from protocol.items import (
+    Acknowledgement,
+    Item,
+    KeyAnnouncement,
+    MailboxSuccessor,
+    OfficerListItem,
+    is_service,
+)
 from protocol.message import Header, LeafOpening, MessageType, parse_header_untrusted
 from protocol.receipts import Receipt, ReceiptState
 from protocol.receivekeys import KeyStatus, adopt, after_verified, status_of
@@ -78,6 +86,7 @@ class _Outcome:
     look_again: bool = False
     shown: bool = False
     owes_receipt: bool = False
+    address_moved: bool = False  # to a broker whose card is to be fetched
     ladder_moved: bool = False
 
 
@@ -99,6 +108,14 @@ class MailboxKeys:
             put_secret=SecretBytes(data[32:64]),
             signing_key=Ed25519PrivateKey.from_seed(SecretBytes(data[64:])),
         )
+
+    @staticmethod
+    def find(secrets: Secrets, name: str) -> "MailboxKeys | None":
+        """Those of a mailbox that another task may just be giving up: then None."""
+        try:
+            return MailboxKeys.from_secret(secrets.get(name))
+        except PolicyRefused:
+            return None
 
 
 class _Context:
@@ -167,6 +184,8 @@ class Inbox:
         policy: ReleasePolicy,
         language: str,
         look_again: Callable[[str], None],
+        note_arrival: Callable[[Transaction, str], None],
+        address_moved: Callable[[], None],
         shown: Callable[[], None],
         ladder_moved: Callable[[], None],
     ) -> None:
@@ -181,6 +200,8 @@ class Inbox:
         self._policy = policy
         self._language = language
         self._look_again = look_again
+        self._note_arrival = note_arrival
+        self._address_moved = address_moved
         self._shown = shown
         self._ladder_moved = ladder_moved
         # Envelopes of one mailbox are taken in one after another, whoever brings them.
@@ -188,21 +209,6 @@ class Inbox:
         self._deletions_rest_until_ms: dict[str, int] = {}  # monotonic, by broker
 
     # --- for the link ---------------------------------------------------------------------------------------
-
-    async def mailboxes(self, address: str) -> list[Mailbox]:
-        """Our mailboxes at a broker."""
-        peers = await self._db.read(
-            lambda tx: [
-                row[0]
-                for row in tx.execute("SELECT office_id FROM peer WHERE own_broker_address = ?", (address,))
-            ]
-        )
-        found = []
-        for peer_id in peers:
-            for name in self._secrets.names(f"mailbox/{peer_id.hex()}/"):
-                keys = MailboxKeys.from_secret(self._secrets.get(name))
-                found.append(Mailbox(name=name, peer=peer_id, get_secret=keys.get_secret))
-        return found
 
     async def arrived(self, arrivals: Sequence[Arrival]) -> bool:
         """Record a batch of envelopes; their transactions share a commit, each undone by itself on a fault.
@@ -245,8 +251,12 @@ class Inbox:
             )
         )
         ops = []
+        marks = []
         for name, named in rows:
-            keys = MailboxKeys.from_secret(self._secrets.get(name))
+            keys = MailboxKeys.find(self._secrets, name)
+            if keys is None:
+                continue
+            marks.append((name, named))
             ops.append(
                 Delete(
                     get_secret=keys.get_secret.reveal(),
@@ -254,7 +264,7 @@ class Inbox:
                     signature=sign_delete(keys.signing_key, named),
                 )
             )
-        return Batch(ops=tuple(ops), marks=tuple((name, named) for name, named in rows))
+        return Batch(ops=tuple(ops), marks=tuple(marks))
 
     async def settle_deletions(self, address: str, batch: Batch, results: Sequence[Result]) -> None:
         """Forget the deletions a broker confirmed or will never carry out; repeat the rest later."""
@@ -345,6 +355,7 @@ class Inbox:
         if isinstance(opened, Verified) and not isinstance(opened, Duplicate):
             # Whatever a broker can make or repeat by itself is no sign of life of the peer.
             peer.last_heard_ms = now_ms
+            self._note_arrival(tx, arrival.mailbox.name)
         if peer.pair.ack_due and peer.ack_due_ms is None:
             peer.ack_due_ms = now_ms + ACK_DELAY_MS
         save_peer(tx, peer)
@@ -474,6 +485,10 @@ class Inbox:
                         # Only what is new can help what waits: a waiting message may carry a list itself, and
                         # would be looked at again for ever.
                         outcome.look_again |= peer.trusted is not before
+                    case MailboxSuccessor():
+                        outcome.address_moved |= take_announcement(
+                            tx, self._log, self._outbox.readdress, peer, item, self._env.clock.now_ms()
+                        )
                     case _:
                         pass  # for a later version, or already used while opening
             except (MalformedInput, VerificationFailed, Unavailable) as fault:
@@ -560,7 +575,7 @@ class Inbox:
             "hh": opened.hh.hex(),
             "inst": opened.header.instance.hex(),
             "ps": opened.opening.pair_seq,
-            "via": "broker",
+            "via": arrival.via,
         }
         if code is not None:
             fields["code"] = code
@@ -609,7 +624,7 @@ class Inbox:
         """Recorded with everything else, sent after the commit."""
         tx.execute(
             "INSERT OR IGNORE INTO broker_delete (broker_address, mailbox, envelope_hash) VALUES (?, ?, ?)",
-            (peer.own_broker_address, arrival.mailbox.name, arrival.envelope_hash),
+            (arrival.mailbox.broker_address, arrival.mailbox.name, arrival.envelope_hash),
         )
 
     async def _answer(self, peer_id: bytes) -> None:
@@ -627,6 +642,8 @@ class Inbox:
         await self._keys.forget(arrival.mailbox.peer, outcome.closed_keys)
         if outcome.look_again:
             self._look_again(arrival.mailbox.name)
+        if outcome.address_moved:
+            self._address_moved()
         if outcome.shown:
             self._shown()
         if outcome.ladder_moved:

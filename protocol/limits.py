@@ -153,6 +153,11 @@ LISTED_PER_ANSWER_MAX: Final = 256
 TOMBSTONE_TTL_MS: Final = MAILBOX_TTL_MS
 # Successors announced and not yet used; more than one only when a recipient lost the secrets of the last.
 UNPROVEN_SUCCESSORS_MAX: Final = 4
+# Each week, up to a day earlier: an address that leaked is good for so long.
+MAILBOX_ROTATION_MS: Final = 7 * DAY_MS
+MAILBOX_ROTATION_SPREAD_MS: Final = 1 * DAY_MS
+# A peer that acknowledged an address and puts nothing there for so long does not use it.
+ANNOUNCED_UNUSED_MS: Final = 1 * DAY_MS
 RENDEZVOUS_ITEMS_MAX: Final = 8
 RENDEZVOUS_BYTES_MAX: Final = RENDEZVOUS_ITEMS_MAX * ENVELOPE_BYTES_MAX
 
@@ -164,4 +169,5 @@ assert BROKER_ANSWER_WAIT_MS > LONG_POLL_MS_MAX
 assert RESEAL_SPACING_MS <= HELD_BACKOFF_MS_MIN
 assert ENVELOPE_BUCKETS_BYTES[0] > REQUEST_BYTES_MIN
 assert EMPTY_ANSWER_BYTES < REQUEST_BYTES_MIN
+assert MAILBOX_ROTATION_SPREAD_MS < MAILBOX_ROTATION_MS < MAILBOX_TTL_MS
 assert RENDEZVOUS_TTL_MS < MAILBOX_TTL_MS

@@ -1,0 +1,143 @@
+"""Rotation, months shut, erased brokers: whatever becomes of a mailbox, alerts flow again and none is lost."""
+
+import asyncio
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from protocol import limits
+from protocol.items import MailboxSuccessor
+from protocol.requests import AskGrant, Create, Created, Granted, List, Op, OpRefused, Put, Remake, Result
+from tests.node.offices import (
+    Offices,
+    alter_answers,
+    an_alert,
+    count,
+    entries,
+    link_of,
+    node_of,
+    play,
+    read,
+    shown,
+    write,
+)
+from tests.simulation.daemons import OfficeHost
+
+DAY_S = 24 * 3600
+DAY_MS = limits.DAY_MS
+
+Own = tuple[int, str, str]  # generation, stage, broker
+
+
+async def own(office: OfficeHost) -> list[Own]:
+    """The mailboxes of an office that has one peer."""
+    return await read(
+        office,
+        lambda tx: [
+            (row[0], row[1], row[2])
+            for row in tx.execute("SELECT generation, stage, broker_address FROM mailbox ORDER BY generation")
+        ],
+    )
+
+
+async def newest(office: OfficeHost) -> int:
+    """The newest proven generation."""
+    return max(generation for generation, stage, _ in await own(office) if stage == "proven")
+
+
+async def address_generation(office: OfficeHost) -> int:
+    """What an office knows of where its peer reads; 0: from the pairing."""
+    return int(await read(office, lambda tx: tx.value("SELECT coalesce(max(generation), 0) FROM address")))
+
+
+async def nothing_waits(office: OfficeHost) -> None:
+    """Every alert of this office has its receipt."""
+    assert await count(office, "delivery", "alert_id IS NOT NULL AND phase <> 'acknowledged'") == 0
+
+
+async def lasting_alert(office: OfficeHost, plate: str, days: int = 7) -> None:
+    """One that is written now and expires so many days on."""
+    now_ms = office.now_ms()
+    times = {"created_ms": now_ms, "expires_ms": now_ms + days * DAY_MS, "erase_at_ms": now_ms + 400 * DAY_MS}
+    await office.log_in()
+    await office.send(an_alert(plate).model_copy(update=times))
+
+
+async def both_ways(offices: Offices, word: str) -> None:
+    """An alert each way arrives within a minute or two, with its receipt."""
+    before = await shown(offices.here), await shown(offices.there)
+    await lasting_alert(offices.here, f"{word}-1")
+    await lasting_alert(offices.there, f"{word}-2")
+    await asyncio.sleep(180)
+    assert (await shown(offices.here), await shown(offices.there)) == (before[0] + 1, before[1] + 1)
+    for office in (offices.here, offices.there):
+        await nothing_waits(office)
+        assert not node_of(office).failed.done(), node_of(office).failed
+
+
+async def pass_days(days: float, *offices: OfficeHost) -> None:
+    """Days on which these offices are open for half an hour each second day, as one with a poor link is."""
+    for _ in range(round(days / 2)):
+        for office in offices:
+            office.host.kill()
+        await asyncio.sleep(2 * DAY_S - 1800)
+        for office in offices:
+            await office.restart()
+        await asyncio.sleep(1800)
+
+
+def test_mailboxes_rotate_weekly_and_old_ones_go_with_their_secrets(tmp_path: Path) -> None:
+    """Ten weeks: about one rotation each, both know the newest, few mailboxes are left anywhere."""
+
+    async def script(offices: Offices) -> None:
+        await pass_days(70, offices.here, offices.there)
+        for office, other in ((offices.here, offices.there), (offices.there, offices.here)):
+            rows = await own(office)
+            assert 8 <= await newest(office) <= 12
+            assert await address_generation(other) == await newest(office)
+            assert len(rows) <= 5
+            assert len(node_of(office)._secrets.names("mailbox/")) == len(rows)
+        broker = offices.broker.broker
+        assert broker is not None
+        assert broker.store.totals().mailboxes <= 10
+        assert broker.store.totals().retired >= 10
+        await both_ways(offices, "KA")
+
+    play(tmp_path, script)
+
+
+@pytest.mark.parametrize("shut", [("there",), ("here",), ("there", "here")])
+def test_an_office_shut_for_sixty_days_comes_back_and_everything_flows(
+    tmp_path: Path, shut: tuple[str, ...]
+) -> None:
+    """Alerts written meanwhile arrive, or are shown as expired; no hole stays, and rotation goes on."""
+
+    async def script(offices: Offices) -> None:
+        for place in shut:
+            away, left = offices.there, offices.here
+            if place == "here":
+                away, left = left, away
+            await pass_days(16, away, left)
+            before, expired = await shown(away), await count(left, "ladder", "step = 'expired'")
+            away.host.kill()
+            await lasting_alert(left, f"OLD-{place}", days=20)
+            for week in range(6):
+                await lasting_alert(left, f"KA-{place}-{week}", days=90)
+                await pass_days(10, left)
+            assert len([row for row in await own(left) if row[1] in ("asked", "made")]) <= 1
+            await away.restart()
+            await asyncio.sleep(7200)
+            assert await shown(away) == before + 6
+            assert await count(left, "ladder", "step = 'expired'") == expired + 1
+            await away.log_in()
+            assert all(peer.missing_in == 0 for peer in await away.peers())
+            await both_ways(offices, f"B-{place}")
+            generations = await newest(left), await newest(away)
+            await pass_days(20, away, left)
+            assert await address_generation(left) == await newest(away) > generations[1]
+            assert await address_generation(away) == await newest(left) > generations[0]
+
+    play(tmp_path, script)
