@@ -371,6 +371,12 @@ class Node:
             key_version=self._identity.key_version,
         )
 
+    async def import_address(self, envelope: bytes) -> str:
+        """Take in a file that a peer's ``move --out`` wrote; the peer's name."""
+        name = await self.mailboxes.import_file_untrusted(envelope, self.keys, self._inbox.arrived)
+        self.mailboxes.stir()
+        return name
+
     async def doctor(self) -> list[dict[str, Any]]:
         """Everything the doctor looks at, with the exact fix for each fault."""
         clients = [entry.link.client for entry in self._links.values()]
