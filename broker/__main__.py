@@ -135,7 +135,8 @@ def begin_again_command(directory: str, passphrase_file: str | None, as_json: bo
     def show() -> None:
         click.echo(
             f"Made an empty database in {directory}. What the broker held is lost; offices notice by"
-            " themselves, make their mailboxes again and send again what nobody received. Tokens not used yet are void."
+            " themselves, make their mailboxes again and send again what nobody received."
+            " Tokens not used yet are void."
         )
         click.echo(f"Next: {NAME} run --dir {directory}")
 
