@@ -6,6 +6,7 @@ Reading order:
 - ``identity``, ``secrets``  who this office is, and the open keystore
 - ``peers``, ``receive_keys``  one paired office inside a transaction, and the keys it seals to
 - ``outbox``, ``inbox``  record, then act: what leaves and what comes
+- ``addresses``, ``mailboxes``  where peers read, and where we do: made, announced, made again, given up
 - ``broker_link``, ``traffic``  the only socket to a broker, and what shares a request
 - ``officers``, ``vault``  who may open what, and what is kept sealed until they do
 - ``ceremony``  pairing, over the same link

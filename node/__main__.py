@@ -533,6 +533,12 @@ def status(directory: str, passphrase_file: str | None, as_json: bool) -> None:
             ("Office", "State", "Waiting", "Missing"),
             [(p["name"], p["state"], str(p["waiting_out"]), str(p["missing_in"])) for p in result["peers"]],
         )
+        for peer in result["peers"]:
+            if peer["address_lost_ms"] is not None:
+                click.echo(
+                    f"The address of {peer['name']} is lost: its broker knows no such mailbox."
+                    " Alerts are kept. If that lasts, its operator runs: salween-node move"
+                )
 
     _finish(_run(lambda env: _call(env, directory, passphrase_file, "status", {})), as_json, show_status)
 

@@ -1,6 +1,6 @@
 """Where the peers read: the address each announced last, and since when its broker does not know it.
 
-Spec: docs/spec/items.md#mbx. One rule: the highest generation wins, whatever order messages arrive in; the
+Spec: docs/spec/items.md. One rule: the highest generation wins, whatever order messages arrive in; the
 address in use is given up only for one whose broker we can talk to. Functions here run inside a transaction
 of their caller, who saves the peer.
 """

@@ -41,7 +41,7 @@ from node.layout import (
     SecretName,
     open_node_database,
 )
-from node.mailboxes import Mailboxes, note_arrival
+from node.mailboxes import Mailboxes
 from node.metrics import NodeMetrics
 from node.officers import Officers
 from node.outbox import Outbox
@@ -133,7 +133,7 @@ class Node:
             policy=policy,
             language=config.language,
             look_again=self._reread,
-            note_arrival=note_arrival,
+            note_arrival=lambda tx, name: self.mailboxes.note_arrival(tx, name),
             address_moved=lambda: self.mailboxes.stir(),
             shown=lambda: self.events.tell("inbox"),
             ladder_moved=lambda: self.events.tell("outbox"),

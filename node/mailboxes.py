@@ -218,6 +218,12 @@ class Mailboxes:
                 )
         return found
 
+    def note_arrival(self, tx: Transaction, name: str) -> None:
+        """An item that the peer signed came in this mailbox; the first one may prove it."""
+        tx.execute("UPDATE mailbox SET has_arrival = 1 WHERE name = ? AND has_arrival = 0", (name,))
+        if tx.changes():
+            tx.on_commit(self.stir)
+
     # --- by itself ------------------------------------------------------------------------------------------
 
     def stir(self) -> None:
@@ -752,11 +758,6 @@ def number_of(name: str) -> int:
 def next_number(names: Iterable[str]) -> int:
     """The generation after all of these: given up ones leave gaps that are never filled again."""
     return 1 + max(map(number_of, names), default=0)
-
-
-def note_arrival(tx: Transaction, name: str) -> None:
-    """An item that the peer signed came in this mailbox."""
-    tx.execute("UPDATE mailbox SET has_arrival = 1 WHERE name = ? AND has_arrival = 0", (name,))
 
 
 def own_rows(tx: Snapshot, peer_id: bytes | None = None) -> list[OwnRow]:

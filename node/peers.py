@@ -15,6 +15,7 @@ from keys.secret import SecretBytes
 from node.views import PeerView
 from protocol.conversation import PairState, missing
 from protocol.receivekeys import PeerKey, ReceiveKeys
+from protocol.requests import put_capability_hash
 from runtime.sqlite import Snapshot, Transaction
 
 _COLUMNS = (
@@ -128,6 +129,11 @@ def peer_view(tx: Snapshot, peer: Peer, own_office_id: bytes) -> PeerView:
         " WHERE peer = ? AND service = 0 AND phase IN ('kept', 'held', 'address_lost')",
         (peer.office_id,),
     )
+    address = tx.one(
+        "SELECT since_ms, lost_ms FROM address WHERE peer = ? AND put_hash = ?",
+        (peer.office_id, put_capability_hash(peer.put_secret.reveal())),
+    )
+    since_ms, lost_ms = (peer.since_ms, None) if address is None else address
     return PeerView(
         office_id=peer.office_id.hex(),
         name=peer.name,
@@ -138,6 +144,8 @@ def peer_view(tx: Snapshot, peer: Peer, own_office_id: bytes) -> PeerView:
         last_heard_ms=peer.last_heard_ms,
         waiting_out=waiting,
         missing_in=sum(len(gap) for gap in missing(peer.pair)),
+        address_since_ms=since_ms,
+        address_lost_ms=lost_ms,
     )
 
 

@@ -48,6 +48,8 @@ class PeerView:
     last_heard_ms: int | None
     waiting_out: int
     missing_in: int
+    address_since_ms: int | None = None  # since when we put where we put now
+    address_lost_ms: int | None = None  # since when its broker knows no such mailbox
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

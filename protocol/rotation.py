@@ -116,9 +116,9 @@ def plan(mailboxes: Sequence[OwnMailbox], now_ms: int) -> tuple[Step, ...]:
         elif _is_ignored(newest, now_ms) and proven and len(pending) < limits.UNPROVEN_SUCCESSORS_MAX:
             # The peer took note and still puts elsewhere: it knows a later one, which we lost with our disk.
             # How much later we cannot know, so each try goes twice as far.
-            steps.append(MakeSuccessor(generation=_after(newest.generation, 2 ** len(pending))))
+            steps.append(MakeSuccessor(generation=_after(ordered[-1].generation, 2 ** len(pending))))
     elif proven and now_ms - proven[-1].since_ms >= proven[-1].life_ms and not _is_proven_now(proven[-1]):
-        steps.append(MakeSuccessor(generation=_after(proven[-1].generation, 1)))
+        steps.append(MakeSuccessor(generation=_after(ordered[-1].generation, 1)))
     return tuple(step for step in steps if not isinstance(step, MakeSuccessor) or step.generation)
 
 

@@ -245,7 +245,7 @@ class SqliteStore:
         turn.known = True
         if isinstance(verdict, AlreadyThere):
             return Created()
-        self._make(tx, op, "pair", None, turn.now_ms, code="remade")
+        self._make(tx, op, "pair", None, turn.now_ms, is_again=True)
         tx.execute("UPDATE remade SET count = count + 1")
         self._tally(tx, remade=1)
         return Created()
@@ -258,7 +258,7 @@ class SqliteStore:
         predecessor: int | None,
         now_ms: int,
         *,
-        code: str | None = None,
+        is_again: bool = False,
     ) -> None:
         pseudonym = self._env.random(PSEUDONYM_BYTES)
         tx.execute(
@@ -267,7 +267,7 @@ class SqliteStore:
             (op.put_hash, op.get_hash, op.mailbox_public, pseudonym, kind, now_ms, predecessor),
         )
         entry = {"box": pseudonym.hex(), "step": "made"}
-        self._log.append(tx, "bk.box", entry if code is None else {**entry, "code": code})
+        self._log.append(tx, "bk.box", {**entry, "code": "remade"} if is_again else entry)
         self._tally(tx, mailboxes=1)
 
     def _put(self, tx: Transaction, order: Order, op: Put, turn: _Turn) -> Result:

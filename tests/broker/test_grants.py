@@ -34,7 +34,10 @@ def ask(mailbox: Mailbox, **change: bytes) -> AskGrant:
 
 def again(mailbox: Mailbox, grant: bytes) -> Remake:
     return Remake(
-        put_hash=mailbox.put_hash, get_hash=mailbox.get_hash, mailbox_public=mailbox.key.public_bytes, grant=grant
+        put_hash=mailbox.put_hash,
+        get_hash=mailbox.get_hash,
+        mailbox_public=mailbox.key.public_bytes,
+        grant=grant,
     )
 
 

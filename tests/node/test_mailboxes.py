@@ -62,13 +62,14 @@ async def both_ways(offices: Offices, word: str) -> None:
         assert not node_of(office).failed.done(), node_of(office).failed
 
 
-async def pass_days(days: float, *offices: OfficeHost) -> None:
-    """Days on which these offices are open for ten minutes each fourth day, as one with a poor link is."""
+async def pass_days(offices: Offices, days: float, *opened: OfficeHost) -> None:
+    """Days on which these offices and the broker are up for ten minutes in each four."""
     for _ in range(round(days / 4)):
-        for office in offices:
-            office.host.kill()
+        for host in (offices.broker.host, *(office.host for office in opened)):
+            host.kill()
         await asyncio.sleep(4 * DAY_S - 600)
-        for office in offices:
+        await offices.broker.restart()
+        for office in opened:
             await office.restart()
         await asyncio.sleep(600)
 
@@ -77,17 +78,17 @@ def test_mailboxes_rotate_weekly_and_old_ones_go_with_their_secrets(tmp_path: Pa
     """Ten weeks: about one rotation each, both know the newest, few mailboxes are left anywhere."""
 
     async def script(offices: Offices) -> None:
-        await pass_days(70, offices.here, offices.there)
+        await pass_days(offices, 70, offices.here, offices.there)
         for office, other in ((offices.here, offices.there), (offices.there, offices.here)):
             rows = await own(office)
-            assert 8 <= await newest(office) <= 12
+            assert 7 <= await newest(office) <= 12
             assert await address_generation(other) == await newest(office)
             assert len(rows) <= 5
             assert len(node_of(office)._secrets.names("mailbox/")) == len(rows)
         broker = offices.broker.broker
         assert broker is not None
         assert broker.store.totals().mailboxes <= 10
-        assert broker.store.totals().retired >= 10
+        assert broker.store.totals().retired >= 8
         await both_ways(offices, "KA")
 
     play(tmp_path, script)
@@ -104,13 +105,13 @@ def test_an_office_shut_for_sixty_days_comes_back_and_everything_flows(
             away, left = offices.there, offices.here
             if place == "here":
                 away, left = left, away
-            await pass_days(16, away, left)
+            await pass_days(offices, 16, away, left)
             before, expired = await shown(away), await count(left, "ladder", "step = 'expired'")
             away.host.kill()
             await lasting_alert(left, f"OLD-{place}", days=20)
             for number in range(5):
                 await lasting_alert(left, f"KA-{place}-{number}", days=90)
-                await pass_days(12, left)
+                await pass_days(offices, 12, left)
             assert len([row for row in await own(left) if row[1] in ("asked", "made")]) <= 1
             await away.restart()
             await asyncio.sleep(7200)
@@ -120,7 +121,7 @@ def test_an_office_shut_for_sixty_days_comes_back_and_everything_flows(
             assert all(peer.missing_in == 0 for peer in await away.peers())
             await both_ways(offices, f"B-{place}")
             generations = await newest(left), await newest(away)
-            await pass_days(20, away, left)
+            await pass_days(offices, 20, away, left)
             assert await address_generation(left) == await newest(away) > generations[1]
             assert await address_generation(away) == await newest(left) > generations[0]
 
