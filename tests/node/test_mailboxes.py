@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from broker.setup import begin_again
+from keys.errors import PolicyRefused
 from protocol import limits
+from protocol.tokens import parse_token_untrusted
 from tests.node.offices import Offices, an_alert, count, node_of, play, read, shown
-from tests.simulation.daemons import OfficeHost
+from tests.simulation.daemons import BrokerHost, OfficeHost
 
 DAY_S = 24 * 3600
 DAY_MS = limits.DAY_MS
@@ -166,5 +168,33 @@ def test_an_erased_broker_makes_the_mailboxes_again_and_nothing_is_lost(tmp_path
         assert broker is not None
         assert broker.store.totals().remade == 2
         assert await count(here, "address", "lost_ms IS NOT NULL") == 0
+
+    play(tmp_path, script)
+
+
+def test_a_broker_lost_with_its_keys_is_left_for_another_by_file(tmp_path: Path) -> None:
+    """Both move; one file breaks the circle, the other direction follows by itself; what waited arrives."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        await asyncio.sleep(60)
+        offices.broker.host.kill()
+        await lasting_alert(here, "KA-1")
+        await lasting_alert(there, "KA-2")
+        new = BrokerHost(offices.world, "broker2")
+        await new.make()
+        files = []
+        for office in (here, there):
+            token = parse_token_untrusted(await new.token())
+            mailboxes = node_of(office).mailboxes
+            (moved,) = await office.host.run(lambda env, m=mailboxes, t=token: m.move(new.address, [t], []))  # type: ignore[misc]
+            files.append(moved.envelope)
+        await there.host.run(lambda env: node_of(there).import_address(files[0]))
+        with pytest.raises(PolicyRefused, match="file_not_for_us"):
+            await here.host.run(lambda env: node_of(here).import_address(files[0]))
+        await asyncio.sleep(1800)
+        assert (await shown(here), await shown(there)) == (1, 1)
+        await both_ways(offices, "B")
+        assert await newest(here) == await newest(there) == 2
 
     play(tmp_path, script)
