@@ -16,7 +16,7 @@ Reading order:
 - ``daemon``     ``Broker``: all of it started and stopped in order
 - ``setup``      making a new broker
 - ``doctor``     what would stop or endanger one
-- ``__main__``   ``salween-broker init | run | tokens | stats | doctor``
+- ``__main__``   ``salween-broker init | run | tokens | stats | doctor | begin-again``
 
 Spec: docs/spec/broker.md; for operators docs/operations.md. Must never import ``node``, and cannot reach
 ``protocol.sealing``, ``protocol.alert`` or ``protocol.release``, even indirectly: what cannot be imported

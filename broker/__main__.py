@@ -17,7 +17,7 @@ from broker.control import TOKEN_USES, ask_running, collect_stats, make_tokens
 from broker.daemon import config_of, run_broker, with_store
 from broker.doctor import examine
 from broker.identity import read_passphrase
-from broker.setup import initialise
+from broker.setup import begin_again, initialise
 from keys.errors import PolicyRefused, SalweenError
 from runtime import exits, logs
 from runtime.env import Env, real_env, run_real
@@ -122,6 +122,25 @@ def run(directory: str, passphrase_file: str | None, as_json: bool) -> None:
     sys.exit(
         run_real(lambda env: run_daemon(env, lambda daemon: run_broker(daemon, passphrase, config), options))
     )
+
+
+@cli.command("begin-again")
+@_directory
+@_passphrase_file
+@_json
+def begin_again_command(directory: str, passphrase_file: str | None, as_json: bool) -> None:
+    """After the disk was lost: an empty database under the kept keystore and broker.toml."""
+    _run(as_json, lambda env: begin_again(env, directory, passphrase_file))
+
+    def show() -> None:
+        click.echo(
+            f"Made an empty database in {directory}. What the broker held is lost; offices notice by"
+            " themselves, make their mailboxes again and send again what nobody received."
+            " Tokens not used yet are void."
+        )
+        click.echo(f"Next: {NAME} run --dir {directory}")
+
+    _tell(as_json, {"directory": directory}, show)
 
 
 @cli.command()

@@ -44,6 +44,8 @@ async def collect_stats(store: Store) -> dict[str, int]:
         "size_bytes": totals.size_bytes,
         "tombstones": totals.tombstones,
         "token_uses_left": totals.token_uses_left,
+        "retired": totals.retired,
+        "remade": totals.remade,
     }
 
 

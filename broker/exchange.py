@@ -101,7 +101,8 @@ class Exchange:
             await self._noting
 
     async def _carry_out(self, ops: Sequence[Op]) -> CarriedOut:
-        orders = [order_of(op) for op in ops]
+        own_key = self._identity.custody_key.public_bytes
+        orders = [order_of(op, own_key) for op in ops]
         wait_ms = min((op.wait_ms for op in ops if isinstance(op, List)), default=0)
         if not wait_ms or not all(isinstance(op, List | Delete) for op in ops):
             # Whoever puts or asks wants to know now; only a deletion may ride on a poll.
@@ -131,7 +132,7 @@ class Exchange:
             outcome = str(result.code) if isinstance(result, OpRefused) else "done"
             self._metrics.operations.labels(type(op).__name__.lower(), outcome).inc()
         self._note_handed_out(carried.handed_out)
-        signed = sign_results(carried.results, self._identity.custody_key)
+        signed = sign_results(request.ops, carried.results, self._identity.custody_key)
         self._metrics.requests.labels("answered").inc()
         return seal_answer(request, signed, self.now_ms(), self._env.random)
 

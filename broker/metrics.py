@@ -57,6 +57,8 @@ class BrokerMetrics:
             ("size_bytes", "Bytes of held items"),
             ("tombstones", "Tombstones of items not held any more"),
             ("token_uses_left", "Mailboxes that loaded tokens may still make"),
+            ("retired", "Mailboxes whose time was over"),
+            ("remade", "Mailboxes made again after a loss"),
         ):
             gauge = Gauge(f"salween_broker_{name}", meaning, registry=self._registry)
             gauge.set_function(partial(_total, totals, name))

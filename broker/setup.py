@@ -11,8 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from broker.config import parse_config, render_config
-from broker.daemon import CONFIG_NAME, create_database
+from broker.config import load_config, parse_config, render_config
+from broker.daemon import (
+    CONFIG_NAME,
+    DATABASE_NAME,
+    HIGH_WATER_NAME,
+    LOG_NAME,
+    create_database,
+    identity_of,
+)
 from broker.identity import create_identity, make_unlock_file, open_identity, read_passphrase
 from keys.card import broker_card_fingerprint, fingerprint_text
 from keys.errors import PolicyRefused
@@ -73,6 +80,27 @@ async def initialise(
         fingerprint=fingerprint_text(broker_card_fingerprint(identity.card)),
         log_key=identity.log_signer.log_key.encode(),
     )
+
+
+async def begin_again(env: Env, directory: AnyPath, passphrase_file: AnyPath | None = None) -> None:
+    """An empty database for a broker whose disk was lost and whose keystore and configuration were kept.
+
+    What was published of the lost log is set aside as ``lost-...``, for auditors. PolicyRefused
+    ``database_present`` when there is a database: nothing that may still be used is put aside.
+    """
+    root = Path(directory)
+    config = load_config(env, root / CONFIG_NAME)
+    if env.files.exists(root / DATABASE_NAME):
+        raise PolicyRefused(
+            "database_present",
+            f"{root / DATABASE_NAME} is there, so nothing was lost. Move it away only if it cannot be opened",
+        )
+    passphrase = read_passphrase(env, root, passphrase_file)
+    identity = await env.run_blocking(lambda: identity_of(env, root, config, passphrase))
+    for name in (LOG_NAME, HIGH_WATER_NAME):
+        if env.files.exists(root / name):
+            env.files.rename(root / name, root / f"lost-{env.clock.now_ms()}-{name}")
+    await create_database(env, root, identity)
 
 
 def _pseudonym(env: Env) -> str:

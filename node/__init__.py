@@ -7,6 +7,7 @@ Reading order:
 - ``peers``, ``receive_keys``, ``one_time``  one paired office inside a transaction, and its keys
 - ``outbox``, ``inbox``  record, then act: what leaves and what comes
 - ``watch``, ``nacks``, ``evidence``  heartbeats and bounds, keys nobody had, what cannot both be true
+- ``addresses``, ``mailboxes``  where peers read, and where we do: made, announced, made again, given up
 - ``broker_link``, ``traffic``  the only socket to a broker, and what shares a request
 - ``officers``, ``vault``  who may open what, and what is kept sealed until they do
 - ``ceremony``, ``readdress``  pairing, over the same link, and what waited for a partner that comes back

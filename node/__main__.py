@@ -25,6 +25,7 @@ from node.daemon import Node, run_daemon_node
 from node.paper import make_notice, publish_notice, read_sheet
 from node.setup import initialise
 from node.verbs import run_verb
+from protocol import limits
 from runtime import exits
 from runtime.env import Env, real_env, run_real
 from runtime.secretfiles import read_secret_file
@@ -705,6 +706,73 @@ def officers_reset_pin(
     _finish(_run(work), as_json, lambda _: click.echo(f"Officer {number} has a new PIN."))
 
 
+# --- addresses ----------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@directory_option
+@passphrase_option
+@click.option("--broker", required=True, metavar="ADDRESS", help="Address of the new broker.")
+@click.option(
+    "--token-file",
+    type=click.Path(dir_okay=False),
+    required=True,
+    help="File (mode 0600) with its operator's tokens, one a line; each makes four mailboxes.",
+)
+@click.option("--to", multiple=True, help="Only for this paired office; may be repeated.")
+@click.option("--out", type=click.Path(file_okay=False), help="Also write a file for each office here.")
+@json_option
+def move(
+    directory: str,
+    passphrase_file: str | None,
+    broker: str,
+    token_file: str,
+    to: tuple[str, ...],
+    out: str | None,
+    as_json: bool,
+) -> None:
+    """Read at another broker from now on, and tell every paired office; with --out also by file."""
+
+    async def work(env: Env) -> dict[str, Any]:
+        token = read_secret_file(env.files, token_file).reveal().decode("utf-8", "replace")
+        params = {"broker": broker, "token": token, "to": list(to)}
+        result = await _call(env, directory, passphrase_file, "move", params)
+        if out is not None:
+            env.files.mkdir(out, 0o700)
+        for moved in result["moved"]:
+            envelope = bytes.fromhex(moved.pop("file"))
+            if out is not None:
+                moved["file"] = str(PurePath(out) / f"{moved['peer'][:16]}.address")
+                env.files.write_atomic(moved["file"], envelope, 0o600)
+        return result
+
+    def show(result: dict[str, Any]) -> None:
+        for moved in result["moved"]:
+            click.echo(f"{moved['name']} is being told; this repeats itself until it answers.")
+            if "file" in moved:
+                click.echo(f"  or there: salween-node import-address --dir DIR {moved['file']}")
+
+    _finish(_run(work), as_json, show)
+
+
+@cli.command("import-address")
+@directory_option
+@passphrase_option
+@click.argument("file", type=click.Path(dir_okay=False))
+@json_option
+def import_address(directory: str, passphrase_file: str | None, file: str, as_json: bool) -> None:
+    """Take in the address file that a paired office's move --out wrote."""
+
+    async def work(env: Env) -> dict[str, Any]:
+        try:
+            data = env.files.read(file, limits.ENVELOPE_BYTES_MAX)
+        except FileNotFoundError as fault:
+            raise PolicyRefused("file_missing", f"There is no file {file}.") from fault
+        return await _call(env, directory, passphrase_file, "import-address", {"file": data.hex()})
+
+    _finish(_run(work), as_json, lambda result: click.echo(f"Taken in from {result['peer']}."))
+
+
 # --- health -------------------------------------------------------------------------------------------------
 
 
@@ -744,6 +812,11 @@ def status(directory: str, passphrase_file: str | None, as_json: bool) -> None:
             if peer["no_proof_since_ms"] is not None:
                 silent_min = (result["now_ms"] - peer["no_proof_since_ms"]) // 60_000
                 click.echo(f"SILENT  no proof from {peer['name']} for {silent_min} minutes. Telephone it.")
+            if peer["address_lost_ms"] is not None:
+                click.echo(
+                    f"The address of {peer['name']} is lost: its broker knows no such mailbox."
+                    " Alerts are kept. If that lasts, its operator runs: salween-node move"
+                )
 
     _finish(_run(lambda env: _call(env, directory, passphrase_file, "status", {})), as_json, show_status)
 

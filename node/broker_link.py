@@ -10,7 +10,7 @@ import asyncio
 import errno
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 import aiohttp
 
@@ -57,6 +57,7 @@ class Mailbox:
     name: str
     peer: bytes
     get_secret: SecretBytes
+    broker_address: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,7 @@ class Arrival:
     mailbox: Mailbox
     envelope_hash: bytes
     envelope: bytes
+    via: Literal["broker", "usb"] = "broker"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,6 +45,7 @@ from node.broker_link import BrokerClient
 from node.control import Channel
 from node.identity import Identity
 from node.layout import SecretName
+from node.mailboxes import next_number
 from node.outbox import Outbox
 from node.peers import Peer, insert_peer, load_peer, peer_view, save_peer
 from node.readdress import readdress
@@ -402,7 +403,7 @@ class Ceremonies:
         peer_id, now_ms = bundle.office_id, self._env.clock.now_ms()
         # Before any secret is kept: a mailbox nobody knows would be asked for ever.
         await self._db.read(lambda tx: _earlier(tx, peer_id))
-        number = 1 + len(self._secrets.names(f"mailbox/{peer_id.hex()}/"))
+        number = next_number(self._secrets.names(f"mailbox/{peer_id.hex()}/"))
         await self._secrets.put(
             {
                 SecretName.mailbox(peer_id, number): SecretBytes(

@@ -44,6 +44,7 @@ from node.layout import (
     SecretName,
     open_node_database,
 )
+from node.mailboxes import Mailboxes
 from node.metrics import NodeMetrics
 from node.nacks import Nacks
 from node.officers import Officers
@@ -163,12 +164,24 @@ class Node:
             policy=policy,
             language=config.language,
             look_again=self._reread,
+            note_arrival=lambda tx, name: self.mailboxes.note_arrival(tx, name),
+            address_moved=lambda: self.mailboxes.stir(),
             shown=lambda: self.events.tell("inbox"),
             ladder_moved=lambda: self.events.tell("outbox"),
             revocations=self.revocations.learn_items,
         )
+        self.mailboxes = Mailboxes(
+            env,
+            db,
+            log,
+            secrets,
+            self._outbox,
+            links=lambda: {address: entry.link for address, entry in self._links.items()},
+            ensure_links=self._follow_brokers,
+            changed=lambda: self.events.tell("link"),
+        )
         self._traffic = NodeTraffic(
-            db, self._outbox, self._inbox, link_changed=lambda: self.events.tell("link")
+            db, self._outbox, self._inbox, self.mailboxes, link_changed=self._link_changed
         )
         self.alerts = Alerts(
             env,
@@ -248,6 +261,7 @@ class Node:
                 env, directory, config, keystore, db, log, signer, identity, kdf or KdfProfile(), failed
             )
             await node.keys.load()
+            await node.mailboxes.adopt()
             # What an auditor needs to verify our log, beside it; a real auditor brings a copy of their own.
             policy = single_log_policy(signer.log_key).encode()
             await env.run_blocking(env.files.write_atomic, str(base / POLICY_NAME), policy, 0o644)
@@ -280,6 +294,7 @@ class Node:
         self._run(self._housekeep(), "housekeeping")
         self._run(self.log.run(), "log")
         self._run(self.revocations.run(), "notices")
+        self._run(self.mailboxes.run(), "mailboxes")
 
     def link_views(self) -> Sequence[LinkView]:
         """Every link as screens show it."""
@@ -290,6 +305,7 @@ class Node:
             lambda tx: tx.execute(
                 "SELECT address, card FROM broker WHERE address IN (SELECT broker_address FROM peer)"
                 " OR address IN (SELECT own_broker_address FROM peer)"
+                " OR address IN (SELECT broker_address FROM mailbox)"
             )
         )
         for address, card in rows:
@@ -301,11 +317,20 @@ class Node:
                 self._links[address] = _Link(link=link, task=self._run(link.run(), "broker-link"))
 
     async def _after_pairing(self) -> None:
+        await self.mailboxes.adopt()
+        await self._follow_brokers()
+
+    async def _follow_brokers(self) -> None:
+        """Mailboxes came, or went to another broker: talk to every broker that is needed now."""
         if self.is_running:
             await self._ensure_links()
         for entry in self._links.values():
             entry.link.reread()
         self.revocations.ask_anew()
+        self.events.tell("link")
+
+    def _link_changed(self) -> None:
+        self.mailboxes.stir()
         self.events.tell("link")
 
     def _wake(self, address: str) -> None:
@@ -389,6 +414,12 @@ class Node:
             office_id=self._identity.office_id,
             key_version=self._identity.key_version,
         )
+
+    async def import_address(self, envelope: bytes) -> str:
+        """Take in a file that a peer's ``move --out`` wrote; the peer's name."""
+        name = await self.mailboxes.import_file_untrusted(envelope, self.keys, self._inbox.arrived)
+        self.mailboxes.stir()
+        return name
 
     async def doctor(self) -> list[dict[str, Any]]:
         """Everything the doctor looks at, with the exact fix for each fault."""

@@ -20,7 +20,8 @@ from keys.primitives import Ed25519PrivateKey, XWingPrivateKey, labelled_hash, w
 from keys.secret import SecretBytes
 from keys.trust import TrustedPeer
 from node import evidence, one_time, watch
-from node.broker_link import Arrival, Batch, Mailbox
+from node.addresses import take_announcement
+from node.broker_link import Arrival, Batch
 from node.identity import Identity
 from node.ladder import apply_receipt, is_usable
 from node.nacks import Nacks
@@ -38,6 +39,7 @@ from protocol.items import (
     HeartBeat,
     Item,
     KeyAnnouncement,
+    MailboxSuccessor,
     OfficerListItem,
     OneTimeOffer,
     RevocationItem,
@@ -87,6 +89,7 @@ class _Outcome:
     look_again: bool = False
     shown: bool = False
     owes_receipt: bool = False
+    address_moved: bool = False  # to a broker whose card is to be fetched
     ladder_moved: bool = False
     owes_nack: bool = False
     is_ahead: bool = False  # it acknowledges numbers we never gave out
@@ -110,6 +113,14 @@ class MailboxKeys:
             put_secret=SecretBytes(data[32:64]),
             signing_key=Ed25519PrivateKey.from_seed(SecretBytes(data[64:])),
         )
+
+    @staticmethod
+    def find(secrets: Secrets, name: str) -> "MailboxKeys | None":
+        """Those of a mailbox that another task may just be giving up: then None."""
+        try:
+            return MailboxKeys.from_secret(secrets.get(name))
+        except PolicyRefused:
+            return None
 
 
 class _Context:
@@ -174,6 +185,8 @@ class Inbox:
         policy: ReleasePolicy,
         language: str,
         look_again: Callable[[str], None],
+        note_arrival: Callable[[Transaction, str], None],
+        address_moved: Callable[[], None],
         shown: Callable[[], None],
         ladder_moved: Callable[[], None],
         revocations: Callable[[Transaction, Peer, Sequence[RevocationItem]], None],
@@ -190,6 +203,8 @@ class Inbox:
         self._policy = policy
         self._language = language
         self._look_again = look_again
+        self._note_arrival = note_arrival
+        self._address_moved = address_moved
         self._shown = shown
         self._ladder_moved = ladder_moved
         self._revocations = revocations
@@ -198,21 +213,6 @@ class Inbox:
         self._deletions_rest_until_ms: dict[str, int] = {}  # monotonic, by broker
 
     # --- for the link ---------------------------------------------------------------------------------------
-
-    async def mailboxes(self, address: str) -> list[Mailbox]:
-        """Our mailboxes at a broker."""
-        peers = await self._db.read(
-            lambda tx: [
-                row[0]
-                for row in tx.execute("SELECT office_id FROM peer WHERE own_broker_address = ?", (address,))
-            ]
-        )
-        found = []
-        for peer_id in peers:
-            for name in self._secrets.names(f"mailbox/{peer_id.hex()}/"):
-                keys = MailboxKeys.from_secret(self._secrets.get(name))
-                found.append(Mailbox(name=name, peer=peer_id, get_secret=keys.get_secret))
-        return found
 
     async def arrived(self, arrivals: Sequence[Arrival]) -> bool:
         """Record a batch of envelopes; their transactions share a commit, each undone by itself on a fault.
@@ -261,8 +261,12 @@ class Inbox:
             )
         )
         ops = []
+        marks = []
         for name, named in rows:
-            keys = MailboxKeys.from_secret(self._secrets.get(name))
+            keys = MailboxKeys.find(self._secrets, name)
+            if keys is None:
+                continue
+            marks.append((name, named))
             ops.append(
                 Delete(
                     get_secret=keys.get_secret.reveal(),
@@ -270,7 +274,7 @@ class Inbox:
                     signature=sign_delete(keys.signing_key, named),
                 )
             )
-        return Batch(ops=tuple(ops), marks=tuple((name, named) for name, named in rows))
+        return Batch(ops=tuple(ops), marks=tuple(marks))
 
     async def settle_deletions(self, address: str, batch: Batch, results: Sequence[Result]) -> None:
         """Forget the deletions a broker confirmed or will never carry out; repeat the rest later."""
@@ -378,6 +382,7 @@ class Inbox:
             if outcome.is_ahead:
                 us = self._identity.office_id
                 evidence.freeze_for_acknowledgement_ahead(tx, self._log, peer, opened, us, now_ms)
+            self._note_arrival(tx, arrival.mailbox.name)
         if peer.pair.ack_due and peer.ack_due_ms is None:
             peer.ack_due_ms = now_ms + ACK_DELAY_MS
         save_peer(tx, peer)
@@ -521,6 +526,10 @@ class Inbox:
                         watch.note_beat(tx, peer, item)
                     case UnknownKeyNotice():
                         self._nacks.obey(tx, peer, item)
+                    case MailboxSuccessor():
+                        outcome.address_moved |= take_announcement(
+                            tx, self._log, self._outbox.readdress, peer, item, self._env.clock.now_ms()
+                        )
                     case _:
                         pass  # for a later version, or already used while opening
             except (MalformedInput, VerificationFailed, Unavailable) as fault:
@@ -599,7 +608,7 @@ class Inbox:
             "hh": opened.hh.hex(),
             "inst": opened.header.instance.hex(),
             "ps": opened.opening.pair_seq,
-            "via": "broker",
+            "via": arrival.via,
         }
         if code is not None:
             fields["code"] = code
@@ -651,7 +660,7 @@ class Inbox:
         """Recorded with everything else, sent after the commit."""
         tx.execute(
             "INSERT OR IGNORE INTO broker_delete (broker_address, mailbox, envelope_hash) VALUES (?, ?, ?)",
-            (peer.own_broker_address, arrival.mailbox.name, arrival.envelope_hash),
+            (arrival.mailbox.broker_address, arrival.mailbox.name, arrival.envelope_hash),
         )
 
     async def _answer(self, peer_id: bytes) -> None:
@@ -668,6 +677,8 @@ class Inbox:
     def _follow_up(self, arrival: Arrival, outcome: _Outcome) -> None:
         if outcome.look_again:
             self._look_again(arrival.mailbox.name)
+        if outcome.address_moved:
+            self._address_moved()
         if outcome.shown:
             self._shown()
         if outcome.ladder_moved:

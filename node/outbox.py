@@ -15,6 +15,7 @@ from keys.card import BrokerCard
 from keys.errors import BrokenInvariant, PolicyRefused, VerificationFailed
 from keys.primitives import sha256
 from node import one_time
+from node.addresses import note_gone, note_taken
 from node.broker_link import Batch
 from node.identity import Identity
 from node.peers import Peer, check_not_frozen, load_peer, load_peers, save_peer
@@ -29,6 +30,7 @@ from protocol.conversation import (
 )
 from protocol.custody import Custody, verify_custody
 from protocol.delivery import (
+    AddressKnown,
     AskHeld,
     Cancelled,
     Delivery,
@@ -259,9 +261,9 @@ class Outbox:
         )
         tx.execute("DELETE FROM receipt_due WHERE peer = ? AND number <= ?", (peer.office_id, rows[-1][0]))
 
-    def compose_control(self, tx: Transaction, peer: Peer, items: Sequence[Item], *, service: bool) -> None:
-        """Send items that found no company, as a control message."""
-        self.compose(
+    def compose_control(self, tx: Transaction, peer: Peer, items: Sequence[Item], *, service: bool) -> bytes:
+        """Send items that found no company, as a control message; its hh."""
+        hh, _ = self.compose(
             tx,
             peer,
             ToSend(
@@ -272,6 +274,7 @@ class Outbox:
                 service=service,
             ),
         )
+        return hh
 
     def _with_company(self, tx: Transaction, peer: Peer, message: ToSend) -> tuple[Item, ...]:
         """The message's own items, and what may ride along: an acknowledgement, a key announcement.
@@ -456,6 +459,7 @@ class Outbox:
         match result:
             case Custody():
                 self.apply(tx, row, PutAccepted())
+                note_taken(tx, row.peer)
                 if not row.state.service:
                     self._record_custody(tx, row, result)
                 if row.alert_id is not None:
@@ -466,6 +470,10 @@ class Outbox:
                 self.apply(tx, row, HeldYes())
             case HeldAnswer(held=False):
                 self.apply(tx, row, HeldNo())
+            case OpRefused(code="gone") if isinstance(op, Put | Held) and not note_gone(
+                tx, row.peer, op.put_secret, self._env.clock.now_ms()
+            ):
+                self.apply(tx, row, LinkFailed())  # the peer moved while this was under way
             case OpRefused(code=code) if isinstance(op, Held) and code != "gone":
                 self.apply(tx, row, LinkFailed(), cause=f"broker_{code}")
             case OpRefused(code=code):
@@ -550,6 +558,49 @@ class Outbox:
                 row = self._load_by_seq(tx, peer, number)
                 if row is not None:
                     self.apply(tx, row, PeerMarkPassed())
+
+    def readdress(self, tx: Transaction, peer_id: bytes, *, ask_again: bool) -> None:
+        """The peer's address is known, or known again: nothing waits for it any longer.
+
+        ``ask_again``: its broker is another one or lost its mailboxes, so what it said it holds is asked for.
+        """
+        now_ms = self._env.clock.now_ms()
+        rows = tx.execute(
+            f"SELECT {_ROW} FROM delivery INDEXED BY delivery_due"  # noqa: S608 - our own constant
+            " WHERE next_at_ms IS NOT NULL AND peer = ?",
+            (peer_id,),
+        )
+        for row in map(_row, rows):
+            if row.state.held_since_ms is not None:
+                if ask_again:
+                    self._ask_now(tx, row, now_ms)
+            elif row.state.phase is not Delivery.KEPT:
+                self.apply(tx, row, AddressKnown())
+            else:
+                tx.execute("UPDATE delivery SET state = ?, next_at_ms = ? WHERE hh = ?", _due_at(row, now_ms))
+
+    def _ask_now(self, tx: Transaction, row: Row, now_ms: int) -> None:
+        tx.execute("UPDATE delivery SET state = ?, next_at_ms = ? WHERE hh = ?", _due_at(row, now_ms))
+        address = tx.value("SELECT broker_address FROM peer WHERE office_id = ?", (row.peer,))
+        tx.on_commit(lambda: self._wake(address))
+
+    def note_broker_loss(self, tx: Transaction, address: str, loss: int) -> None:
+        """A broker lost what it held: note each alert it had promised to keep, and ask for everything now."""
+        now_ms = self._env.clock.now_ms()
+        rows = tx.execute(
+            f"SELECT {_ROW} FROM delivery INDEXED BY delivery_due WHERE next_at_ms IS NOT NULL"  # noqa: S608
+            " AND peer IN (SELECT office_id FROM peer WHERE broker_address = ?)",
+            (address,),
+        )
+        for row in map(_row, rows):
+            if row.state.held_since_ms is None:
+                continue
+            if row.alert_id is not None:
+                tx.execute(
+                    "INSERT INTO broker_loss_item (loss, hh, attempt) VALUES (?, ?, ?)",
+                    (loss, row.hh, row.attempt),
+                )
+            self._ask_now(tx, row, now_ms)
 
     def _seal_missing(self, tx: Transaction, *, hhs: Sequence[bytes]) -> None:
         """Items that must be put and have no envelope at hand, as after a mailbox was lost."""
@@ -777,6 +828,10 @@ def _row(row: Sequence[Any]) -> Row:
         attempt=attempt,
         state=DeliveryState.decode(state),
     )
+
+
+def _due_at(row: Row, now_ms: int) -> tuple[bytes, int, bytes]:
+    return replace(row.state, next_at_ms=now_ms).encode(), now_ms, row.hh
 
 
 def _verified(result: Result, card: BrokerCard) -> Result:

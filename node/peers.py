@@ -15,6 +15,7 @@ from keys.secret import SecretBytes
 from node.views import Pause, PeerView
 from protocol.conversation import PairState, missing
 from protocol.receivekeys import PeerKey, ReceiveKeys
+from protocol.requests import put_capability_hash
 from runtime.sqlite import Snapshot, Transaction
 
 _COLUMNS = (
@@ -174,8 +175,8 @@ def insert_peer(tx: Transaction, peer: Peer) -> None:
             peer.checkpoint,
         ),
     )
-    for table in ("one_time_own", "one_time_offered"):
-        # Keys of an earlier pairing with this office are nobody's now.
+    for table in ("one_time_own", "one_time_offered", "address"):
+        # Keys and addresses of an earlier pairing with this office are nobody's now.
         tx.execute(f"DELETE FROM {table} WHERE peer = ?", (peer.office_id,))  # noqa: S608
     save_peer(tx, peer)
 
@@ -187,6 +188,11 @@ def peer_view(tx: Snapshot, peer: Peer, own_office_id: bytes) -> PeerView:
         " WHERE peer = ? AND service = 0 AND phase IN ('kept', 'held', 'address_lost')",
         (peer.office_id,),
     )
+    address = tx.one(
+        "SELECT since_ms, lost_ms FROM address WHERE peer = ? AND put_hash = ?",
+        (peer.office_id, put_capability_hash(peer.put_secret.reveal())),
+    )
+    since_ms, lost_ms = (peer.since_ms, None) if address is None else address
     return PeerView(
         office_id=peer.office_id.hex(),
         name=peer.name,
@@ -205,6 +211,8 @@ def peer_view(tx: Snapshot, peer: Peer, own_office_id: bytes) -> PeerView:
         ),
         frozen_code=peer.frozen_code,
         frozen_ms=tx.value("SELECT frozen_ms FROM peer WHERE office_id = ?", (peer.office_id,)),
+        address_since_ms=since_ms,
+        address_lost_ms=lost_ms,
     )
 
 

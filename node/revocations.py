@@ -437,6 +437,8 @@ def drop_what_it_gave(tx: Transaction, peer: Peer) -> None:
     if peer.trusted.state is not trust.PairState.SUSPENDED:
         return
     peer.put_secret = SecretBytes(b"")
+    # An address that waits for its broker's card was the thief's to announce.
+    tx.execute("DELETE FROM address WHERE peer = ?", (peer.office_id,))
     tx.execute(
         "UPDATE delivery SET cause = 'pair_suspended', envelope = NULL WHERE peer = ?"
         " AND phase IN ('kept', 'held', 'address_lost')",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from keys.card import BrokerCard, parse_broker_card_untrusted
 from node.broker_link import Arrival, Batch, Mailbox
 from node.inbox import Inbox
+from node.mailboxes import Mailboxes
 from node.outbox import Outbox, Row
 from protocol.requests import Result
 from runtime.sqlite import Database
@@ -19,11 +20,18 @@ class NodeTraffic:
     """See broker_link.Traffic."""
 
     def __init__(
-        self, db: Database, outbox: Outbox, inbox: Inbox, *, link_changed: Callable[[], None]
+        self,
+        db: Database,
+        outbox: Outbox,
+        inbox: Inbox,
+        mailboxes: Mailboxes,
+        *,
+        link_changed: Callable[[], None],
     ) -> None:
         self._db = db
         self._outbox = outbox
         self._inbox = inbox
+        self._mailboxes = mailboxes
         self._tell_link_changed = link_changed
         self._cards: dict[str, BrokerCard] = {}
 
@@ -53,7 +61,7 @@ class NodeTraffic:
 
     async def mailboxes(self, address: str) -> Sequence[Mailbox]:
         """Our mailboxes there."""
-        return await self._inbox.mailboxes(address)
+        return await self._mailboxes.readable(address)
 
     async def arrived(self, arrivals: Sequence[Arrival]) -> bool:
         """Take envelopes in; whether any was new."""

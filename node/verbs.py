@@ -19,6 +19,7 @@ from node.control import Channel, Params
 from node.views import Role, Session
 from protocol import limits
 from protocol.alert import Alert
+from protocol.tokens import parse_token_untrusted
 
 if TYPE_CHECKING:
     from node.daemon import Node
@@ -207,6 +208,26 @@ async def _retire(node: "Node", params: Params, channel: Channel) -> dict[str, A
     return {"retired": peer, "succeeded_by": succeeded_by}
 
 
+async def _move(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    names = params.get("to", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise MalformedInput("parameter_missing", "'to' must be a list of offices. See: salween-node --help")
+    chosen = [bytes.fromhex(await node.desk.find_peer(name)) for name in names]
+    tokens = [parse_token_untrusted(line) for line in _text(params, "token").split()]
+    moved = await node.mailboxes.move(_text(params, "broker"), tokens, chosen)
+    return {"moved": [{"peer": m.peer.hex(), "name": m.name, "file": m.envelope.hex()} for m in moved]}
+
+
+async def _import_address(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    try:
+        envelope = bytes.fromhex(_text(params, "file"))
+    except ValueError as fault:
+        raise MalformedInput("parameter_missing", "'file' must be hex. See: salween-node --help") from fault
+    return {"peer": await node.import_address(envelope)}
+
+
 async def _publish(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
     del params, channel
     checkpoint = await node.log.publish()
@@ -239,6 +260,8 @@ VERBS: dict[str, Verb] = {
     "resume": _resume,
     "retire": _retire,
     "publish": _publish,
+    "move": _move,
+    "import-address": _import_address,
     "doctor": _doctor,
 }
 

@@ -84,6 +84,8 @@ class PeerView:
     frozen_code: str | None = None
     frozen_ms: int | None = None
     pause: Pause | None = None
+    address_since_ms: int | None = None  # since when we put where we put now
+    address_lost_ms: int | None = None  # since when its broker knows no such mailbox
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ docs/spec/broker.md. Files in reading order:
 - ``onetime``: keys for one alert each
 - ``conversation``: one peer: sequence, replay, gaps, acknowledgement, reset
 - ``delivery``: one outbox item: kept, held, sent again, acknowledged; a table and a pure step
+- ``rotation``: our own mailboxes of one pair: made, announced, proven, given up
 - ``message``: header, leaf and body: what an office signs
 - ``sealing``: a signed message becomes an envelope, and the one function that opens one
 - ``evidence``: proof that an office signed what cannot both be true

@@ -175,6 +175,11 @@ LISTED_PER_ANSWER_MAX: Final = 256
 TOMBSTONE_TTL_MS: Final = MAILBOX_TTL_MS
 # Successors announced and not yet used; more than one only when a recipient lost the secrets of the last.
 UNPROVEN_SUCCESSORS_MAX: Final = 4
+# Each week, up to a day earlier: an address that leaked is good for so long.
+MAILBOX_ROTATION_MS: Final = 7 * DAY_MS
+MAILBOX_ROTATION_SPREAD_MS: Final = 1 * DAY_MS
+# A peer that acknowledged an address and puts nothing there for so long does not use it.
+ANNOUNCED_UNUSED_MS: Final = 1 * DAY_MS
 RENDEZVOUS_ITEMS_MAX: Final = 8
 RENDEZVOUS_BYTES_MAX: Final = RENDEZVOUS_ITEMS_MAX * ENVELOPE_BYTES_MAX
 
@@ -190,4 +195,5 @@ assert ENVELOPE_BUCKETS_BYTES[0] > REQUEST_BYTES_MIN
 assert EMPTY_ANSWER_BYTES < REQUEST_BYTES_MIN
 assert NOTICES_PER_ANSWER_MAX * NOTICE_BYTES_MAX < INLINE_BYTES_MAX
 assert NOTICES_UNVOUCHED_MAX > 12 * NOTICES_UNVOUCHED_PER_HOUR_MAX, "every office asks once in that time"
+assert MAILBOX_ROTATION_SPREAD_MS < MAILBOX_ROTATION_MS < MAILBOX_TTL_MS
 assert RENDEZVOUS_TTL_MS < MAILBOX_TTL_MS

@@ -11,7 +11,16 @@ from typing import Final
 from keys.errors import VerificationFailed
 from protocol import limits
 from protocol.envelope import BUCKETS
-from protocol.requests import Create, Delete, MailboxKind, OpRefused, Refusal, verify_delete, verify_successor
+from protocol.requests import (
+    Create,
+    Delete,
+    MailboxKind,
+    OpRefused,
+    Refusal,
+    Remake,
+    verify_delete,
+    verify_successor,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +133,25 @@ def accept_create(
         return OpRefused(code=Refusal.BAD_SIGNATURE)
     if unproven_successors >= limits.UNPROVEN_SUCCESSORS_MAX:
         return OpRefused(code=Refusal.QUOTA)
+    return MakeMailbox(spend_token=False)
+
+
+def accept_remake(
+    op: Remake, *, existing: MailboxState | None, is_granted: bool, was_retired: bool
+) -> MakeMailbox | AlreadyThere | OpRefused:
+    """Judge a mailbox that its recipient says we lost.
+
+    ``is_granted``: our own custody key signed the grant (``requests.verify_grant``). ``was_retired``: we
+    remember that its time was over; after an erased disk nobody remembers, and then it costs one mailbox.
+    """
+    if not is_granted:
+        return OpRefused(code=Refusal.BAD_SIGNATURE)
+    if existing is not None:
+        known = (existing.put_hash, existing.get_hash, existing.mailbox_public, existing.kind)
+        same = known == (op.put_hash, op.get_hash, op.mailbox_public, "pair")
+        return AlreadyThere() if same else OpRefused(code=Refusal.CONFLICT)
+    if was_retired:
+        return OpRefused(code=Refusal.NOT_FOUND)
     return MakeMailbox(spend_token=False)
 
 

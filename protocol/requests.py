@@ -78,6 +78,25 @@ class Create:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AskGrant:
+    """Is my mailbox still there, and your word that it is: with it you would make it again (``Remake``)."""
+
+    get_secret: bytes = field(repr=False)  # 32
+    put_hash: bytes  # 32
+    mailbox_public: bytes  # Ed25519, 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remake:
+    """You lost this mailbox; make exactly it again. ``grant`` is what you once signed about it."""
+
+    put_hash: bytes  # 32
+    get_hash: bytes  # 32
+    mailbox_public: bytes  # Ed25519, 32
+    grant: bytes = field(repr=False)  # 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Put:
     """Lay one envelope into a mailbox. ``priority`` (immediate, control) may use the reserved part."""
 
@@ -150,7 +169,7 @@ class Publish:
     get_secret: bytes = field(repr=False, default=b"")  # 32, or empty
 
 
-Op = Create | Put | Held | List | Get | Delete | Stats | Notices | Publish
+Op = Create | AskGrant | Remake | Put | Held | List | Get | Delete | Stats | Notices | Publish
 
 # --- results --------------------------------------------------------------------------------------
 
@@ -158,6 +177,13 @@ Op = Create | Put | Held | List | Get | Delete | Stats | Notices | Publish
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Created:
     """The mailbox exists, made now or by an earlier copy of the same op."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Granted:
+    """The mailbox exists, and ``grant`` makes it again if this broker ever forgets it (``sign_grant``)."""
+
+    grant: bytes = field(repr=False)  # 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,6 +256,7 @@ class OpRefused:
 
 Result = (
     Created
+    | Granted
     | Custody
     | HeldAnswer
     | Listed
@@ -315,6 +342,18 @@ def verify_successor(predecessor_public: bytes, op: Create) -> None:
     """Raise VerificationFailed unless the predecessor's mailbox key signed this creation."""
     message = op.put_hash + op.get_hash + op.mailbox_public
     ed25519_verify(predecessor_public, labels.MAILBOX_SUCCESSOR, message, op.signature)
+
+
+def sign_grant(custody_key: Ed25519PrivateKey, *, put_hash: bytes, get_hash: bytes, public: bytes) -> bytes:
+    """The broker's word that it made this mailbox of a pair, 64 bytes; it need not remember it."""
+    return custody_key.sign(labels.MAILBOX_GRANT, put_hash + get_hash + public)
+
+
+def verify_grant(
+    custody_public: bytes, grant: bytes, *, put_hash: bytes, get_hash: bytes, public: bytes
+) -> None:
+    """Raise VerificationFailed unless the broker of this custody key granted exactly this mailbox."""
+    ed25519_verify(custody_public, labels.MAILBOX_GRANT, put_hash + get_hash + public, grant)
 
 
 def check_date(date_ms: int, *, now_ms: int, boot_ms: int) -> None:
@@ -481,6 +520,16 @@ def _op_to_wire(op: Op) -> Value:
                 "m": op.mailbox_public,
                 "y": op.kind,
             }
+        case AskGrant():
+            return {"k": "grant", "g": op.get_secret, "p": op.put_hash, "m": op.mailbox_public}
+        case Remake():
+            return {
+                "k": "again",
+                "p": op.put_hash,
+                "g": op.get_hash,
+                "m": op.mailbox_public,
+                "s": op.grant,
+            }
         case Put():
             return {"k": "put", "p": op.put_secret, "e": op.envelope, "u": op.priority}
         case Held():
@@ -518,6 +567,19 @@ def _read_op(tag: str, fields: Fields) -> Op:
     match tag:
         case "new":
             return _read_create(fields)
+        case "grant":
+            return AskGrant(
+                get_secret=fields.raw("g", size=limits.SECRET_BYTES),
+                put_hash=fields.raw("p", size=limits.HASH_BYTES),
+                mailbox_public=fields.raw("m", size=limits.ED25519_PUBLIC_BYTES),
+            )
+        case "again":
+            return Remake(
+                put_hash=fields.raw("p", size=limits.HASH_BYTES),
+                get_hash=fields.raw("g", size=limits.HASH_BYTES),
+                mailbox_public=fields.raw("m", size=limits.ED25519_PUBLIC_BYTES),
+                grant=fields.raw("s", size=limits.ED25519_SIGNATURE_BYTES),
+            )
         case "put":
             return Put(
                 put_secret=fields.raw("p", size=limits.SECRET_BYTES),
@@ -589,6 +651,8 @@ def _result_to_wire(result: Result) -> Value:
     match result:
         case Created():
             return {"k": "made"}
+        case Granted():
+            return {"k": "grant", "s": result.grant}
         case Custody():
             return {
                 "k": "cus",
@@ -646,8 +710,10 @@ def _read_refused(fields: Fields) -> OpRefused:
 def _read_result(tag: str, fields: Fields, op: Op, origin: str) -> Result:
     """The result that answers ``op``; one of another kind is MalformedInput."""
     match tag, op:
-        case "made", Create():
+        case "made", Create() | Remake():
             return Created()
+        case "grant", AskGrant():
+            return Granted(grant=fields.raw("s", size=limits.ED25519_SIGNATURE_BYTES))
         case "cus", Put():
             note = read_custody(fields, origin)
             asked = (put_capability_hash(op.put_secret), envelope_hash(op.envelope), len(op.envelope))

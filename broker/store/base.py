@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, assert_never
 
+from keys.errors import VerificationFailed
 from protocol.envelope import envelope_hash
 from protocol.requests import (
+    AskGrant,
     Create,
     Delete,
     Get,
@@ -21,11 +23,13 @@ from protocol.requests import (
     Op,
     Publish,
     Put,
+    Remake,
     Result,
     Stats,
     creation_token_hash,
     get_capability_hash,
     put_capability_hash,
+    verify_grant,
 )
 
 
@@ -36,15 +40,16 @@ class Order:
     op: Op
     box_hash: bytes = b""  # of the capability shown: put for Put and Held, get for the others
     content_hash: bytes = b""  # of the envelope of a Put, or of the token of a Create
+    is_granted: bool = False  # a Remake whose grant our custody key signed
 
     @property
     def writes(self) -> bool:
         """Whether carrying it out changes anything."""
-        return isinstance(self.op, Create | Put | Delete | Publish)
+        return isinstance(self.op, Create | Remake | Put | Delete | Publish)
 
 
-def order_of(op: Op) -> Order:
-    """The order that carries out ``op``."""
+def order_of(op: Op, custody_public: bytes) -> Order:
+    """The order that carries out ``op``; ``custody_public`` is our own key, under which grants are signed."""
     match op:
         case Put():
             return Order(
@@ -52,7 +57,7 @@ def order_of(op: Op) -> Order:
             )
         case Held():
             return Order(op=op, box_hash=put_capability_hash(op.put_secret))
-        case List() | Get() | Delete() | Stats():
+        case List() | Get() | Delete() | Stats() | AskGrant():
             return Order(op=op, box_hash=get_capability_hash(op.get_secret))
         case Create():
             shown = op.predecessor_get_secret
@@ -61,6 +66,8 @@ def order_of(op: Op) -> Order:
                 box_hash=get_capability_hash(shown) if shown else b"",
                 content_hash=creation_token_hash(op.token) if op.token else b"",
             )
+        case Remake():
+            return Order(op=op, is_granted=_is_granted(op, custody_public))
         case Notices():
             return Order(op=op)
         case Publish():
@@ -69,9 +76,19 @@ def order_of(op: Op) -> Order:
             assert_never(op)
 
 
+def _is_granted(op: Remake, custody_public: bytes) -> bool:
+    try:
+        verify_grant(
+            custody_public, op.grant, put_hash=op.put_hash, get_hash=op.get_hash, public=op.mailbox_public
+        )
+    except VerificationFailed:
+        return False
+    return True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CarriedOut:
-    """Results in the order of the orders. Custody notes among them are not signed yet.
+    """Results in the order of the orders. Custody notes and grants among them are not signed yet.
 
     ``known``: one of the orders showed a capability or token that exists here; never told to the client.
     ``handed_out``: log indexes of the items whose envelopes are in the results.
@@ -91,6 +108,8 @@ class Totals:
     size_bytes: int
     tombstones: int
     token_uses_left: int
+    retired: int  # mailboxes whose time was over, since this database began
+    remade: int  # mailboxes made again with a grant, since then
 
 
 # Called on the event loop for each new item once its commit is durable: hash of the get capability, the item.

@@ -26,25 +26,31 @@ from protocol.mailbox import (
     accept_create,
     accept_delete,
     accept_put,
+    accept_remake,
+    expired,
     mailbox_expired,
 )
 from protocol.requests import (
+    AskGrant,
     Create,
     Created,
     Delete,
     Deleted,
     Get,
     Got,
+    Granted,
     Held,
     HeldAnswer,
     List,
     Listed,
     ListedItem,
+    MailboxKind,
     Notices,
     OpRefused,
     Publish,
     Put,
     Refusal,
+    Remake,
     Result,
     Stats,
     StatsAnswer,
@@ -61,6 +67,12 @@ _BOX: Final = (
 _BOX_BY_PUT: Final = _BOX + " WHERE put_hash = ?"
 _BOX_BY_GET: Final = _BOX + " WHERE get_hash = ?"
 _BOX_BY_EITHER: Final = _BOX + " WHERE put_hash = ? OR get_hash = ?"
+_DUE: Final = (
+    "SELECT i.log_index, i.mailbox, i.hash, i.size_bytes, i.envelope IS NOT NULL, m.pseudonym"
+    " FROM items i JOIN mailboxes m ON m.id = i.mailbox"
+)
+_DUE_ITEMS: Final = _DUE + " WHERE i.until_ms <= ? ORDER BY i.until_ms, i.log_index LIMIT ?"
+_DUE_ITEM: Final = _DUE + " WHERE i.mailbox = ? AND i.hash = ? AND i.until_ms <= ?"
 _BOXES_PASSING: Final = (
     _BOX + " WHERE (kind = 'rendezvous' AND created_ms <= ?) OR successor_item_ms <= ? LIMIT ?"
 )
@@ -163,6 +175,8 @@ class SqliteStore:
         match order.op:
             case Create():
                 return self._create(tx, order, order.op, turn)
+            case Remake():
+                return self._remake(tx, order, order.op, turn)
             case Put():
                 return self._put(tx, order, order.op, turn)
             case Delete():
@@ -179,14 +193,16 @@ class SqliteStore:
         box = _find_box(snapshot, _BOX_BY_PUT if isinstance(op, Held) else _BOX_BY_GET, order.box_hash, turn)
         match op:
             case Held():
-                return HeldAnswer(held=box is not None and _is_held(snapshot, box, op.envelope_hash))
+                return HeldAnswer(held=box is not None and _is_held(snapshot, box, op.envelope_hash, turn))
             case List():
                 return Listed(items=(), more=False) if box is None else _list(snapshot, box, op, turn)
             case Get():
                 return OpRefused(code=Refusal.NOT_FOUND) if box is None else _get(snapshot, box, op, turn)
             case Stats():
                 return _stats(box)
-            case Create() | Put() | Delete() | Publish():
+            case AskGrant():
+                return _grant(box, op)
+            case Create() | Remake() | Put() | Delete() | Publish():
                 raise AssertionError("a writing order among those that look")
             case _:
                 assert_never(op)
@@ -217,26 +233,52 @@ class SqliteStore:
         if verdict.spend_token:
             tx.execute("UPDATE tokens SET uses_left = uses_left - 1 WHERE hash = ?", (order.content_hash,))
             self._tally(tx, token_uses_left=-1)
+        self._make(tx, op, op.kind, None if predecessor is None else predecessor.id, turn.now_ms)
+        return Created()
+
+    def _remake(self, tx: Transaction, order: Order, op: Remake, turn: _Turn) -> Result:
+        existing = tx.execute(_BOX_BY_EITHER, (op.put_hash, op.get_hash))
+        verdict = accept_remake(
+            op,
+            existing=_box(existing[0]).state if existing else None,
+            is_granted=order.is_granted,
+            was_retired=bool(tx.execute("SELECT 1 FROM retired WHERE put_hash = ?", (op.put_hash,))),
+        )
+        if isinstance(verdict, OpRefused):
+            return verdict
+        turn.known = True
+        if isinstance(verdict, AlreadyThere):
+            return Created()
+        self._make(tx, op, "pair", None, turn.now_ms, is_again=True)
+        tx.execute("UPDATE remade SET count = count + 1")
+        self._tally(tx, remade=1)
+        return Created()
+
+    def _make(
+        self,
+        tx: Transaction,
+        op: Create | Remake,
+        kind: MailboxKind,
+        predecessor: int | None,
+        now_ms: int,
+        *,
+        is_again: bool = False,
+    ) -> None:
         pseudonym = self._env.random(PSEUDONYM_BYTES)
         tx.execute(
             "INSERT INTO mailboxes (put_hash, get_hash, public, pseudonym, kind, created_ms, predecessor)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (
-                op.put_hash,
-                op.get_hash,
-                op.mailbox_public,
-                pseudonym,
-                op.kind,
-                turn.now_ms,
-                None if predecessor is None else predecessor.id,
-            ),
+            (op.put_hash, op.get_hash, op.mailbox_public, pseudonym, kind, now_ms, predecessor),
         )
-        self._log.append(tx, "bk.box", {"box": pseudonym.hex(), "step": "made"})
+        entry = {"box": pseudonym.hex(), "step": "made"}
+        self._log.append(tx, "bk.box", {**entry, "code": "remade"} if is_again else entry)
         self._tally(tx, mailboxes=1)
-        return Created()
 
     def _put(self, tx: Transaction, order: Order, op: Put, turn: _Turn) -> Result:
         box = _find_box(tx, _BOX_BY_PUT, order.box_hash, turn)
+        if box is not None:
+            # Its time is over although no sweep came by yet: it must be told from an item that is still held.
+            self._drop(tx, _DUE_ITEM, (box.id, order.content_hash, turn.now_ms))
         seen = None if box is None else _seen(tx, box, order.content_hash)
         size_bytes = len(op.envelope)
         verdict = accept_put(
@@ -363,12 +405,14 @@ class SqliteStore:
                 self._log.append(tx, "bk.out", entry)
 
     def _expire(self, tx: Transaction, now_ms: int, rows_max: int) -> int:
-        due = tx.execute(
-            "SELECT i.log_index, i.mailbox, i.hash, i.size_bytes, i.envelope IS NOT NULL, m.pseudonym"
-            " FROM items i JOIN mailboxes m ON m.id = i.mailbox"
-            " WHERE i.until_ms <= ? ORDER BY i.until_ms, i.log_index LIMIT ?",
-            (now_ms, rows_max),
-        )
+        due = self._drop(tx, _DUE_ITEMS, (now_ms, rows_max))
+        if due == rows_max:
+            return due
+        return due + self._retire(tx, now_ms, rows_max - due)
+
+    def _drop(self, tx: Transaction, which: str, bindings: tuple[Any, ...]) -> int:
+        """Remove rows whose time is over, the held ones with an entry each; how many there were."""
+        due = tx.execute(which, bindings)
         for log_index, mailbox, item_hash, size_bytes, is_held, pseudonym in due:
             tx.execute("DELETE FROM items WHERE log_index = ?", (log_index,))
             if is_held:
@@ -378,9 +422,7 @@ class SqliteStore:
                 self._tally(tx, items=-1, size_bytes=-size_bytes)
             else:
                 self._tally(tx, tombstones=-1)
-        if len(due) == rows_max:
-            return len(due)
-        return len(due) + self._retire(tx, now_ms, rows_max - len(due))
+        return len(due)
 
     def _retire(self, tx: Transaction, now_ms: int, rows_max: int) -> int:
         """Remove mailboxes whose time is over. Their items went before, or go now with an entry each."""
@@ -409,6 +451,9 @@ class SqliteStore:
                 tombstones=len(held) - rows_gone,
             )
             tx.execute("DELETE FROM mailboxes WHERE id = ?", (box.id,))
+            if box.state.kind == "pair":
+                tx.execute("INSERT OR IGNORE INTO retired (put_hash) VALUES (?)", (box.state.put_hash,))
+                self._tally(tx, retired=1)
             retired += 1
         return retired
 
@@ -463,16 +508,19 @@ def _uncount(tx: Transaction, mailbox: int, size_bytes: int) -> None:
     )
 
 
-def _is_held(snapshot: Snapshot, box: _Box, item_hash: bytes) -> bool:
-    sql = "SELECT 1 FROM items WHERE mailbox = ? AND hash = ? AND envelope IS NOT NULL"
-    return snapshot.one(sql, (box.id, item_hash)) is not None
+def _is_held(snapshot: Snapshot, box: _Box, item_hash: bytes, turn: _Turn) -> bool:
+    sql = "SELECT until_ms FROM items WHERE mailbox = ? AND hash = ? AND envelope IS NOT NULL"
+    row = snapshot.one(sql, (box.id, item_hash))
+    # One whose time is over is gone, swept or not: its sender must seal it again.
+    return row is not None and not expired(row[0], turn.now_ms)
 
 
 def _list(snapshot: Snapshot, box: _Box, op: List, turn: _Turn) -> Listed:
     rows = snapshot.execute(
         "SELECT log_index, hash, size_bytes FROM items"
-        " WHERE mailbox = ? AND log_index > ? AND envelope IS NOT NULL ORDER BY log_index LIMIT ?",
-        (box.id, op.cursor, turn.listed_left + 1),
+        " WHERE mailbox = ? AND log_index > ? AND envelope IS NOT NULL AND until_ms > ?"
+        " ORDER BY log_index LIMIT ?",
+        (box.id, op.cursor, turn.now_ms, turn.listed_left + 1),
     )
     more = len(rows) > turn.listed_left
     items: list[ListedItem] = []
@@ -497,8 +545,8 @@ def _list(snapshot: Snapshot, box: _Box, op: List, turn: _Turn) -> Listed:
 def _get(snapshot: Snapshot, box: _Box, op: Get, turn: _Turn) -> Result:
     row = snapshot.one(
         "SELECT envelope, size_bytes, log_index FROM items"
-        " WHERE mailbox = ? AND hash = ? AND envelope IS NOT NULL",
-        (box.id, op.envelope_hash),
+        " WHERE mailbox = ? AND hash = ? AND envelope IS NOT NULL AND until_ms > ?",
+        (box.id, op.envelope_hash, turn.now_ms),
     )
     if row is None:
         return OpRefused(code=Refusal.NOT_FOUND)
@@ -509,6 +557,15 @@ def _get(snapshot: Snapshot, box: _Box, op: Get, turn: _Turn) -> Result:
     turn.bytes_left -= size_bytes
     turn.handed_out.append(log_index)
     return Got(envelope=envelope)
+
+
+def _grant(box: _Box | None, op: AskGrant) -> Result:
+    """Permission to sign, as an empty grant; for nothing but a mailbox of a pair that is exactly this one."""
+    if box is None or box.state.kind != "pair":
+        return OpRefused(code=Refusal.NOT_FOUND)
+    if (box.state.put_hash, box.state.mailbox_public) != (op.put_hash, op.mailbox_public):
+        return OpRefused(code=Refusal.CONFLICT)
+    return Granted(grant=b"")
 
 
 def _stats(box: _Box | None) -> StatsAnswer:
@@ -533,4 +590,6 @@ def _count_all(snapshot: Snapshot) -> Totals:
         size_bytes=size_bytes,
         tombstones=rows - items,
         token_uses_left=snapshot.value("SELECT coalesce(sum(uses_left), 0) FROM tokens"),
+        retired=snapshot.value("SELECT count(*) FROM retired"),
+        remade=snapshot.value("SELECT count FROM remade"),
     )

@@ -657,8 +657,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Seen]]:
             now_ms=here.now_ms(),
             next_seq=them.pair.inbound.contiguous_to + 1,
         )
-        inbox = node_of(there)._inbox
-        (mailbox,) = await there.host.run(lambda env: inbox.mailboxes(them.own_broker_address))
+        inbox, mailboxes = node_of(there)._inbox, node_of(there).mailboxes
+        (mailbox,) = await there.host.run(lambda env: mailboxes.readable(them.own_broker_address))
 
         async def take(envelope: bytes) -> None:
             arrival = Arrival(mailbox=mailbox, envelope_hash=envelope_hash(envelope), envelope=envelope)

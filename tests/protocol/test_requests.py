@@ -17,12 +17,14 @@ from protocol.custody import Custody, sign_custody, verify_custody
 from protocol.envelope import BUCKETS, envelope_hash
 from protocol.requests import (
     Answer,
+    AskGrant,
     Create,
     Created,
     Delete,
     Deleted,
     Get,
     Got,
+    Granted,
     Held,
     HeldAnswer,
     List,
@@ -37,6 +39,7 @@ from protocol.requests import (
     Published,
     Put,
     Refusal,
+    Remake,
     Result,
     Stats,
     StatsAnswer,
@@ -344,6 +347,8 @@ def test_no_secret_of_a_request_can_be_printed() -> None:
         Get(get_secret=secret, envelope_hash=bytes(32)),
         Delete(get_secret=secret, envelope_hash=bytes(32), signature=bytes(64)),
         Stats(get_secret=secret),
+        AskGrant(get_secret=secret, put_hash=bytes(32), mailbox_public=bytes(32)),
+        Remake(put_hash=bytes(32), get_hash=bytes(32), mailbox_public=bytes(32), grant=secret * 2),
     ]
     _, pending, request = exchange(*asked)
     assert "SECRET" not in repr((asked, pending, request))
@@ -391,6 +396,8 @@ def test_every_result_comes_back_to_its_op() -> None:
         Stats(get_secret=bytes(32)),
         Notices(),
         Publish(notice=b"revocation"),
+        AskGrant(get_secret=bytes(32), put_hash=bytes(32), mailbox_public=bytes(32)),
+        Remake(put_hash=bytes(32), get_hash=bytes(32), mailbox_public=bytes(32), grant=bytes(64)),
         second,
         a_put(3),
     ]
@@ -413,6 +420,8 @@ def test_every_result_comes_back_to_its_op() -> None:
         StatsAnswer(items=1, items_max=512, size_bytes=8_192, size_bytes_max=2**26),
         NoticesAnswer(notices=(b"revocation",), cursor=7, more=True),
         Published(),
+        Granted(grant=bytes(range(64))),
+        Created(),
         notes[1],
         OpRefused(code=Refusal.QUOTA),
     ]

@@ -141,7 +141,9 @@ class SimulatedDisk:
         for path, file in self._renames:
             by_directory.setdefault(os.path.dirname(path), []).append((path, file))
         for changes in by_directory.values():
-            for path, file in changes[: random.Random(self._choices.getrandbits(64)).randint(0, len(changes))]:
+            for path, file in changes[
+                : random.Random(self._choices.getrandbits(64)).randint(0, len(changes))
+            ]:
                 if file is None:
                     names.pop(path, None)
                 else:
@@ -231,7 +233,9 @@ class SimulatedDisk:
 
     def names(self, directory: str) -> list[str]:
         """Names in a directory, sorted."""
-        within = [p for p in (*self._files, *self._directories) if p != "/" and os.path.dirname(p) == directory]
+        within = [
+            p for p in (*self._files, *self._directories) if p != "/" and os.path.dirname(p) == directory
+        ]
         return sorted(os.path.basename(path) for path in within)
 
     @property

@@ -238,6 +238,7 @@ def _exchanges() -> Iterator[Document]:
     put, get = drawn("put", 32), drawn("get", 32)
     hashes = (requests.put_capability_hash(put), requests.get_capability_hash(get))
     key: Ed25519PrivateKey = MAILBOX_KEY
+    grant = requests.sign_grant(CUSTODY_KEY, put_hash=hashes[0], get_hash=hashes[1], public=key.public_bytes)
     successor = requests.sign_successor(key, put_hash=hashes[0], get_hash=hashes[1], public=key.public_bytes)
     made = requests.Create(
         token=drawn("token", 32),
@@ -258,6 +259,8 @@ def _exchanges() -> Iterator[Document]:
         requests.Notices(cursor=2),
         requests.Publish(notice=_notice(), get_secret=get),
         requests.Publish(notice=_notice()),
+        requests.AskGrant(get_secret=get, put_hash=hashes[0], mailbox_public=key.public_bytes),
+        requests.Remake(put_hash=hashes[0], get_hash=hashes[1], mailbox_public=key.public_bytes, grant=grant),
     )
     note = Custody(
         origin=ORIGIN,
@@ -288,6 +291,8 @@ def _exchanges() -> Iterator[Document]:
         requests.NoticesAnswer(notices=(_notice(),), cursor=3, more=True),
         requests.Published(),
         requests.OpRefused(code=requests.Refusal.BUSY),
+        requests.Granted(grant=grant),
+        requests.Created(),
     )
     data, _ = requests.seal_request(private.public_bytes, ops=asked, date_ms=NOW_MS, random=_random)
     seed = {"seed": REQUEST_SEED.hex()}
