@@ -31,15 +31,14 @@ from keys.pairing import (
     Invitation,
     JoinerWaitsForOffer,
     Paired,
-    RendezvousMailbox,
     check_invitation,
-    derive_rendezvous,
     group_code,
     own_side,
     parse_invitation_untrusted,
     start_inviter,
 )
 from keys.primitives import Ed25519PrivateKey, XWingPrivateKey, sha256
+from keys.rendezvous import RendezvousMailbox, derive_rendezvous
 from keys.secret import SecretBytes
 from node.broker_link import BrokerClient
 from node.control import Channel
