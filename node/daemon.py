@@ -29,8 +29,10 @@ from node.control import SOCKET_NAME, Channel, ControlServer, Params
 from node.desk import Desk
 from node.doctor import check_node
 from node.events import Events
+from node.halfpairs import HalfPairs
 from node.identity import Identity, load_identity
 from node.inbox import Inbox
+from node.inperson import Meetings
 from node.layout import (
     DATABASE_NAME,
     HIGH_WATER_NAME,
@@ -44,6 +46,7 @@ from node.layout import (
 from node.metrics import NodeMetrics
 from node.officers import Officers
 from node.outbox import Outbox
+from node.partnering import Partnering
 from node.receive_keys import ReceiveKeyRing
 from node.secrets import Secrets
 from node.traffic import NodeTraffic
@@ -120,6 +123,7 @@ class Node:
             wake=self._wake,
             changed=lambda: self.events.tell("outbox"),
         )
+        self._half_pairs = HalfPairs(env, db, log, identity, self._outbox)
         self._inbox = Inbox(
             env,
             db,
@@ -129,6 +133,7 @@ class Node:
             secrets,
             vault,
             self._outbox,
+            self._half_pairs,
             policy=policy,
             language=config.language,
             look_again=self._reread,
@@ -165,17 +170,20 @@ class Node:
             log_key=signer.log_key,
             links=self.link_views,
         )
-        self.ceremonies = Ceremonies(
+        partnering = Partnering(
             env,
             db,
             log,
             identity,
             secrets,
             self.keys,
+            self._half_pairs,
             log_directory=self._directory / LOG_NAME,
             witness_name=log.origin.rsplit("/", 1)[0] + "/witness1",
             paired=self._after_pairing,
         )
+        self.ceremonies = Ceremonies(env, identity, partnering)
+        self.meetings = Meetings(env, identity, partnering)
 
     @classmethod
     async def open(
@@ -251,6 +259,7 @@ class Node:
             lambda tx: tx.execute(
                 "SELECT address, card FROM broker WHERE address IN (SELECT broker_address FROM peer)"
                 " OR address IN (SELECT own_broker_address FROM peer)"
+                " OR address IN (SELECT own_broker_address FROM half_pair)"
             )
         )
         for address, card in rows:
@@ -284,6 +293,7 @@ class Node:
         rounds = 0
         while True:
             await self.alerts.count_anew_once()
+            await self._half_pairs.housekeep_once()
             await self._outbox.housekeep_once()
             if rounds % KEY_ROUNDS == 0:
                 await self.keys.close_old_once()

@@ -21,6 +21,7 @@ from keys.primitives import Ed25519PrivateKey, XWingPrivateKey, labelled_hash, w
 from keys.secret import SecretBytes
 from keys.trust import TrustedPeer
 from node.broker_link import Arrival, Batch, Mailbox
+from node.halfpairs import HalfPairs, half_pairs
 from node.identity import Identity
 from node.outbox import ACK_DELAY_MS, Outbox, add_rung
 from node.peers import Peer, load_peer, save_peer
@@ -163,6 +164,7 @@ class Inbox:
         secrets: Secrets,
         vault: Vault,
         outbox: Outbox,
+        half_pairs: HalfPairs,
         *,
         policy: ReleasePolicy,
         language: str,
@@ -178,6 +180,7 @@ class Inbox:
         self._secrets = secrets
         self._vault = vault
         self._outbox = outbox
+        self._half_pairs = half_pairs
         self._policy = policy
         self._language = language
         self._look_again = look_again
@@ -191,17 +194,25 @@ class Inbox:
 
     async def mailboxes(self, address: str) -> list[Mailbox]:
         """Our mailboxes at a broker."""
-        peers = await self._db.read(
-            lambda tx: [
-                row[0]
-                for row in tx.execute("SELECT office_id FROM peer WHERE own_broker_address = ?", (address,))
-            ]
+        peers, half = await self._db.read(
+            lambda tx: (
+                {
+                    row[0]
+                    for row in tx.execute(
+                        "SELECT office_id FROM peer WHERE own_broker_address = ?", (address,)
+                    )
+                },
+                half_pairs(tx),
+            )
         )
+        elsewhere = {one.mailbox for one in half if one.own_broker_address != address}
+        peers |= {one.peer for one in half if one.mailbox not in elsewhere}
         found = []
-        for peer_id in peers:
+        for peer_id in sorted(peers):
             for name in self._secrets.names(f"mailbox/{peer_id.hex()}/"):
-                keys = MailboxKeys.from_secret(self._secrets.get(name))
-                found.append(Mailbox(name=name, peer=peer_id, get_secret=keys.get_secret))
+                if name not in elsewhere:
+                    keys = MailboxKeys.from_secret(self._secrets.get(name))
+                    found.append(Mailbox(name=name, peer=peer_id, get_secret=keys.get_secret))
         return found
 
     async def arrived(self, arrivals: Sequence[Arrival]) -> bool:
@@ -281,13 +292,18 @@ class Inbox:
         outcome = _Outcome()
         if _is_settled(tx, arrival):
             return outcome  # recorded before; only the broker has not heard yet that it may go
-        peer = load_peer(tx, arrival.mailbox.peer)
+        peer, half = self._half_pairs.behind(tx, arrival.mailbox)
         now_ms = self._env.clock.now_ms()
         try:
             opened = self._open(tx, peer, arrival.envelope, now_ms, outcome)
+            whole = self._half_pairs.completed_by(tx, half, opened)
+            if whole is not None:
+                peer, half, outcome.look_again = whole, None, True
+                opened = self._open(tx, peer, arrival.envelope, now_ms, outcome)
         except (MalformedInput, VerificationFailed) as junk:
             self._record_junk(tx, peer, arrival, junk, now_ms)
-            save_peer(tx, peer)
+            if half is None:
+                save_peer(tx, peer)
             return outcome
         match opened:
             case LateDuplicate():
@@ -347,7 +363,8 @@ class Inbox:
             peer.last_heard_ms = now_ms
         if peer.pair.ack_due and peer.ack_due_ms is None:
             peer.ack_due_ms = now_ms + ACK_DELAY_MS
-        save_peer(tx, peer)
+        if half is None:
+            save_peer(tx, peer)
         return outcome
 
     def _open(self, tx: Transaction, peer: Peer, envelope: bytes, now_ms: int, outcome: _Outcome) -> Opened:
@@ -491,6 +508,7 @@ class Inbox:
             log.warning("receipt_unusable", code=receipt.state.value)
             return
         alert_id, msg_id = row
+        self._outbox.answered(tx, peer, receipt.hh)
         add_rung(
             tx,
             alert_id,

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from keys.errors import MalformedInput, PolicyRefused
 from node.control import Channel, Params
+from node.halfpairs import evidence_of
 from node.views import Role, Session
 from protocol import limits
 from protocol.alert import Alert
@@ -151,6 +152,27 @@ async def _pair_join(node: "Node", params: Params, channel: Channel) -> dict[str
     return {"peer": plain(peer)}
 
 
+async def _pair_begin(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    peer = await node.meetings.begin(_text(params, "broker"), _text(params, "token"), channel)
+    return {"peer": plain(peer)}
+
+
+async def _pair_answer(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del params
+    return {"peer": plain(await node.meetings.answer(channel))}
+
+
+async def _pair_evidence(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    peer_id = bytes.fromhex(await node.desk.find_peer(_text(params, "peer")))
+    return {"evidence": await node.database.read(lambda tx: evidence_of(tx, peer_id))}
+
+
+async def _peers(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del params, channel
+    return {"peers": [plain(peer) for peer in (await node.desk.status()).peers]}
+
+
 async def _publish(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
     del params, channel
     checkpoint = await node.log.publish()
@@ -175,6 +197,10 @@ VERBS: dict[str, Verb] = {
     "show": _show,
     "pair.invite": _pair_invite,
     "pair.join": _pair_join,
+    "pair.begin": _pair_begin,
+    "pair.answer": _pair_answer,
+    "pair.evidence": _pair_evidence,
+    "peers": _peers,
     "publish": _publish,
     "doctor": _doctor,
 }

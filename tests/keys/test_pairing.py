@@ -291,10 +291,10 @@ def test_the_inviter_cannot_change_its_bundle_after_the_reply() -> None:
 
 
 def test_a_man_in_the_middle_who_grinds_has_no_say_in_the_codes() -> None:
-    """What he may choose late does not move them; what moves them he must fix before he sees the other's.
+    """What he may choose late does not move them; what moves them he must fix before he sees the others.
 
-    Towards the joiner he is bound by his commitment: many seals of the reveal give one and the same code, many
-    other bundles give none. Towards the inviter his reply is in before the reveal, and there is no second one.
+    Towards the joiner he is bound by his commitment: many seals of the reveal give one and the same code,
+    many other bundles give none. Towards the inviter his reply is in before the reveal, and is the only one.
     """
     b = joiner()
     to_b, false_offer = inviter(MALLORY)
@@ -322,7 +322,7 @@ def test_a_man_in_the_middle_who_grinds_has_no_say_in_the_codes() -> None:
 
 
 def test_a_second_attempt_on_one_invitation_is_refused() -> None:
-    """Whoever failed once, or comes second, finds the ceremony burned: the right reply does not help either."""
+    """Whoever failed once, or comes second, finds the ceremony burned: the right reply does not help."""
     a, offer = inviter()
     with pytest.raises(MalformedInput, match="pairing_item_malformed"):
         receive(a, b"guess")

@@ -171,6 +171,57 @@ class _Telephone:
         return await self._other.get()
 
 
+class Screen:
+    """One officer's end of a ceremony in person: shows its code, reads the other screen, knows the office."""
+
+    def __init__(self) -> None:
+        self.shown: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.other: Screen | None = None
+        self.events: list[dict[str, Any]] = []
+        self.recognises = "yes"
+        self.replaces = "no"
+
+    async def emit(self, event: dict[str, Any]) -> None:
+        self.events.append(event)
+        if event["event"] == "meeting-code" and not self.shown.done():
+            self.shown.set_result(event["code"])
+
+    async def ask(self, event: dict[str, Any]) -> str:
+        await self.emit(event)
+        if event["event"] == "recognise":
+            return self.recognises
+        if event["event"] == "replace":
+            return self.replaces
+        assert self.other is not None
+        return await asyncio.shield(self.other.shown)
+
+
+def two_screens() -> tuple[Screen, Screen]:
+    """Side by side."""
+    one, two = Screen(), Screen()
+    one.other, two.other = two, one
+    return one, two
+
+
+async def meet(
+    broker: BrokerHost, inviter: OfficeHost, joiner: OfficeHost, screens: tuple[Screen, Screen] | None = None
+) -> tuple[Screen, Screen]:
+    """The real ceremony in person, both ends at once; what both screens showed."""
+    one, two = screens or two_screens()
+    token = await broker.token()
+    assert inviter.node is not None
+    assert joiner.node is not None
+    beginning, answering = inviter.node.meetings, joiner.node.meetings
+    ends = (
+        asyncio.ensure_future(inviter.host.run(lambda env: beginning.begin(broker.address, token, one))),
+        asyncio.ensure_future(joiner.host.run(lambda env: answering.answer(two))),
+    )
+    for ended in await asyncio.gather(*ends, return_exceptions=True):
+        if isinstance(ended, BaseException):
+            raise ended
+    return one, two
+
+
 async def pair(broker: BrokerHost, inviter: OfficeHost, joiner: OfficeHost) -> None:
     """The real ceremony, both ends at once."""
     said_by_inviter: asyncio.Queue[str] = asyncio.Queue()
