@@ -32,7 +32,7 @@ class Town:
         self.there = OfficeHost(world, "Tengchong", "CN")
         self.offices = (self.here, self.there)
 
-    async def states(self) -> list[list[str]]:
+    async def states(self) -> list[list[Any]]:
         """Of each office, the state of each of its pairs."""
         found = []
         for office in self.offices:
@@ -252,7 +252,7 @@ def _host() -> str:
     """On whose machine this runs."""
     incarnation = HOST.get()
     assert incarnation is not None
-    return incarnation.host
+    return incarnation.name
 
 
 def _without_word_of(office: OfficeHost) -> Callable[[Wire, bytes], Awaitable[None]]:
