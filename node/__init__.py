@@ -8,10 +8,11 @@ Reading order:
 - ``outbox``, ``inbox``  record, then act: what leaves and what comes
 - ``broker_link``, ``traffic``  the only socket to a broker, and what shares a request
 - ``officers``, ``vault``  who may open what, and what is kept sealed until they do
-- ``ceremony``  pairing, over the same link
+- ``halfpairs``, ``partnering``  a pair of which one word is missing, and what every ceremony shares
+- ``ceremony``, ``inperson``  pairing by voice and side by side, over the same link
 - ``alerts``, ``views``, ``desk``, ``events``  what officers do and are shown, through one interface
 - ``daemon``, ``metrics``, ``doctor``  wires it together, counts, and looks for what can be mended
-- ``control``, ``verbs``, ``__main__``  commands
+- ``control``, ``verbs``, ``qr``, ``pairtalk``, ``__main__``  commands
 - ``web/``  pages
 
 Spec: docs/life-of-an-alert.md. Never imports ``broker``; ``node.web`` is entered from ``node.daemon`` only.
