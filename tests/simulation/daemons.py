@@ -29,6 +29,7 @@ CHEAP_PROFILE = KdfProfile(keystore=CHEAP, pin=CHEAP)
 PASSPHRASE = b"one two three four"
 PIN = "246813"
 BROKER_PORT = 7440
+OFFICER_WAITS_S = 900  # for the other officer, before he ends the command
 
 
 class BrokerHost:
@@ -168,7 +169,8 @@ class _Telephone:
 
     async def ask(self, event: dict[str, Any]) -> str:
         await self._own.put(event["mine"])
-        return await self._other.get()
+        async with asyncio.timeout(OFFICER_WAITS_S):
+            return await self._other.get()
 
 
 class Screen:
@@ -193,7 +195,8 @@ class Screen:
         if event["event"] == "replace":
             return self.replaces
         assert self.other is not None
-        return await asyncio.shield(self.other.shown)
+        async with asyncio.timeout(OFFICER_WAITS_S):
+            return await asyncio.shield(self.other.shown)
 
 
 def two_screens() -> tuple[Screen, Screen]:
@@ -233,6 +236,10 @@ async def pair(broker: BrokerHost, inviter: OfficeHost, joiner: OfficeHost) -> N
     assert joiner.node is not None
     inviting, joining = inviter.node.ceremonies, joiner.node.ceremonies
     invited = asyncio.ensure_future(inviter.host.run(lambda env: inviting.invite(broker.address, token, one)))
+    waits: list[asyncio.Future[Any]] = [invited, one.invitation]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    if invited.done():
+        await invited
     invitation = await one.invitation
     await joiner.host.run(lambda env: joining.join(invitation, two))
     await invited
