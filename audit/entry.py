@@ -88,6 +88,7 @@ COMMITMENTS: Final = _list(HASH, 24)
 VIA: Final = _word("broker", "usb", "qr")
 STEP: Final = _word("delivered", "opened", "assigned", "outcome", "refused", "erased", "stale")
 VERDICT: Final = _word("ok", "dup", "badsig", "stale", "gap", "refused", "pending")
+CEREMONY: Final = _word("voice", "person")
 ROLE: Final = _word("officer", "supervisor", "auditor", "operator")
 
 COMMON: Final[Mapping[str, Kind]] = {
@@ -146,9 +147,14 @@ TYPES: Final[Mapping[str, EntryType]] = dict(
         _entry_type("backup.restore", "all", {"size": INT, "root": HASH}, {"code": CODE}),
         _entry_type("audit.export", "all", {"digest": HASH}, {"actor": ACTOR, "purpose": CODE}),
         # peers and officers
-        _entry_type("pair.begin", "node", {"peer": PSEUDONYM, "role": _word("invite", "join")}),
         _entry_type(
-            "pair.ok", "node", {"peer": PSEUDONYM, "transcript": HASH}, {"origin": ORIGIN, "key": HASH}
+            "pair.begin", "node", {"peer": PSEUDONYM, "role": _word("invite", "join")}, {"how": CEREMONY}
+        ),
+        _entry_type(
+            "pair.ok",
+            "node",
+            {"peer": PSEUDONYM, "transcript": HASH},
+            {"origin": ORIGIN, "key": HASH, "how": CEREMONY, "ours": HASH, "theirs": HASH},
         ),
         _entry_type("peer.suspend", "node", {"peer": PSEUDONYM, "code": CODE}, {"actor": ACTOR}),
         _entry_type("peer.resume", "node", {"peer": PSEUDONYM}, {"actor": ACTOR}),

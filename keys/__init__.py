@@ -12,7 +12,9 @@ Spec: docs/spec/keys.md and docs/spec/pairing.md. Files in reading order:
 - ``notice``: a revocation with its root key, for whoever knows the office or not: file, pasted text, broker
 - ``recovery_sheet``: the root key on paper, written and typed back
 - ``trust``: what we know of one peer, and the rules by which that may change
+- ``rendezvous``: where a ceremony meets, and the one attempt it has
 - ``pairing``: the by-voice ceremony as a machine, one type per step; invitations
+- ``inperson``: the ceremony with two screens side by side
 - ``keystore``: the passphrase-sealed key file; the only file here that asks for I/O
 - ``pin``: an officer's seed, sealed a second time under that officer's PIN
 - ``tls``: the self-signed certificate of a broker

@@ -11,8 +11,6 @@ over a telephone: each reads its own and types the other's. No I/O here; time an
 """
 
 import base64
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, assert_never
 
@@ -32,11 +30,9 @@ from keys.card import (
     sign_bundle,
     verify_signed_bundle,
 )
-from keys.errors import MalformedInput, PolicyRefused, SalweenError, VerificationFailed
+from keys.errors import MalformedInput, PolicyRefused, VerificationFailed
 from keys.layout import Reader
 from keys.primitives import (
-    AEAD_NONCE_BYTES,
-    AEAD_OVERHEAD_BYTES,
     COMPOSITE_SIGNATURE_BYTES,
     HASH_BYTES,
     SYMMETRIC_KEY_BYTES,
@@ -44,14 +40,21 @@ from keys.primitives import (
     XWING_PUBLIC_BYTES,
     CompositePrivateKey,
     XWingPrivateKey,
-    aead_open,
-    aead_seal,
-    argon2id,
     composite_verify,
     constant_time_equal,
     hkdf_sha256,
     labelled_hash,
     wrap,
+)
+from keys.rendezvous import (
+    ITEM_BYTES_ALLOWED,
+    ITEM_HEAD_BYTES,
+    Burned,
+    OneAttempt,
+    from_item_untrusted,
+    open_item_untrusted,
+    seal_item,
+    to_item,
 )
 from keys.secret import SecretBytes
 
@@ -60,15 +63,10 @@ SECRET_BYTES: Final = 16
 TOKEN_BYTES: Final = 32
 CODE_DIGITS: Final = 12
 
-# The same sizes as envelopes, so that a rendezvous mailbox needs no rule of its own at the broker.
-ITEM_BYTES_ALLOWED: Final = (8 * 1024, 16 * 1024, 32 * 1024, 64 * 1024)
-_ITEM_VERSION: Final = 0x01
-_ITEM_HEAD_BYTES: Final = 5
 _REPLY_BYTES_MAX: Final = 4 + BUNDLE_BYTES_MAX + SYMMETRIC_KEY_BYTES + WRAP_OVERHEAD_BYTES
-_SEALED_BYTES_MAX: Final = BUNDLE_BYTES_MAX + AEAD_OVERHEAD_BYTES
 _FORMAT: Final = 1
 
-assert ITEM_BYTES_ALLOWED[-1] >= _ITEM_HEAD_BYTES + 64 + _REPLY_BYTES_MAX
+assert ITEM_BYTES_ALLOWED[-1] >= ITEM_HEAD_BYTES + 64 + _REPLY_BYTES_MAX
 
 
 # --- the invitation ---
@@ -161,81 +159,12 @@ def check_invitation(invitation: Invitation, now_ms: int) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RendezvousMailbox:
-    """Secrets of one direction; both sides derive the same."""
-
-    put_secret: SecretBytes  # 32 bytes
-    get_secret: SecretBytes  # 32 bytes
-    signing_seed: SecretBytes  # 32 bytes: Ed25519, signs deletions
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rendezvous:
-    """The two mailboxes a ceremony runs through. The inviter creates both, nobody uses them twice."""
-
-    to_joiner: RendezvousMailbox
-    to_inviter: RendezvousMailbox
-
-
-def derive_rendezvous(secret: SecretBytes, broker_card_sha256: bytes) -> Rendezvous:
-    """The rendezvous that an invitation's secret opens at the broker with this card. Takes 0.1 s.
-
-    Through Argon2id, so that a spoken code of 40 bits could take the place of the 16 bytes.
-    """
-    salt = labelled_hash(labels.RENDEZVOUS_SALT, broker_card_sha256)[:16]
-    root = argon2id(secret, salt, memory_kib=64 * 1024, iterations=3, lanes=1, length=SYMMETRIC_KEY_BYTES)
-    return Rendezvous(to_joiner=_mailbox(root, b"to-joiner"), to_inviter=_mailbox(root, b"to-inviter"))
-
-
-def _mailbox(root: SecretBytes, direction: bytes) -> RendezvousMailbox:
-    expanded = hkdf_sha256(root, b"", labels.RENDEZVOUS_EXPAND + b"|" + direction, 96).reveal()
-    return RendezvousMailbox(
-        put_secret=SecretBytes(expanded[:32]),
-        get_secret=SecretBytes(expanded[32:64]),
-        signing_seed=SecretBytes(expanded[64:]),
-    )
-
-
 # --- items ---
-
-
-def _to_item(message: bytes) -> bytes:
-    head = bytes([_ITEM_VERSION]) + layout.variable(message)
-    size = next(size for size in ITEM_BYTES_ALLOWED if size >= len(head))
-    return head.ljust(size, b"\0")
-
-
-def _from_item_untrusted(item: bytes) -> bytes:
-    code = "pairing_item_malformed"
-    if len(item) not in ITEM_BYTES_ALLOWED:
-        raise MalformedInput(code, f"an item has {len(item)} bytes")
-    reader = Reader(item, code)
-    if reader.u8() != _ITEM_VERSION:
-        reader.fail("has an unknown version")
-    message = reader.variable(len(item))
-    if _to_item(message) != item:
-        reader.fail("is not padded with zeros to the smallest size")
-    return message
-
 
 _OFFER: Final = b"SLP1"
 _REPLY: Final = b"SLP2"
 _REVEAL: Final = b"SLP3"
 _CONFIRMATION: Final = b"SLP4"
-
-
-def _seal(magic: bytes, key: SecretBytes, nonce: bytes, plaintext: bytes, associated: bytes) -> bytes:
-    sealed = aead_seal(key, nonce, plaintext, associated)
-    return _to_item(magic + layout.u8(_FORMAT) + nonce + layout.variable(sealed))
-
-
-def _open_untrusted(magic: bytes, key: SecretBytes, item: bytes, associated: bytes) -> bytes:
-    reader = Reader(_from_item_untrusted(item), "pairing_item_malformed")
-    reader.magic(magic, _FORMAT)
-    nonce, sealed = reader.take(AEAD_NONCE_BYTES), reader.variable(_SEALED_BYTES_MAX)
-    reader.end()
-    return aead_open(key, nonce, sealed, associated)
 
 
 def _peer_bundle_untrusted(data: bytes, own: SignedBundle) -> SignedBundle:
@@ -282,7 +211,7 @@ class InviterWaitsForReply:
 
     def receive_reply(self, item: bytes, seal_nonce: bytes) -> tuple["ComparesCodes", bytes]:
         """Open the joiner's bundle; reveal ours. ``seal_nonce``: 24 random bytes."""
-        message = _from_item_untrusted(item)
+        message = from_item_untrusted(item)
         reader = Reader(message, "pairing_item_malformed")
         reader.magic(_REPLY, _FORMAT)
         wrapped = reader.variable(_REPLY_BYTES_MAX)
@@ -294,7 +223,7 @@ class InviterWaitsForReply:
         )
         opened.end()
         peer = _peer_bundle_untrusted(encoded, self.own.signed)
-        reveal = _seal(
+        reveal = seal_item(
             _REVEAL,
             _reveal_key(channel_key, self.offer),
             seal_nonce,
@@ -317,7 +246,7 @@ def start_inviter(own: OwnSide, ephemeral_seed: SecretBytes) -> tuple[InviterWai
     offer = (
         _OFFER + layout.u8(_FORMAT) + ephemeral.public_bytes + _commitment(own.encoded, own.signed.own_nonce)
     )
-    return InviterWaitsForReply(own=own, offer=offer, ephemeral=ephemeral), _to_item(offer)
+    return InviterWaitsForReply(own=own, offer=offer, ephemeral=ephemeral), to_item(offer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -329,7 +258,7 @@ class JoinerWaitsForOffer:
 
     def receive_offer(self, item: bytes) -> tuple["JoinerWaitsForReveal", bytes]:
         """Answer the commitment with our bundle, readable by the offer's key alone."""
-        offer = _from_item_untrusted(item)
+        offer = from_item_untrusted(item)
         reader = Reader(offer, "pairing_item_malformed")
         reader.magic(_OFFER, _FORMAT)
         ephemeral_public, commitment = reader.take(XWING_PUBLIC_BYTES), reader.take(HASH_BYTES)
@@ -340,7 +269,7 @@ class JoinerWaitsForOffer:
         waits = JoinerWaitsForReveal(
             own=self.own, channel_key=self.channel_key, offer=offer, commitment=commitment, reply=reply
         )
-        return waits, _to_item(reply)
+        return waits, to_item(reply)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -356,7 +285,7 @@ class JoinerWaitsForReveal:
     def receive_reveal(self, item: bytes) -> "ComparesCodes":
         """Open the inviter's bundle and hold it against the commitment."""
         key = _reveal_key(self.channel_key, self.offer)
-        encoded = _open_untrusted(_REVEAL, key, item, _message_hash(self.reply))
+        encoded = open_item_untrusted(_REVEAL, key, item, _message_hash(self.reply))
         peer = _peer_bundle_untrusted(encoded, self.own.signed)
         if not constant_time_equal(_commitment(encoded, peer.own_nonce), self.commitment):
             raise VerificationFailed(
@@ -435,12 +364,12 @@ class Confirms:
         )
         pair_ok = body + operational.sign(labels.PAIRING_OK, body)
         key = _confirmation_key(self.channel_key, self.transcript, self.role)
-        return pair_ok, _seal(_CONFIRMATION, key, seal_nonce, pair_ok, self.transcript)
+        return pair_ok, seal_item(_CONFIRMATION, key, seal_nonce, pair_ok, self.transcript)
 
     def receive_confirmation(self, item: bytes) -> "Paired":
         """Verify the peer's ``pair-ok`` for this very ceremony."""
         key = _confirmation_key(self.channel_key, self.transcript, _other(self.role))
-        encoded = _open_untrusted(_CONFIRMATION, key, item, self.transcript)
+        encoded = open_item_untrusted(_CONFIRMATION, key, item, self.transcript)
         pair_ok = parse_pair_ok_untrusted(encoded)
         if pair_ok.transcript != self.transcript or pair_ok.peer_id != self.own_id:
             raise VerificationFailed("pair_ok_foreign", "a pair-ok belongs to another ceremony")
@@ -456,13 +385,6 @@ class Paired:
     transcript: bytes
     pair_ok: "PairOk"
     evidence: bytes  # the peer's pair-ok as signed
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Burned:
-    """The ceremony failed or expired; its invitation is worth nothing any more."""
-
-    code: str  # why, a stable error code
 
 
 # --- derivations ---
@@ -632,56 +554,30 @@ Step: TypeAlias = (
 )
 
 
-class Ceremony:
-    """The present step of one ceremony. Moves only forward; any fault, a second try included, burns it.
+class Ceremony(OneAttempt[Step]):
+    """The present step of one ceremony by voice."""
 
-    Kept in memory alone: a node that restarts in the middle begins again with a new invitation. Once the
-    codes are compared nothing can be guessed any more: from then on neither junk nor time burns it.
-    """
+    __slots__ = ()
 
-    __slots__ = ("_expires_ms", "step")
-
-    def __init__(self, step: Step, expires_ms: int) -> None:
-        self.step = step
-        self._expires_ms = expires_ms
+    def _may_burn(self) -> bool:
+        return not isinstance(self.step, Confirms | Paired)
 
     def receive(self, item: bytes, *, seal_nonce: bytes, now_ms: int) -> bytes | None:
         """Take the other side's next item; return the item to send, if any. ``seal_nonce``: 24 random bytes.
 
         A confirmation is for ``Confirms``: leave it in the mailbox while the codes are being compared.
         """
-        with self._burning(now_ms):
+        with self.burning(now_ms):
             self.step, to_send = _advance(self.step, item, seal_nonce)
         return to_send
 
     def type_code(self, text: str, *, now_ms: int) -> None:
         """Take the code the other office read aloud. A slip in form may be typed again, a wrong code not."""
         typed = read_code_untrusted(text)
-        with self._burning(now_ms):
+        with self.burning(now_ms):
             if not isinstance(self.step, ComparesCodes):
                 raise PolicyRefused("pairing_out_of_turn", "there are no codes to compare now; begin again")
             self.step = self.step.compare(typed)
-
-    def abort(self) -> None:
-        """Give up: the invitation is worth nothing any more."""
-        self.step = Burned(code="pairing_aborted")
-
-    @contextlib.contextmanager
-    def _burning(self, now_ms: int) -> Iterator[None]:
-        if isinstance(self.step, Burned):
-            raise PolicyRefused(
-                "pairing_burned", f"this pairing ended ({self.step.code}); begin again with a new invitation"
-            )
-        may_burn = not isinstance(self.step, Confirms | Paired)
-        if may_burn and now_ms >= self._expires_ms:
-            self.step = Burned(code="pairing_expired")
-            raise PolicyRefused("pairing_expired", "the time for this pairing is over; begin again")
-        try:
-            yield
-        except SalweenError as error:
-            if may_burn:
-                self.step = Burned(code=error.code)
-            raise
 
 
 def _advance(step: Step, item: bytes, seal_nonce: bytes) -> tuple[Step, bytes | None]:

@@ -10,12 +10,14 @@ Reading order:
 - ``addresses``, ``mailboxes``  where peers read, and where we do: made, announced, made again, given up
 - ``broker_link``, ``traffic``  the only socket to a broker, and what shares a request
 - ``officers``, ``vault``  who may open what, and what is kept sealed until they do
-- ``ceremony``, ``readdress``  pairing, over the same link, and what waited for a partner that comes back
+- ``halfpairs``, ``partnering``  a pair of which one word is missing, and what every ceremony shares
+- ``ceremony``, ``inperson``  pairing by voice and side by side, over the same link
+- ``readdress``  what waited for a partner that comes back with nothing
 - ``revocations``, ``paper``  keys that are void: learnt from anyone, made from a recovery sheet
 - ``answers``, ``deadlines``, ``ladder``  what is answered, what silence is recorded as, what is shown of it
 - ``alerts``, ``views``, ``desk``, ``events``  what officers do and are shown, through one interface
 - ``daemon``, ``metrics``, ``doctor``  wires it together, counts, and looks for what can be mended
-- ``control``, ``verbs``, ``__main__``  commands
+- ``control``, ``verbs``, ``qr``, ``pairtalk``, ``__main__``  commands
 - ``web/``  pages
 
 Spec: docs/life-of-an-alert.md. Never imports ``broker``; ``node.web`` is entered from ``node.daemon`` only.

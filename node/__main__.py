@@ -22,6 +22,7 @@ from keys.secret import SecretBytes
 from node import __version__
 from node.control import SOCKET_NAME, Params, call_daemon
 from node.daemon import Node, run_daemon_node
+from node.pairtalk import answer_event, say_event
 from node.paper import make_notice, publish_notice, read_sheet
 from node.setup import initialise
 from node.verbs import run_verb
@@ -139,15 +140,19 @@ def run(directory: str, passphrase_file: str | None, as_json: bool) -> None:
 @cli.command()
 @directory_option
 @passphrase_option
-@click.option("--invite", is_flag=True, help="Print a single-use invitation for the other office.")
+@click.option("--invite", is_flag=True, help="By voice: print a single-use invitation for the other office.")
 @click.option(
-    "--join", "invitation", metavar="INVITATION", help="Take the invitation the other office printed."
+    "--join",
+    "invitation",
+    metavar="INVITATION",
+    help="By voice: take the other office's invitation.",
+)
+@click.option("--in-person", is_flag=True, help="Two screens side by side; the office with --broker begins.")
+@click.option(
+    "--broker", metavar="ADDRESS", help="Of whoever begins: salween://host:port#fingerprint of the broker."
 )
 @click.option(
-    "--broker", metavar="ADDRESS", help="With --invite: salween://host:port#fingerprint of the broker."
-)
-@click.option(
-    "--token-file", type=click.Path(dir_okay=False), help="With --invite: file with the operator's token."
+    "--token-file", type=click.Path(dir_okay=False), help="Of whoever begins: file with the operator's token."
 )
 @json_option
 def pair(
@@ -155,59 +160,38 @@ def pair(
     passphrase_file: str | None,
     invite: bool,
     invitation: str | None,
+    in_person: bool,
     broker: str | None,
     token_file: str | None,
     as_json: bool,
 ) -> None:
-    """Pair with another office by voice: one side invites, the other joins, both type the other's code."""
-    if invite == (invitation is not None):
-        raise click.UsageError("Give either --invite or --join INVITATION.")
+    """Pair with another office: by voice, or in person with a code on each screen."""
+    if [invite, invitation is not None, in_person].count(True) != 1:
+        raise click.UsageError("Give one of --invite, --join INVITATION and --in-person.")
     if invite and broker is None:
         raise click.UsageError("--invite needs --broker ADDRESS.")
 
-    def on_event(event: dict[str, Any]) -> None:
-        if as_json:
-            click.echo(json.dumps(event))
-        elif event["event"] == "invitation":
-            click.echo(
-                "Read or send this to the other office (once, within 10 minutes):\n\n"
-                f"  {event['invitation']}\n"
-            )
-        elif event["event"] == "code":
-            click.echo(f"Read this code aloud to the other office:   {event['mine']}")
-        elif event["event"] == "waiting":
-            click.echo("Waiting for the other office ...")
-
-    async def answer(env: Env, event: dict[str, Any]) -> str:
-        if as_json:
-            line = await env.run_blocking(sys.stdin.readline)
-            try:
-                return str(json.loads(line)["peer_code"])
-            except (ValueError, KeyError, TypeError):
-                return ""
-        if "again" in event:
-            click.echo(f"{event['again']} Type it again.", err=True)
-        return str(await env.run_blocking(click.prompt, "Type the code the other office reads to you"))
-
     async def work(env: Env) -> dict[str, Any]:
-        if invite:
+        params: Params
+        if broker is not None:
             token = (
                 read_secret_file(env.files, token_file).reveal().decode()
                 if token_file
                 else click.prompt("Operator's token", hide_input=True, err=True)
             )
-            params = {"broker": broker, "token": token}
+            verb, params = "pair.begin" if in_person else "pair.invite", {"broker": broker, "token": token}
+        elif in_person:
+            verb, params = "pair.answer", {}
         else:
-            params = {"invitation": invitation}
-        verb = "pair.invite" if invite else "pair.join"
+            verb, params = "pair.join", {"invitation": invitation}
         return await _call(
             env,
             directory,
             passphrase_file,
             verb,
             params,
-            on_event=on_event,
-            answer=partial(answer, env),
+            on_event=partial(say_event, as_json=as_json),
+            answer=partial(answer_event, env, as_json=as_json),
             links=True,
         )
 
@@ -373,6 +357,24 @@ def retire(
         return await _call(env, directory, passphrase_file, "retire", params)
 
     _finish(_run(work), as_json, lambda _: click.echo("Retired. What it sent and was sent stays readable."))
+
+
+@cli.command()
+@directory_option
+@passphrase_option
+@click.option("--evidence", metavar="OFFICE", help="Print what both offices signed at their pairing.")
+@json_option
+def peers(directory: str, passphrase_file: str | None, evidence: str | None, as_json: bool) -> None:
+    """Paired offices and their safety numbers; or the evidence of one pairing."""
+
+    def show(result: dict[str, Any]) -> None:
+        if evidence is not None:
+            click.echo(json.dumps(result["evidence"], indent=1))
+        for peer in result.get("peers", ()):
+            click.echo(f"{peer['name']} ({peer['country']}), {peer['state']}\n  {peer['safety_number']}")
+
+    verb, params = ("peers", {}) if evidence is None else ("pair.evidence", {"peer": evidence})
+    _finish(_run(lambda env: _call(env, directory, passphrase_file, verb, params)), as_json, show)
 
 
 # --- alerts -------------------------------------------------------------------------------------------------

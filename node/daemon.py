@@ -32,8 +32,10 @@ from node.desk import Desk
 from node.doctor import check_node
 from node.events import Events
 from node.evidence import EvidenceRoom
+from node.halfpairs import HalfPairs
 from node.identity import Identity, load_identity
 from node.inbox import Inbox
+from node.inperson import Meetings
 from node.layout import (
     DATABASE_NAME,
     HIGH_WATER_NAME,
@@ -49,6 +51,7 @@ from node.metrics import NodeMetrics
 from node.nacks import Nacks
 from node.officers import Officers
 from node.outbox import Outbox
+from node.partnering import Partnering
 from node.receive_keys import ReceiveKeyRing
 from node.revocations import Revocations
 from node.secrets import Secrets
@@ -151,6 +154,9 @@ class Node:
         self._deadlines = Deadlines(
             env, db, log, office_name=identity.name, changed=lambda: self.events.tell("outbox")
         )
+        self._half_pairs = HalfPairs(
+            env, db, log, identity, self._outbox, completed=lambda: self.mailboxes.stir()
+        )
         self._inbox = Inbox(
             env,
             db,
@@ -161,6 +167,7 @@ class Node:
             vault,
             self._outbox,
             self._nacks,
+            self._half_pairs,
             policy=policy,
             language=config.language,
             look_again=self._reread,
@@ -215,18 +222,20 @@ class Node:
             log_key=signer.log_key,
             links=self.link_views,
         )
-        self.ceremonies = Ceremonies(
+        partnering = Partnering(
             env,
             db,
             log,
             identity,
             secrets,
             self.keys,
-            self._outbox,
+            self._half_pairs,
             log_directory=self._directory / LOG_NAME,
             witness_name=log.origin.rsplit("/", 1)[0] + "/witness1",
             paired=self._after_pairing,
         )
+        self.ceremonies = Ceremonies(env, identity, partnering)
+        self.meetings = Meetings(env, identity, partnering)
 
     @classmethod
     async def open(
@@ -306,6 +315,7 @@ class Node:
                 "SELECT address, card FROM broker WHERE address IN (SELECT broker_address FROM peer)"
                 " OR address IN (SELECT own_broker_address FROM peer)"
                 " OR address IN (SELECT broker_address FROM mailbox)"
+                " OR address IN (SELECT own_broker_address FROM half_pair)"
             )
         )
         for address, card in rows:
@@ -349,6 +359,7 @@ class Node:
         rounds = 0
         while True:
             await self.alerts.count_anew_once()
+            await self._half_pairs.housekeep_once()
             await self._outbox.housekeep_once()
             await self.revocations.forward_once()
             await self._deadlines.record_once()

@@ -8,7 +8,7 @@ stays at the broker, unmarked, and is looked at again when that arrives.
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -16,19 +16,19 @@ from audit.store import AuditLog
 from keys import labels, trust
 from keys.card import parse_officer_list_untrusted
 from keys.errors import MalformedInput, PolicyRefused, SalweenError, Unavailable, VerificationFailed
-from keys.primitives import Ed25519PrivateKey, XWingPrivateKey, labelled_hash, wrap
-from keys.secret import SecretBytes
+from keys.primitives import XWingPrivateKey, labelled_hash, wrap
 from keys.trust import TrustedPeer
 from node import evidence, one_time, watch
 from node.addresses import take_announcement
 from node.broker_link import Arrival, Batch
+from node.halfpairs import HalfPairs
 from node.identity import Identity
 from node.ladder import apply_receipt, is_usable
 from node.nacks import Nacks
 from node.outbox import ACK_DELAY_MS, Outbox
 from node.peers import Peer, load_peer, save_peer
 from node.receive_keys import ReceiveKeyRing
-from node.secrets import Secrets
+from node.secrets import MailboxKeys, Secrets
 from node.vault import Vault
 from protocol import limits
 from protocol.alert import headline
@@ -75,7 +75,6 @@ from runtime.sqlite import Database, Snapshot, Transaction
 
 QUARANTINE_PER_PEER_MAX = 100
 EVIDENCE_PER_PEER_MAX = 1000  # 64 MB of the largest items
-MAILBOX_SECRET_BYTES = 96
 DELETION_RETRY_MS = 60_000
 log = get_logger("inbox")
 
@@ -93,34 +92,6 @@ class _Outcome:
     ladder_moved: bool = False
     owes_nack: bool = False
     is_ahead: bool = False  # it acknowledges numbers we never gave out
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MailboxKeys:
-    """Secrets of one of our mailboxes, as the keystore holds them: get 32, put 32, Ed25519 seed 32."""
-
-    get_secret: SecretBytes
-    put_secret: SecretBytes
-    signing_key: Ed25519PrivateKey = field(repr=False)
-
-    @staticmethod
-    def from_secret(secret: SecretBytes) -> "MailboxKeys":
-        """Read one keystore entry."""
-        data = secret.reveal()
-        assert len(data) == MAILBOX_SECRET_BYTES
-        return MailboxKeys(
-            get_secret=SecretBytes(data[:32]),
-            put_secret=SecretBytes(data[32:64]),
-            signing_key=Ed25519PrivateKey.from_seed(SecretBytes(data[64:])),
-        )
-
-    @staticmethod
-    def find(secrets: Secrets, name: str) -> "MailboxKeys | None":
-        """Those of a mailbox that another task may just be giving up: then None."""
-        try:
-            return MailboxKeys.from_secret(secrets.get(name))
-        except PolicyRefused:
-            return None
 
 
 class _Context:
@@ -181,6 +152,7 @@ class Inbox:
         vault: Vault,
         outbox: Outbox,
         nacks: Nacks,
+        half_pairs: HalfPairs,
         *,
         policy: ReleasePolicy,
         language: str,
@@ -200,6 +172,7 @@ class Inbox:
         self._vault = vault
         self._outbox = outbox
         self._nacks = nacks
+        self._half_pairs = half_pairs
         self._policy = policy
         self._language = language
         self._look_again = look_again
@@ -301,7 +274,7 @@ class Inbox:
         outcome = _Outcome()
         if _is_settled(tx, arrival):
             return outcome  # recorded before; only the broker has not heard yet that it may go
-        peer = load_peer(tx, arrival.mailbox.peer)
+        peer, half = self._half_pairs.behind(tx, arrival.mailbox)
         if peer.is_closed:
             return outcome  # waits at the broker, unmarked, until our supervisor resumes the pair
         if peer.frozen_code is not None:
@@ -309,9 +282,14 @@ class Inbox:
         now_ms = self._env.clock.now_ms()
         try:
             opened = self._open(tx, peer, arrival.envelope, now_ms, outcome)
+            whole = self._half_pairs.completed_by(tx, half, opened)
+            if whole is not None:
+                peer, half, outcome.look_again = whole, None, True
+                opened = self._open(tx, peer, arrival.envelope, now_ms, outcome)
         except (MalformedInput, VerificationFailed) as junk:
             self._record_junk(tx, peer, arrival, junk, now_ms)
-            save_peer(tx, peer)
+            if half is None:
+                save_peer(tx, peer)
             return outcome
         match opened:
             case LateDuplicate():
@@ -385,7 +363,8 @@ class Inbox:
             self._note_arrival(tx, arrival.mailbox.name)
         if peer.pair.ack_due and peer.ack_due_ms is None:
             peer.ack_due_ms = now_ms + ACK_DELAY_MS
-        save_peer(tx, peer)
+        if half is None:
+            save_peer(tx, peer)
         return outcome
 
     def _open(self, tx: Transaction, peer: Peer, envelope: bytes, now_ms: int, outcome: _Outcome) -> Opened:
@@ -549,6 +528,7 @@ class Inbox:
             log.warning("receipt_unusable", code=receipt.state.value)
             return
         alert_id, msg_id = row
+        self._outbox.answered(tx, peer, receipt.hh)
         if not apply_receipt(tx, peer.name, peer.office_id, alert_id, receipt):
             return
         fields: dict[str, str | int] = {

@@ -20,12 +20,12 @@ from keys.primitives import labelled_hash, sha256
 from keys.secret import SecretBytes
 from node.addresses import switch, waiting_for_cards
 from node.broker_link import Arrival, BrokerClient, BrokerLink, Mailbox
-from node.inbox import MailboxKeys
+from node.halfpairs import half_pairs
 from node.layout import SecretName
 from node.outbox import Outbox
 from node.peers import Peer, load_peer, load_peers, save_peer
 from node.receive_keys import ReceiveKeyRing
-from node.secrets import Secrets
+from node.secrets import MailboxKeys, Secrets
 from protocol import limits
 from protocol.delivery import Delivery
 from protocol.envelope import envelope_hash, parse_envelope_untrusted
@@ -158,19 +158,23 @@ class Mailboxes:
             peer_id: [(number_of(name), name) for name in self._secrets.names(f"mailbox/{peer_id.hex()}/")]
             for peer_id in peers
         }
+        known = await self._db.read(lambda tx: {row[0] for row in tx.execute("SELECT name FROM mailbox")})
+        if all(name in known for found in named.values() for _, name in found):
+            return
 
         def record(tx: Transaction) -> None:
+            # What an unfinished ceremony made is no address yet: it is read, and announced to nobody.
+            half = {one.mailbox for one in half_pairs(tx)}
             for peer_id, found in named.items():
                 address = peers[peer_id]
                 rows = own_rows(tx, peer_id)
-                known = {row.name for row in rows}
+                known = half | {row.name for row in rows}
                 orphans = sorted(pair for pair in found if pair[1] not in known)
                 for place, (number, name) in enumerate(reversed(orphans)):
                     stage, parent = _stage_of_orphan(rows, place, len(orphans))
                     self._insert(tx, name, peer_id, number, address, stage, parent)
 
-        if any(named.values()):
-            await self._db.transact(record)
+        await self._db.transact(record)
 
     def _insert(
         self,
@@ -199,13 +203,17 @@ class Mailboxes:
 
     async def readable(self, address: str) -> list[Mailbox]:
         """Our mailboxes at a broker that something may arrive in. Passed ones are looked at by ``run``."""
-        rows = await self._db.read(
-            lambda tx: tx.execute(
-                "SELECT name, peer, stage FROM mailbox WHERE broker_address = ? ORDER BY name", (address,)
+        rows, half = await self._db.read(
+            lambda tx: (
+                tx.execute(
+                    "SELECT name, peer, stage FROM mailbox WHERE broker_address = ? ORDER BY name", (address,)
+                ),
+                [(one.mailbox, one.peer) for one in half_pairs(tx) if one.own_broker_address == address],
             )
         )
         filled = self._filled.get(address, set())
-        return self._opened(address, [row[:2] for row in rows if row[2] != "passed" or row[0] in filled])
+        ours = [row[:2] for row in rows if row[2] != "passed" or row[0] in filled]
+        return self._opened(address, [*ours, *half])
 
     def _opened(self, address: str, rows: Sequence[tuple[str, bytes]]) -> list[Mailbox]:
         found = []
@@ -245,6 +253,7 @@ class Mailboxes:
     async def round_once(self, *, is_whole: bool = True) -> bool:
         """Plan, ask the brokers, write what peers must hear; whether something is left to do soon."""
         async with self._one_at_a_time:
+            await self._adopt()
             unfinished = await self._fetch_cards()
             await self._carry_out_plans()
             for address, link in list(self._links().items()):

@@ -602,6 +602,13 @@ class Outbox:
                 )
             self._ask_now(tx, row, now_ms)
 
+    def answered(self, tx: Transaction, peer: Peer, hh: bytes) -> None:
+        """A receipt for an item of an instance that ended: no acknowledgement will ever name its number."""
+        instance = tx.value("SELECT instance FROM delivery WHERE hh = ?", (hh,))
+        row = self._load(tx, hh)
+        if row is not None and instance != peer.pair.outbound.instance:
+            self.apply(tx, row, PeerAcknowledged())
+
     def _seal_missing(self, tx: Transaction, *, hhs: Sequence[bytes]) -> None:
         """Items that must be put and have no envelope at hand, as after a mailbox was lost."""
         for hh in hhs:

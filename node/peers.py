@@ -91,6 +91,12 @@ def load_peer(tx: Snapshot, office_id: bytes) -> Peer:
     return _from_row(row)
 
 
+def find_peer(tx: Snapshot, office_id: bytes) -> Peer | None:
+    """One peer, or None if this office was never in a ceremony with it."""
+    known = tx.execute("SELECT 1 FROM peer WHERE office_id = ?", (office_id,))
+    return load_peer(tx, office_id) if known else None
+
+
 def load_peers(tx: Snapshot) -> list[Peer]:
     """Every peer, by name."""
     return [_from_row(row) for row in tx.execute(f"SELECT {_COLUMNS} FROM peer ORDER BY name, office_id")]  # noqa: S608

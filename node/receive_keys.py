@@ -47,19 +47,26 @@ class ReceiveKeyRing:
 
     async def load(self) -> None:
         """At start: open every live key, drop seeds that no committed row names any more."""
-        live = await self._db.read(
-            lambda tx: {
-                SecretName.receive(p.office_id, key): (p, key)
-                for p in load_peers(tx)
-                for key in (
-                    *live_key_ids(p.receive_keys),
-                    *one_time_ids(one_time.load_own(tx, p.office_id)),
-                )
-            }
+        peers, half = await self._db.read(
+            lambda tx: (
+                [
+                    (
+                        p.office_id,
+                        (*live_key_ids(p.receive_keys), *one_time_ids(one_time.load_own(tx, p.office_id))),
+                    )
+                    for p in load_peers(tx)
+                ],
+                tx.execute("SELECT peer, receive_key_id FROM half_pair"),
+            )
         )
+        live: dict[str, tuple[bytes, bytes]] = {
+            SecretName.receive(office_id, key): (office_id, key)
+            for office_id, keys in (*peers, *((office_id, (key,)) for office_id, key in half))
+            for key in keys
+        }
         await self._secrets.remove(name for name in self._secrets.names("receive/") if name not in live)
-        for name, (peer, key_id) in live.items():
-            self._open[key_id] = (XWingPrivateKey.from_seed(self._secrets.get(name)), peer.office_id)
+        for name, (office_id, key_id) in live.items():
+            self._open[key_id] = (XWingPrivateKey.from_seed(self._secrets.get(name)), office_id)
 
     def find(self, key_id: bytes) -> tuple[XWingPrivateKey, bytes] | None:
         """The private key of an id and the peer it was made for."""

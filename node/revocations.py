@@ -21,11 +21,10 @@ from keys.notice import Notice, encode_notice, parse_notice_untrusted, verify_no
 from keys.secret import SecretBytes
 from node.broker_link import BrokerClient
 from node.identity import Identity
-from node.inbox import MailboxKeys
 from node.officers import Officers
 from node.outbox import Outbox
 from node.peers import Peer, load_peer, save_peer
-from node.secrets import Secrets
+from node.secrets import MailboxKeys, Secrets
 from node.views import Learnt, Session
 from protocol import limits
 from protocol.items import RevocationItem

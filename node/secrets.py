@@ -6,10 +6,15 @@ gave it up. Reading is immediate and safe from any thread.
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
+from keys.errors import PolicyRefused
 from keys.keystore import Keystore
+from keys.primitives import Ed25519PrivateKey
 from keys.secret import SecretBytes
 from runtime.env import Env
+
+MAILBOX_SECRET_BYTES = 96
 
 
 class Secrets:
@@ -39,3 +44,31 @@ class Secrets:
         if gone:
             async with self._one_writer:
                 await self._env.run_blocking(self._keystore.remove_many, gone)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MailboxKeys:
+    """Secrets of one of our mailboxes, as the keystore holds them: get 32, put 32, Ed25519 seed 32."""
+
+    get_secret: SecretBytes
+    put_secret: SecretBytes
+    signing_key: Ed25519PrivateKey = field(repr=False)
+
+    @staticmethod
+    def from_secret(secret: SecretBytes) -> "MailboxKeys":
+        """Read one keystore entry."""
+        data = secret.reveal()
+        assert len(data) == MAILBOX_SECRET_BYTES
+        return MailboxKeys(
+            get_secret=SecretBytes(data[:32]),
+            put_secret=SecretBytes(data[32:64]),
+            signing_key=Ed25519PrivateKey.from_seed(SecretBytes(data[64:])),
+        )
+
+    @staticmethod
+    def find(secrets: Secrets, name: str) -> "MailboxKeys | None":
+        """Those of a mailbox that another task may just be giving up: then None."""
+        try:
+            return MailboxKeys.from_secret(secrets.get(name))
+        except PolicyRefused:
+            return None

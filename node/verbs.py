@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from keys.errors import MalformedInput, PolicyRefused
 from keys.notice import parse_notice_text_untrusted
 from node.control import Channel, Params
+from node.halfpairs import evidence_of
 from node.views import Role, Session
 from protocol import limits
 from protocol.alert import Alert
@@ -228,6 +229,27 @@ async def _import_address(node: "Node", params: Params, channel: Channel) -> dic
     return {"peer": await node.import_address(envelope)}
 
 
+async def _pair_begin(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    peer = await node.meetings.begin(_text(params, "broker"), _text(params, "token"), channel)
+    return {"peer": plain(peer)}
+
+
+async def _pair_answer(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del params
+    return {"peer": plain(await node.meetings.answer(channel))}
+
+
+async def _pair_evidence(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    peer_id = bytes.fromhex(await node.desk.find_peer(_text(params, "peer")))
+    return {"evidence": await node.database.read(lambda tx: evidence_of(tx, peer_id))}
+
+
+async def _peers(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del params, channel
+    return {"peers": [plain(peer) for peer in (await node.desk.status()).peers]}
+
+
 async def _publish(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
     del params, channel
     checkpoint = await node.log.publish()
@@ -259,6 +281,10 @@ VERBS: dict[str, Verb] = {
     "suspend": _suspend,
     "resume": _resume,
     "retire": _retire,
+    "pair.begin": _pair_begin,
+    "pair.answer": _pair_answer,
+    "pair.evidence": _pair_evidence,
+    "peers": _peers,
     "publish": _publish,
     "move": _move,
     "import-address": _import_address,

@@ -124,6 +124,16 @@ class UnknownKeyNotice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PairOkItem:
+    """The signer's ``pair-ok`` once more, for a peer that may have missed it in the ceremony (keys.pairing).
+
+    The one item a half pair looks at.
+    """
+
+    pair_ok: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UnknownItem:
     """An item of a later version, kept whole so that it re-encodes to the same bytes."""
 
@@ -143,6 +153,7 @@ Item = (
     | CardItem
     | RevocationItem
     | UnknownKeyNotice
+    | PairOkItem
     | UnknownItem
 )
 
@@ -261,6 +272,8 @@ def _to_wire(item: Item) -> Value:
             return {"k": "rev", "b": item.revocation}
         case UnknownKeyNotice():
             return {"k": "nokey", "h": list(item.envelope_hashes)}
+        case PairOkItem():
+            return {"k": "pok", "b": item.pair_ok}
         case UnknownItem():
             return wire.decode_untrusted(item.encoded, bytes_max=limits.BODY_BYTES_MAX)
 
@@ -322,6 +335,8 @@ def _read_known(tag: str, fields: Fields) -> Item | None:
             return RevocationItem(revocation=fields.raw("b", bytes_max=limits.ITEM_BYTES_MAX))
         case "nokey":
             return UnknownKeyNotice(envelope_hashes=_read_hashes(fields))
+        case "pok":
+            return PairOkItem(pair_ok=fields.raw("b", bytes_max=limits.ITEM_BYTES_MAX))
         case _:
             return None
 

@@ -10,13 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keys import pairing
+from keys import pairing, rendezvous
 from keys.card import parse_certificate_untrusted, parse_signed_bundle_untrusted, sign_bundle
 from keys.errors import MalformedInput, PolicyRefused, SalweenError, VerificationFailed
 from keys.layout import Reader
 from keys.pairing import (
-    ITEM_BYTES_ALLOWED,
-    Burned,
     Ceremony,
     ComparesCodes,
     Confirms,
@@ -25,7 +23,6 @@ from keys.pairing import (
     OwnSide,
     Paired,
     check_invitation,
-    derive_rendezvous,
     encode_pair_ok,
     group_code,
     own_side,
@@ -36,6 +33,7 @@ from keys.pairing import (
     verify_pair_ok,
 )
 from keys.primitives import XWING_PUBLIC_BYTES, XWingPrivateKey, aead_open, wrap
+from keys.rendezvous import ITEM_BYTES_ALLOWED, Burned, derive_rendezvous
 from keys.secret import SecretBytes
 from keys.trust import PairState, activate, pin_bundle
 from tests.keys.builders import (
@@ -292,6 +290,47 @@ def test_the_inviter_cannot_change_its_bundle_after_the_reply() -> None:
     assert burned(b) == "pairing_commitment_broken"
 
 
+def test_a_man_in_the_middle_who_grinds_has_no_say_in_the_codes() -> None:
+    """What he may choose late does not move them; what moves them he must fix before he sees the others.
+
+    Towards the joiner he is bound by his commitment: many seals of the reveal give one and the same code,
+    many other bundles give none. Towards the inviter his reply is in before the reveal, and is the only one.
+    """
+    b = joiner()
+    to_b, false_offer = inviter(MALLORY)
+    reply = receive(b, false_offer)
+    assert isinstance(to_b.step, pairing.InviterWaitsForReply)
+    assert isinstance(b.step, pairing.JoinerWaitsForReveal)
+    codes = set()
+    for number in range(100):
+        _, reveal = to_b.step.receive_reply(reply, drawn(f"ground {number}", 24))
+        codes.add(b.step.receive_reveal(reveal).own_code)
+    assert len(codes) == 1
+    for number in range(5):
+        another = replace(to_b.step, own=side(MALLORY, f"ground {number}"))
+        _, reveal = another.receive_reply(reply, bytes(24))
+        with pytest.raises(VerificationFailed, match="pairing_commitment_broken"):
+            b.step.receive_reveal(reveal)
+
+    a, offer = inviter()
+    receive(a, receive(joiner(MALLORY, "first"), offer))
+    code = own_code(a)
+    with pytest.raises(PolicyRefused, match="pairing_out_of_turn"):
+        receive(a, receive(joiner(MALLORY, "second"), offer))
+    assert burned(a) == "pairing_out_of_turn"
+    assert code not in codes
+
+
+def test_a_second_attempt_on_one_invitation_is_refused() -> None:
+    """Whoever failed once, or comes second, finds the ceremony burned: the right reply does not help."""
+    a, offer = inviter()
+    with pytest.raises(MalformedInput, match="pairing_item_malformed"):
+        receive(a, b"guess")
+    with pytest.raises(PolicyRefused, match="pairing_burned"):
+        receive(a, receive(joiner(), offer))
+    assert burned(a) == "pairing_item_malformed"
+
+
 def test_a_replayed_ceremony_goes_nowhere() -> None:
     """A broker that recorded one ceremony and plays it to a new one, item by item."""
     a, offer = inviter(seed="old")
@@ -415,7 +454,7 @@ def test_a_pair_ok_sealed_for_this_ceremony_but_about_another_is_refused() -> No
         TENGCHONG.operational, key_version=1, officers=(1,), now_ms=NOW_MS, seal_nonce=bytes(24)
     )
     key = pairing._confirmation_key(b.step.channel_key, b.step.transcript, "joiner")
-    item = pairing._seal(b"SLP4", key, bytes(24), forged, b.step.transcript)
+    item = rendezvous.seal_item(b"SLP4", key, bytes(24), forged, b.step.transcript)
     with pytest.raises(VerificationFailed, match="pair_ok_foreign"):
         receive(a, item)
 
@@ -431,7 +470,7 @@ def _fresh_reveal_waiter() -> Ceremony:
     b = joiner()
     receive(b, _OFFER)
     assert isinstance(b.step, pairing.JoinerWaitsForReveal)
-    b.step = replace(b.step, reply=pairing._from_item_untrusted(_REPLY))
+    b.step = replace(b.step, reply=rendezvous.from_item_untrusted(_REPLY))
     return b
 
 
@@ -580,7 +619,7 @@ def test_both_sides_derive_the_same_rendezvous_and_nobody_else_does() -> None:
     card = a_broker_address().card_sha256
     secret = SecretBytes(drawn("secret", 16))
 
-    def values(rendezvous: pairing.Rendezvous) -> list[bytes]:
+    def values(rendezvous: rendezvous.Rendezvous) -> list[bytes]:
         return [
             part.reveal()
             for box in (rendezvous.to_joiner, rendezvous.to_inviter)
@@ -606,11 +645,11 @@ def test_every_error_of_a_ceremony_is_of_the_families() -> None:
 
 def test_the_reply_opens_for_the_offers_key_alone() -> None:
     """A recorded ceremony stays closed without the ephemeral key, which is gone when it ends."""
-    reader = Reader(pairing._from_item_untrusted(_REPLY), "x")
+    reader = Reader(rendezvous.from_item_untrusted(_REPLY), "x")
     reader.magic(b"SLP2", 1)
     wrapped = reader.variable(1 << 16)
     stranger = XWingPrivateKey.from_seed(SecretBytes(drawn("stranger", 32)))
-    info = pairing._reply_info(pairing._from_item_untrusted(_OFFER))
+    info = pairing._reply_info(rendezvous.from_item_untrusted(_OFFER))
     with pytest.raises(VerificationFailed, match="unwrap_failed"):
         stranger.unwrap(wrapped, info)
     assert stranger.unwrap(wrap(stranger.public_bytes, b"x", info), info) == b"x"

@@ -127,11 +127,11 @@ def test_a_pairing_ends_with_the_command_that_ran_it(tmp_path: Path) -> None:
                 await socket.send_json({"verb": "pair.invite", "params": params})
                 told = json.loads((await socket.receive()).data)
                 assert told["event"]["event"] == "invitation"
-                assert node.ceremonies._one_at_a_time.locked()
+                assert node.ceremonies._partnering._one_at_a_time.locked()
 
         await here.host.run(invite_and_go)
         await asyncio.sleep(5)
-        assert not node.ceremonies._one_at_a_time.locked()
+        assert not node.ceremonies._partnering._one_at_a_time.locked()
 
     play(tmp_path, script)
 

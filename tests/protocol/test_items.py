@@ -19,6 +19,7 @@ from protocol.items import (
     OfficerListItem,
     OneTimeOffer,
     OneTimeUnused,
+    PairOkItem,
     ReceivedRange,
     RevocationItem,
     UnknownItem,
@@ -80,6 +81,7 @@ items: st.SearchStrategy[Item] = st.one_of(
     st.builds(HeartBeat, highest_seq=numbers, at_ms=st.integers(0, limits.TIME_MS_MAX)),
     st.builds(CardItem, certificate=signed),
     st.builds(RevocationItem, revocation=signed),
+    st.builds(PairOkItem, pair_ok=signed),
     st.builds(
         UnknownKeyNotice,
         envelope_hashes=st.lists(st.binary(min_size=32, max_size=32), max_size=32).map(tuple),

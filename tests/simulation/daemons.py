@@ -29,6 +29,7 @@ CHEAP_PROFILE = KdfProfile(keystore=CHEAP, pin=CHEAP)
 PASSPHRASE = b"one two three four"
 PIN = "246813"
 BROKER_PORT = 7440
+OFFICER_WAITS_S = 900  # for the other officer, before he ends the command
 
 
 class BrokerHost:
@@ -168,7 +169,60 @@ class _Telephone:
 
     async def ask(self, event: dict[str, Any]) -> str:
         await self._own.put(event["mine"])
-        return await self._other.get()
+        async with asyncio.timeout(OFFICER_WAITS_S):
+            return await self._other.get()
+
+
+class Screen:
+    """One officer's end of a ceremony in person: shows its code, reads the other screen, knows the office."""
+
+    def __init__(self) -> None:
+        self.shown: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.other: Screen | None = None
+        self.events: list[dict[str, Any]] = []
+        self.recognises = "yes"
+        self.replaces = "no"
+
+    async def emit(self, event: dict[str, Any]) -> None:
+        self.events.append(event)
+        if event["event"] == "meeting-code" and not self.shown.done():
+            self.shown.set_result(event["code"])
+
+    async def ask(self, event: dict[str, Any]) -> str:
+        await self.emit(event)
+        if event["event"] == "recognise":
+            return self.recognises
+        if event["event"] == "replace":
+            return self.replaces
+        assert self.other is not None
+        async with asyncio.timeout(OFFICER_WAITS_S):
+            return await asyncio.shield(self.other.shown)
+
+
+def two_screens() -> tuple[Screen, Screen]:
+    """Side by side."""
+    one, two = Screen(), Screen()
+    one.other, two.other = two, one
+    return one, two
+
+
+async def meet(
+    broker: BrokerHost, inviter: OfficeHost, joiner: OfficeHost, screens: tuple[Screen, Screen] | None = None
+) -> tuple[Screen, Screen]:
+    """The real ceremony in person, both ends at once; what both screens showed."""
+    one, two = screens or two_screens()
+    token = await broker.token()
+    assert inviter.node is not None
+    assert joiner.node is not None
+    beginning, answering = inviter.node.meetings, joiner.node.meetings
+    ends = (
+        asyncio.ensure_future(inviter.host.run(lambda env: beginning.begin(broker.address, token, one))),
+        asyncio.ensure_future(joiner.host.run(lambda env: answering.answer(two))),
+    )
+    for ended in await asyncio.gather(*ends, return_exceptions=True):
+        if isinstance(ended, BaseException):
+            raise ended
+    return one, two
 
 
 async def pair(broker: BrokerHost, inviter: OfficeHost, joiner: OfficeHost) -> None:
@@ -182,6 +236,10 @@ async def pair(broker: BrokerHost, inviter: OfficeHost, joiner: OfficeHost) -> N
     assert joiner.node is not None
     inviting, joining = inviter.node.ceremonies, joiner.node.ceremonies
     invited = asyncio.ensure_future(inviter.host.run(lambda env: inviting.invite(broker.address, token, one)))
+    waits: list[asyncio.Future[Any]] = [invited, one.invitation]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    if invited.done():
+        await invited
     invitation = await one.invitation
     await joiner.host.run(lambda env: joining.join(invitation, two))
     await invited

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from keys import pairing
+from keys.rendezvous import Burned
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PAGE: Final = ROOT / "docs" / "spec" / "diagrams.md"
@@ -99,7 +100,7 @@ def _draw_pairing() -> str:
     burnable = [
         step
         for step in typing.get_args(pairing.Step)
-        if step not in (pairing.Confirms, pairing.Paired, pairing.Burned)
+        if step not in (pairing.Confirms, pairing.Paired, Burned)
     ]
     lines += [f"    {step.__name__} --> Burned : any fault" for step in burnable]
     return "\n".join([*lines, "```"]) + "\n"

@@ -172,6 +172,7 @@ def _values() -> Iterator[Document]:
         ),
         ("aud", items.AudienceOpening(opening=drawn("salt", 16) + b"\0\0")),
         ("card", items.CardItem(certificate=MYITKYINA.certificate_bytes())),
+        ("pok", items.PairOkItem(pair_ok=_pair_ok())),
         ("rev", items.RevocationItem(revocation=_revocation())),
         (
             "otk",

@@ -1,0 +1,20 @@
+"""A meeting code as a picture, for a terminal.
+
+Spec: docs/spec/pairing.md#in-person. One rule: the picture holds the code's bytes, not its text, so that 180
+of them still fit a picture that a cheap camera reads (53 modules a side, medium correction).
+"""
+
+import io
+
+import segno
+
+_CORRECTION = "m"
+_QUIET_MODULES = 4
+
+
+def qr_terminal(encoded: bytes) -> str:
+    """Two modules a character, in the colours of the terminal: a reader takes either way round."""
+    out = io.StringIO()
+    code = segno.make_qr(encoded, error=_CORRECTION, mode="byte", boost_error=False)
+    code.terminal(out=out, border=_QUIET_MODULES, compact=True)
+    return out.getvalue()
