@@ -44,12 +44,12 @@ class BrokerHost:
         self.host.boot()
         values = {"host": "0.0.0.0", "public_host": self.host.name, "port": BROKER_PORT, "tls": True}
         await self.host.run(lambda env: initialise_broker(env, "broker", values, kdf=CHEAP))
-        await self._serve()
+        await self.serve()
 
     async def restart(self) -> None:
         """A new life on the same disk."""
         self.host.boot()
-        await self._serve()
+        await self.serve()
 
     async def token(self) -> str:
         """A fresh operator token."""
@@ -58,7 +58,9 @@ class BrokerHost:
         (token,) = await self.host.run(lambda env: make_tokens(env, store, 1))
         return token
 
-    async def _serve(self) -> None:
+    async def serve(self) -> None:
+        """``salween-broker run`` in a life that has begun."""
+
         async def start(env: Env) -> None:
             config: BrokerConfig = config_of(env, "broker")
             self.broker = Broker(env, "broker", config, read_passphrase(env, "broker", None))
@@ -98,12 +100,12 @@ class OfficeHost:
             )
 
         await self.host.run(start)
-        await self._serve()
+        await self.serve()
 
     async def restart(self) -> None:
         """A new life on the same disk."""
         self.host.boot()
-        await self._serve()
+        await self.serve()
 
     async def log_in(self) -> None:
         """The supervisor again, after the screen locked itself."""
@@ -138,12 +140,16 @@ class OfficeHost:
         view = await self._at_desk(lambda n, s: n.desk.open_alert(s, alert_id, purpose="duty"))
         return view.fields
 
-    async def _serve(self) -> None:
+    async def serve(self) -> None:
+        """``salween-node run`` in a life that has begun, and the supervisor logged in."""
+        self.node = None  # nobody sits at the desk of the life before
+
         async def start(env: Env) -> None:
-            self.node = await Node.open(env, "node", SecretBytes(PASSPHRASE), kdf=CHEAP_PROFILE)
-            await self.node.start_links()
-            await self.node.listen()
-            self.session = await self.node.desk.login(1, PIN)
+            node = await Node.open(env, "node", SecretBytes(PASSPHRASE), kdf=CHEAP_PROFILE)
+            await node.start_links()
+            await node.listen()
+            self.session = await node.desk.login(1, PIN)
+            self.node = node
 
         await self.host.run(start)
 
