@@ -130,9 +130,9 @@ class OfficeHost:
         """What the desk shows."""
         return await self._at_desk(lambda node, session: node.desk.peers(session))
 
-    async def send(self, alert: Alert) -> Submitted:
-        """To the only peer."""
-        (peer,) = await self.peers()
+    async def send(self, alert: Alert, to: str | None = None) -> Submitted:
+        """To the only peer, or to the one whose name begins so."""
+        (peer,) = (peer for peer in await self.peers() if to is None or peer.name.startswith(to))
         return await self._at_desk(lambda node, session: node.desk.submit(session, alert, [peer.office_id]))
 
     async def open_alert(self, alert_id: str) -> dict[str, object]:

@@ -26,7 +26,7 @@ from tests.simulation.checkers import Broken, Sent, Witness, contradictions
 from tests.simulation.daemons import BrokerHost, OfficeHost, pair
 from tests.simulation.disk import Killed, SimulatedDisk
 from tests.simulation.env import EPOCH_MS
-from tests.simulation.malice import TRICKS, MaliciousStore, corrupt
+from tests.simulation.malice import LIES, TRICKS, MaliciousStore, corrupt, tell_a_lie
 from tests.simulation.world import Host, HostDownError, World
 
 DAY_MS: Final = 24 * 3600 * 1000
@@ -77,6 +77,7 @@ class Paired:
 
 
 _NAMES: Final = (("Myitkyina", "MM"), ("Tengchong", "CN"))
+_LIAR: Final = ("Bokeo", "LA")  # paired with the first, and not to be believed
 
 
 @functools.cache
@@ -85,13 +86,15 @@ def paired() -> Paired:
     with World(seed="paired", directory=Path(), has_simulated_disks=True) as world, _counted_pages():
         broker = BrokerHost(world)
         offices = [OfficeHost(world, name, country, skew_ms=-SETUP_BEFORE_MS) for name, country in _NAMES]
+        offices.append(OfficeHost(world, *_LIAR, skew_ms=-SETUP_BEFORE_MS))
         broker.host.skew_ms = -SETUP_BEFORE_MS
 
         async def script() -> None:
             await broker.make()
             for office in offices:
                 await office.make()
-            await pair(broker, *offices)
+            await pair(broker, offices[0], offices[1])
+            await pair(broker, offices[0], offices[2])
             await asyncio.sleep(60)
             for host in (broker.host, *(office.host for office in offices)):
                 host.kill()
@@ -166,6 +169,7 @@ class Schedule:
         self.played: dict[str, int] = {}
         self._numbers = 0
         self._has_lied = False
+        self._has_liar = self.choices.random() < 0.4
         self._tricks: tuple[str, ...] = ()
         self._liar: MaliciousStore | None = None
         self._calm = False
@@ -185,6 +189,8 @@ class Schedule:
             self._put_disk(self.broker.host, start.broker.copy())
             for office in self.offices:
                 self._put_disk(office.host, start.offices[office.name].copy())
+            self.liar_office = OfficeHost(world, *_LIAR)
+            self._put_disk(self.liar_office.host, start.offices[_LIAR[0]].copy())
             self._log_keys = {
                 office.name: _log_key(_disk(office.host).content()) for office in self.offices
             }
@@ -214,6 +220,8 @@ class Schedule:
         await self._boot_broker()
         for office in self.offices:
             await self._boot_office(office)
+        if self._has_liar:
+            await self._up(self.liar_office.host, self.liar_office.serve())
         self._rollback_point = _disk(self.broker.host).copy()
         workers = [asyncio.ensure_future(self._at_work(office)) for office in self.offices]
         try:
@@ -222,6 +230,8 @@ class Schedule:
                 await asyncio.sleep(self.choices.uniform(5, 60))
                 _take(workers)
                 await self._fault(self.choices.choice(self.faults))
+                if self._has_liar and self.choices.random() < 0.3:
+                    await self._lie()
             await self._heal()
             _take(workers)
         finally:
@@ -236,7 +246,7 @@ class Schedule:
         for office in self.offices:
             await self._check_database(office)
             for view in await office.peers():
-                if view.missing_in:
+                if view.missing_in and not view.name.startswith(_LIAR[0]):
                     raise Broken("I3", f"{office.name} still misses {view.missing_in} messages")
 
     async def _heal(self) -> None:
@@ -262,7 +272,8 @@ class Schedule:
         messages = [await self._count(office, "delivery") for office in self.offices]
         await asyncio.sleep(IDLE_S)
         spoken = self.world.network.writes - written
-        if spoken > IDLE_WRITES_MAX:
+        # A liar goes on offering what nobody takes; that it costs little is all that can be asked.
+        if spoken > IDLE_WRITES_MAX * (1 + 4 * self._has_liar):
             raise Broken("I12", f"{spoken} writes on the network in {IDLE_S // 60} idle minutes")
         for office, before in zip(self.offices, messages, strict=True):
             if await self._count(office, "delivery") > before + IDLE_MESSAGES_MAX:
@@ -297,7 +308,7 @@ class Schedule:
         text = f"seen at {self._numbers}, {'x' * self.choices.choice((10, 10, 1500, 4000))}"
         sent = self.witness.sent[token] = Sent(token=token, sender=office.name, receiver=receiver, text=text)
         try:
-            await self._logged_in(office, lambda: office.send(_alert(token, text, office.now_ms())))
+            await self._logged_in(office, lambda: office.send(_alert(token, text, office.now_ms()), receiver))
         except PolicyRefused as refused:
             if refused.code in ("window_full", "disk_low"):
                 del self.witness.sent[token]
@@ -386,6 +397,12 @@ class Schedule:
             case "rollback":
                 await self._roll_back_broker()
 
+    async def _lie(self) -> None:
+        lie = self.choices.choice(LIES)
+        self.played[lie] = self.played.get(lie, 0) + 1
+        self.world.note("lie", lie)
+        await tell_a_lie(self.liar_office, lie, self.choices)
+
     async def _roll_back_broker(self) -> None:
         """F47: the broker goes back to what it was, high-water mark and all."""
         if self.broker.host.life is None:
@@ -439,7 +456,7 @@ class Schedule:
         await self._up(office.host, office.serve())
 
     async def _up(self, host: Host, serve: Coroutine[Any, Any, None]) -> None:
-        for office in self.offices:
+        for office in (*self.offices, self.liar_office):
             if office.host is host:
                 office.node = None
         if host.life is None:
