@@ -4,6 +4,8 @@
 #   make test      every check and every test; as root it first installs the Debian packages tests drive
 #   make check     the checks alone: no network, no Debian package
 #   make install   .venv with the console scripts in .venv/bin, from hashes
+#   make simulate  play one schedule of faults over the real daemons: SEED=7
+#   make simulate-300  300 new ones; make simulate-mistakes finds every mistake planted on purpose
 #   make bench     measurements; `make -s bench` prints JSON lines and nothing else on standard output
 #   make kills     kill real processes at random for long: KILLS=100 SEED=1
 #   make lock      write requirements.lock anew from pyproject.toml (UPGRADE=1 takes newer versions)
@@ -17,7 +19,7 @@ PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install check test demo kills bench lock clean debian
+.PHONY: help install check test demo kills simulate simulate-300 simulate-mistakes bench lock clean debian
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -60,6 +62,15 @@ KILLS ?= 100
 SEED  ?= 1
 kills: install
 	@SALWEEN_KILLS=$(KILLS) SALWEEN_SEED=$(SEED) $(BIN)/python -m pytest tests/scenarios/test_kills.py
+
+simulate: install
+	@PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation.campaign $(SEED)
+
+simulate-300: install
+	@PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation.campaign --new 300
+
+simulate-mistakes: install
+	@PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation.campaign --find
 
 bench: install
 	@$(BIN)/python -m bench

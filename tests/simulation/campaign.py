@@ -14,12 +14,15 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from tests.simulation.mistakes import MISTAKES, planted
-from tests.simulation.schedule import Outcome, Schedule
+from tests.simulation.schedule import Outcome, Schedule, paired
 
 # Seeds that once found something in the real code, and what it was.
 BROKEN_BEFORE: Final[dict[int, str]] = {
     2: "a broker that went back to an older state hid what lay behind the node's cursor",
 }
+
+
+SCHEDULES_PER_MISTAKE_MAX: Final = 300
 
 
 def play(seed: int, mistake: str | None = None) -> Outcome:
@@ -32,6 +35,7 @@ def play(seed: int, mistake: str | None = None) -> Outcome:
 
 def find(mistake: str, seeds: Iterator[int]) -> tuple[int, str] | None:
     """How many schedules it took until this mistake was found, and by what; None when it was not."""
+    paired()  # by the code as it is
     for played, seed in enumerate(seeds, start=1):
         try:
             outcome = play(seed, mistake)
@@ -44,11 +48,23 @@ def find(mistake: str, seeds: Iterator[int]) -> tuple[int, str] | None:
 
 def in_processes(seeds: Sequence[int], *, cores: int | None = None, environment: dict[str, str] | None = None) -> list[str]:
     """Play seeds in several processes; the lines they print, by seed: ``seed trace alerts faults broken``."""
+    lines = _spread(["--terse"], [str(seed) for seed in seeds], cores, environment)
+    return sorted(lines, key=lambda line: int(line.split()[0]))
+
+
+def find_in_processes() -> list[str]:
+    """Every planted mistake, looked for on every core: a line each."""
+    return _spread(["--find"], list(MISTAKES), None, None)
+
+
+def _spread(
+    option: list[str], work: list[str], cores: int | None, environment: dict[str, str] | None
+) -> list[str]:
     cores = cores or os.cpu_count() or 1
-    shares = [seeds[at::cores] for at in range(cores)]
+    shares = [work[at::cores] for at in range(cores)]
     running = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.simulation.campaign", "--terse", *map(str, share)],
+            [sys.executable, "-m", "tests.simulation.campaign", *option, *share],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -63,7 +79,7 @@ def in_processes(seeds: Sequence[int], *, cores: int | None = None, environment:
         lines += out.splitlines()
         if process.returncode not in (0, 1):
             lines.append(f"0 - 0 0 a process of the campaign failed: {err[-2000:]}")
-    return sorted(lines, key=lambda line: int(line.split()[0]))
+    return lines
 
 
 def _terse(outcome: Outcome) -> str:
@@ -76,11 +92,11 @@ def main() -> int:
     parser.add_argument("seeds", nargs="*", type=int, help="schedules to play")
     parser.add_argument("--new", type=int, default=0, metavar="N", help="play N schedules nobody has played")
     parser.add_argument("--mistake", choices=sorted(MISTAKES), help="with this mistake planted")
-    parser.add_argument("--mistakes", action="store_true", help="find every planted mistake, within 300 schedules each")
+    parser.add_argument("--find", nargs="*", metavar="MISTAKE", help="find these planted mistakes, or all of them")
     parser.add_argument("--terse", action="store_true", help="one line a schedule, nothing else")
     given = parser.parse_args()
-    if given.mistakes:
-        return _find_all()
+    if given.find is not None:
+        return _find_all(given.find or list(MISTAKES))
     if given.new:
         first = int(time.time())
         return _report(in_processes(range(first, first + given.new)))
@@ -97,12 +113,13 @@ def main() -> int:
     return int(failed > 0)
 
 
-def _find_all() -> int:
+def _find_all(names: Sequence[str]) -> int:
     failed = 0
-    for name in MISTAKES:
-        found = find(name, iter(range(1, 301)))
+    for name in names:
+        found = find(name, iter(range(1, SCHEDULES_PER_MISTAKE_MAX + 1)))
         failed += found is None
-        sys.stdout.write(f"{name:32} {found or 'NOT FOUND in 300'}\n")
+        played, by = found or (SCHEDULES_PER_MISTAKE_MAX, "NOT FOUND")
+        sys.stdout.write(f"{name:32} {played:3} schedules: {by}\n")
         sys.stdout.flush()
     return int(failed > 0)
 

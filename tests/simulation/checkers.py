@@ -176,6 +176,7 @@ CONTRADICTIONS = {
         " (SELECT 1 FROM entry_text e WHERE e.text LIKE '%\"hh\":\"' || lower(hex(d.hh)) || '\"%'"
         " AND e.text LIKE '%\"t\":\"msg.seal\"%')"
     ),
+    "an envelope that broke our own code": "SELECT 1 FROM quarantine WHERE verdict = 'poisoned'",
     "two deliveries in one place": (
         "SELECT 1 FROM delivery GROUP BY peer, instance, pair_seq HAVING count(*) > 1"
     ),

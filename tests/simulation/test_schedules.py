@@ -8,12 +8,11 @@ import time
 
 import pytest
 
-from tests.simulation.campaign import BROKEN_BEFORE, find, in_processes, play
+from tests.simulation.campaign import BROKEN_BEFORE, find_in_processes, in_processes, play
 from tests.simulation.mistakes import MISTAKES
 
 NEW_AT_LEAST = 60
 NEW_FOR_S = float(os.environ.get("SALWEEN_SIMULATE_S", "200"))
-MISTAKE_SCHEDULES_MAX = 300
 
 
 @pytest.mark.parametrize("seed", BROKEN_BEFORE)
@@ -43,8 +42,8 @@ def test_one_seed_is_one_run_in_any_process() -> None:
     assert len({line.split()[1] for line in plain}) == len(seeds)
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_planted_mistake_is_found(mistake: str) -> None:
+def test_every_planted_mistake_is_found() -> None:
     """A simulator that misses what we broke on purpose proves nothing when it finds nothing."""
-    found = find(mistake, iter(range(1, MISTAKE_SCHEDULES_MAX + 1)))
-    assert found is not None, f"{mistake} was not found in {MISTAKE_SCHEDULES_MAX} schedules"
+    lines = find_in_processes()
+    assert len(lines) == len(MISTAKES) >= 12, lines
+    assert not [line for line in lines if "NOT FOUND" in line or "failed" in line], lines
