@@ -6,6 +6,8 @@
 #   make check     the checks alone: no network, no Debian package
 #   make install   .venv with the console scripts in .venv/bin, from hashes
 #   make simulate-keys   40 pairs over 90 days: what a thief of an office's keys could still open
+#   make simulate  play one schedule of faults over the real daemons: SEED=7
+#   make simulate-300  300 new ones; make simulate-mistakes finds every mistake planted on purpose
 #   make bench     measurements; `make -s bench` prints JSON lines and nothing else on standard output
 #   make kills     kill real processes at random for long: KILLS=100 SEED=1
 #   make lock      write requirements.lock anew from pyproject.toml (UPGRADE=1 takes newer versions)
@@ -20,7 +22,8 @@ PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install check test demo kills simulate-keys bench lock clean debian opener opener-lock
+.PHONY: help install check test demo kills simulate simulate-300 simulate-mistakes simulate-keys bench lock \
+  clean debian opener opener-lock
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -75,6 +78,15 @@ PAIRS ?= 40
 DAYS  ?= 90
 simulate-keys: install
 	@$(BIN)/python -m tests.simulation.receive_keys --pairs $(PAIRS) --days $(DAYS)
+
+simulate: install
+	@PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation.campaign $(SEED)
+
+simulate-300: install
+	@PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation.campaign --new 300
+
+simulate-mistakes: install
+	@PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation.campaign --find
 
 bench: install
 	@$(BIN)/python -m bench

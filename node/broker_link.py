@@ -42,6 +42,7 @@ CONNECT_TIMEOUT_S = 20.0
 EXCHANGE_TIMEOUT_S = 60.0
 POLL_WAIT_MS = 50_000
 FRUITLESS_PAUSE_MS_MAX = 30_000
+LOOK_ANEW_MS = 5 * limits.MINUTE_MS
 INLINE_BYTES_MAX = 512 * 1024
 SEND_OPS_MAX = 128
 SEND_BYTES_MAX = 768 * 1024
@@ -269,6 +270,7 @@ class BrokerLink:
         self._poll: asyncio.Task[None] | None = None
         self._taking: asyncio.Task[bool] | None = None
         self._cursors: dict[str, int] = {}
+        self._looked_anew_ms = env.clock.monotonic_ms()
         self._rereads = 0
         self._fruitless = 0  # answers in a row that listed items and brought us no further
         self._state: LinkView = self._view("connecting")
@@ -354,6 +356,11 @@ class BrokerLink:
         if not mailboxes:
             await self._env.sleep(POLL_WAIT_MS / 1000)
             return
+        if self._env.clock.monotonic_ms() - self._looked_anew_ms >= LOOK_ANEW_MS:
+            # Cursors are the broker's word. One that went back to an older state counts from there, and what
+            # lies behind our cursor would wait until this node starts again.
+            self._looked_anew_ms = self._env.clock.monotonic_ms()
+            self._cursors.clear()
         share = INLINE_BYTES_MAX // len(mailboxes)
         ops = [
             List(

@@ -45,12 +45,12 @@ class BrokerHost:
         self.host.boot()
         values = {"host": "0.0.0.0", "public_host": self.host.name, "port": BROKER_PORT, "tls": True}
         await self.host.run(lambda env: initialise_broker(env, "broker", values, kdf=CHEAP))
-        await self._serve()
+        await self.serve()
 
     async def restart(self) -> None:
         """A new life on the same disk."""
         self.host.boot()
-        await self._serve()
+        await self.serve()
 
     async def token(self) -> str:
         """A fresh operator token."""
@@ -59,7 +59,9 @@ class BrokerHost:
         (token,) = await self.host.run(lambda env: make_tokens(env, store, 1))
         return token
 
-    async def _serve(self) -> None:
+    async def serve(self) -> None:
+        """``salween-broker run`` in a life that has begun."""
+
         async def start(env: Env) -> None:
             config: BrokerConfig = config_of(env, "broker")
             self.broker = Broker(env, "broker", config, read_passphrase(env, "broker", None))
@@ -99,12 +101,12 @@ class OfficeHost:
             )
 
         await self.host.run(start)
-        await self._serve()
+        await self.serve()
 
     async def restart(self) -> None:
         """A new life on the same disk."""
         self.host.boot()
-        await self._serve()
+        await self.serve()
 
     async def log_in(self) -> None:
         """The supervisor again, after the screen locked itself."""
@@ -129,9 +131,9 @@ class OfficeHost:
         """What the desk shows."""
         return await self._at_desk(lambda node, session: node.desk.peers(session))
 
-    async def send(self, alert: Alert) -> Submitted:
-        """To the only peer."""
-        (peer,) = await self.peers()
+    async def send(self, alert: Alert, to: str | None = None) -> Submitted:
+        """To the only peer, or to the one whose name begins so."""
+        (peer,) = (peer for peer in await self.peers() if to is None or peer.name.startswith(to))
         return await self._at_desk(lambda node, session: node.desk.submit(session, alert, [peer.office_id]))
 
     async def open_alert(self, alert_id: str) -> dict[str, object]:
@@ -139,12 +141,16 @@ class OfficeHost:
         view = await self._at_desk(lambda n, s: n.desk.open_alert(s, alert_id, purpose="duty"))
         return view.fields
 
-    async def _serve(self) -> None:
+    async def serve(self) -> None:
+        """``salween-node run`` in a life that has begun, and the supervisor logged in."""
+        self.node = None  # nobody sits at the desk of the life before
+
         async def start(env: Env) -> None:
-            self.node = await Node.open(env, "node", SecretBytes(PASSPHRASE), kdf=CHEAP_PROFILE)
-            await self.node.start_links()
-            await self.node.listen()
-            self.session = await self.node.desk.login(1, PIN)
+            node = await Node.open(env, "node", SecretBytes(PASSPHRASE), kdf=CHEAP_PROFILE)
+            await node.start_links()
+            await node.listen()
+            self.session = await node.desk.login(1, PIN)
+            self.node = node
 
         await self.host.run(start)
 

@@ -33,6 +33,7 @@ class Incarnation:
         self.name = name
         self.number = number
         self.is_alive = True
+        self.is_paused = False  # SIGSTOP, or a machine that swaps: what becomes ready waits
         self.queue: deque[events.Handle] = deque()  # becomes ready after the current batch
         self.batch: deque[events.Handle] = deque()  # ready now, in the order chosen
         self.tasks: list[asyncio.Task[Any]] = []  # held: asyncio itself refers to a waiting task only weakly
@@ -64,6 +65,7 @@ class VirtualTask(asyncio.Task[T]):
         self, number: int, coro: Generator[Any, None, T] | Coroutine[Any, Any, T], **options: Any
     ) -> None:
         self.number = number  # first: asyncio puts the task into a set while it is being made
+        self.owner: Incarnation | None = None
         super().__init__(coro, **options)
 
     def __hash__(self) -> int:
@@ -160,9 +162,22 @@ class VirtualLoop(asyncio.BaseEventLoop):
         owner = _owner_of(handle) or self._world
         if not owner.is_alive:
             return
-        if not owner.queue and not owner.batch:
+        if not owner.queue and not owner.batch and not owner.is_paused:
             self._active.append(owner)
         owner.queue.append(handle)
+
+    def pause(self, incarnation: Incarnation) -> None:
+        """Nothing of this life runs until ``resume``; its clocks go on."""
+        incarnation.is_paused = True
+        if incarnation in self._active:
+            self._active.remove(incarnation)
+
+    def resume(self, incarnation: Incarnation) -> None:
+        """What became ready meanwhile runs now."""
+        if incarnation.is_alive and incarnation.is_paused:
+            incarnation.is_paused = False
+            if incarnation.queue or incarnation.batch:
+                self._active.append(incarnation)
 
     def forget(self, incarnation: Incarnation) -> list["asyncio.Task[Any]"]:
         """Drop everything a killed host had ready; its tasks, to be kept so that no ``finally`` runs."""
@@ -218,6 +233,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._numbers += 1
         owner = (context.get(HOST) if context is not None else HOST.get()) or self._world
         task = VirtualTask(self._numbers, coro, loop=self, name=name, context=context)
+        task.owner = owner
         owner.tasks.append(task)
         if self._numbers % NUMBERS_BETWEEN_PURGES == 0:
             owner.tasks = [task for task in owner.tasks if not task.done()]
@@ -234,7 +250,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         (HOST.get() or self._world).exception_handler = handler
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        owner = self._running
+        # A task's failure comes to light when it is collected, whoever runs then.
+        owner = getattr(context.get("task") or context.get("future"), "owner", None) or self._running
         if owner.exception_handler is not None and owner.is_alive:
             owner.exception_handler(self, context)
         elif owner.is_alive:

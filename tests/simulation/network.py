@@ -117,6 +117,7 @@ class VirtualNetwork:
         self._transports: list[VirtualTransport] = []
         self._ports = 40_000
         self._connections = 0
+        self.writes = 0  # pieces put on their way so far
 
     # --- what a test does to it -----------------------------------------------------------------------------
 
@@ -278,6 +279,7 @@ class VirtualNetwork:
 
     def send(self, sender: "VirtualTransport", item: Item) -> None:
         """Put data or a mark on its way to the sender's peer."""
+        self.writes += 1
         if (sender.owner.name, sender.peer.owner.name) in self._cut:
             self._held.append((sender, item))
         else:

@@ -67,10 +67,11 @@ class Host:
         self._world = world
         self.lives = 0  # begun so far
         self._disk = world.directory / name / "0"
-        self._disk.mkdir(parents=True)
         self.simulated_disk: SimulatedDisk | None = None  # what takes the place of the files below ``disk``
         if world.has_simulated_disks:
             self.simulated_disk = SimulatedDisk(random.Random(f"{world.seed}/{name}/disk"))
+        else:
+            self._disk.mkdir(parents=True)
         self.life: Life | None = None
         self.exit_code: int | None = None  # of the last life that ended by itself
         self.down = asyncio.Event()
@@ -141,6 +142,25 @@ class Host:
         assert self.life is not None, f"{self.name} does not run"
         self._world.note("power_loss" if power_loss else "kill", self.name)
         self._end(power_loss=power_loss)
+
+    def pause(self) -> None:
+        """SIGSTOP."""
+        assert self.life is not None
+        self._world.note("pause", self.name)
+        self._world.loop.pause(self.life.incarnation)
+
+    def resume(self) -> None:
+        """SIGCONT; nothing when that life is over."""
+        if self.life is not None:
+            self._world.note("resume", self.name)
+            self._world.loop.resume(self.life.incarnation)
+
+    def step_clock(self, by_ms: int) -> None:
+        """Somebody sets the clock of this machine; it stays so."""
+        self._world.note("clock_step", self.name, by_ms)
+        self.skew_ms += by_ms
+        if self.life is not None:
+            self.life.clock.skew_ms = self.skew_ms
 
     def light_fuse(self, operations: int, *, power_loss: bool) -> None:
         """Die in the middle of the ``operations``-th change on the simulated disk from now on."""

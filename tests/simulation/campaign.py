@@ -1,0 +1,141 @@
+"""Schedules from the command line, many on every core: ``python -m tests.simulation.campaign --help``.
+
+A schedule that breaks an invariant is printed with its seed and the last events before it; put the seed into
+``BROKEN_BEFORE`` together with what was wrong, and it is played by every run of the tests from then on.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from tests.simulation.mistakes import MISTAKES, planted
+from tests.simulation.schedule import Outcome, Schedule, paired
+
+# Seeds that once found something in the real code, and what it was.
+BROKEN_BEFORE: Final[dict[int, str]] = {
+    2: "a broker that went back to an older state hid what lay behind the node's cursor",
+}
+
+
+SCHEDULES_PER_MISTAKE_MAX: Final = 300
+
+
+def play(seed: int, mistake: str | None = None) -> Outcome:
+    """One schedule, with a mistake planted or without."""
+    if mistake is None:
+        return Schedule(seed).run()
+    with planted(mistake):
+        return Schedule(seed).run()
+
+
+def find(mistake: str, seeds: Iterator[int]) -> tuple[int, str] | None:
+    """How many schedules it took until this mistake was found, and by what; None when it was not."""
+    paired()  # by the code as it is
+    for played, seed in enumerate(seeds, start=1):
+        try:
+            outcome = play(seed, mistake)
+        except Exception as error:  # a daemon that cannot go on is found as well
+            return played, f"{type(error).__name__}: {error}"
+        if outcome.broken is not None:
+            return played, str(outcome.broken)
+    return None
+
+
+def in_processes(seeds: Sequence[int], *, cores: int | None = None, environment: dict[str, str] | None = None) -> list[str]:
+    """Play seeds in several processes; the lines they print, by seed: ``seed trace alerts faults broken``."""
+    lines = _spread(["--terse"], [str(seed) for seed in seeds], cores, environment)
+    return sorted(lines, key=lambda line: int(line.split()[0]))
+
+
+def find_in_processes() -> list[str]:
+    """Every planted mistake, looked for on every core: a line each."""
+    return _spread(["--find"], list(MISTAKES), None, None)
+
+
+def _spread(
+    option: list[str], work: list[str], cores: int | None, environment: dict[str, str] | None
+) -> list[str]:
+    cores = cores or os.cpu_count() or 1
+    shares = [work[at::cores] for at in range(cores)]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.simulation.campaign", *option, *share],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONHASHSEED": "0", **(environment or {})},
+        )
+        for share in shares
+        if share
+    ]
+    lines: list[str] = []
+    for process in running:
+        out, err = process.communicate()
+        lines += out.splitlines()
+        if process.returncode not in (0, 1):
+            lines.append(f"0 - 0 0 a process of the campaign failed: {err[-2000:]}")
+    return lines
+
+
+def _terse(outcome: Outcome) -> str:
+    return f"{outcome.seed} {outcome.trace} {outcome.alerts} {sum(outcome.faults.values())} {outcome.broken or 'holds'}"
+
+
+def main() -> int:
+    """0 when every schedule held."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("seeds", nargs="*", type=int, help="schedules to play")
+    parser.add_argument("--new", type=int, default=0, metavar="N", help="play N schedules nobody has played")
+    parser.add_argument("--mistake", choices=sorted(MISTAKES), help="with this mistake planted")
+    parser.add_argument("--find", nargs="*", metavar="MISTAKE", help="find these planted mistakes, or all of them")
+    parser.add_argument("--terse", action="store_true", help="one line a schedule, nothing else")
+    given = parser.parse_args()
+    if given.find is not None:
+        return _find_all(given.find or list(MISTAKES))
+    if given.new:
+        first = int(time.time())
+        return _report(in_processes(range(first, first + given.new)))
+    failed = 0
+    for seed in given.seeds:
+        outcome = play(seed, given.mistake)
+        sys.stdout.write(_terse(outcome) + "\n")
+        sys.stdout.flush()
+        failed += outcome.broken is not None
+        if not given.terse:
+            sys.stdout.write(f"  faults: {outcome.faults}\n")
+            if outcome.broken is not None:
+                sys.stdout.write("  " + "\n  ".join(outcome.last[-60:]) + "\n")
+    return int(failed > 0)
+
+
+def _find_all(names: Sequence[str]) -> int:
+    failed = 0
+    for name in names:
+        found = find(name, iter(range(1, SCHEDULES_PER_MISTAKE_MAX + 1)))
+        failed += found is None
+        played, by = found or (SCHEDULES_PER_MISTAKE_MAX, "NOT FOUND")
+        sys.stdout.write(f"{name:32} {played:3} schedules: {by}\n")
+        sys.stdout.flush()
+    return int(failed > 0)
+
+
+def _report(lines: list[str]) -> int:
+    words = Counter("holds" if line.endswith(" holds") else "broken" for line in lines)
+    for line in lines:
+        if not line.endswith(" holds"):
+            sys.stdout.write(line + "\n")
+    alerts = sum(int(line.split()[2]) for line in lines)
+    faults = sum(int(line.split()[3]) for line in lines)
+    sys.stdout.write(
+        f"{len(lines)} schedules, {alerts} alerts, {faults} faults: {words['holds']} hold, {words['broken']} do not\n"
+    )
+    return int(words["broken"] > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""What must hold after every schedule, asked of what a person sees and of the files on the disks.
+
+Nothing of the product is called here: screens are given as plain values, the published log is parsed, hashed
+and verified anew. The names of the invariants stand beside each check; the list is docs/testing.md's.
+"""
+
+import base64
+import hashlib
+import json
+import struct
+from dataclasses import dataclass, field
+from typing import Any
+
+from nacl.exceptions import BadSignatureError
+from nacl.signing import VerifyKey
+
+
+class Broken(AssertionError):
+    """An invariant does not hold."""
+
+    def __init__(self, invariant: str, what: str) -> None:
+        super().__init__(f"{invariant}: {what}")
+        self.invariant = invariant
+
+
+@dataclass(slots=True)
+class Sent:
+    """One alert an officer pressed send on. ``kept``: the screen said so; else the press got no answer."""
+
+    token: str
+    sender: str
+    receiver: str
+    text: str
+    kept: bool = False
+    ticks: dict[str, None] = field(default_factory=dict)  # steps of the ladder the sender ever saw
+
+
+@dataclass(slots=True)
+class Witness:
+    """Everything that officers did and saw in one run."""
+
+    sent: dict[str, Sent] = field(default_factory=dict)
+    shown: dict[str, dict[str, None]] = field(default_factory=dict)  # office -> tokens ever in its inbox
+    signed: dict[str, list[tuple[int, bytes]]] = field(default_factory=dict)  # office -> (size, root)
+    used: dict[bytes, int] = field(default_factory=dict)  # hash of (key, nonce) -> how often sealed under
+
+    def saw_inbox(self, office: str, rows: list[tuple[str, str]]) -> None:
+        """``rows`` are (token, sender as shown). I2, I4, I7."""
+        tokens = [token for token, _ in rows]
+        if len(set(tokens)) != len(tokens):
+            raise Broken("I2", f"{office} shows an alert twice")
+        for token, sender in rows:
+            sent = self.sent.get(token)
+            if sent is None or sent.receiver != office or not sender.startswith(sent.sender):
+                raise Broken("I4", f"{office} shows {token} from {sender}, which nobody sent so")
+        before = self.shown.setdefault(office, {})
+        for token in before:
+            if token not in tokens:
+                raise Broken("I7", f"{office} showed {token} and has lost it")
+        before.update(dict.fromkeys(tokens))
+        for sent in self.sent.values():
+            if sent.receiver == office and {"delivered", "opened"} & sent.ticks.keys() and sent.token not in tokens:
+                raise Broken("I6", f"{sent.sender} saw {sent.token} ticked and {office} does not have it")
+
+    def saw_opened(self, token: str, text: str) -> None:
+        """What an officer read. I4."""
+        if text != self.sent[token].text:
+            raise Broken("I4", f"{token} reads otherwise than it was written")
+
+    def saw_outbox(self, office: str, rows: list[tuple[str, list[str]]]) -> None:
+        """``rows`` are (token, steps of its ladder). I1: nothing kept ever leaves the outbox; I6."""
+        steps = dict(rows)
+        if len(steps) != len(rows):
+            raise Broken("I2", f"{office} has sent one press of the button twice")
+        for sent in self.sent.values():
+            if sent.sender == office and sent.kept and sent.token not in steps:
+                raise Broken("I1", f"{office} was told that {sent.token} is kept and has lost it")
+        for token, ladder in rows:
+            if "kept" not in ladder:
+                raise Broken("I6", f"the ladder of {token} has no first rung")
+            before = self.sent[token].ticks
+            if not before.keys() <= set(ladder):
+                raise Broken("I6", f"the ladder of {token} has lost a rung")
+            before.update(dict.fromkeys(ladder))
+
+    def sealed_with(self, key: bytes, nonce: bytes) -> None:
+        """I10."""
+        name = hashlib.sha256(struct.pack(">H", len(key)) + key + nonce).digest()
+        if name in self.used:
+            raise Broken("I10", "a key met a nonce twice")
+        self.used[name] = 1
+
+    def everything_arrived(self) -> None:
+        """I1, at the end."""
+        for sent in self.sent.values():
+            if sent.kept and sent.token not in self.shown.get(sent.receiver, {}):
+                raise Broken("I1", f"{sent.token} never reached {sent.receiver}")
+            if sent.kept and "delivered" not in sent.ticks:
+                raise Broken("I12", f"{sent.sender} never learnt that {sent.token} arrived")
+
+    def saw_log(self, office: str, files: dict[str, bytes], key: bytes) -> None:
+        """The published log: canonical, numbered, and every root ever signed a prefix of it. I9."""
+        log = {path.split("/log/", 1)[1]: data for path, data in files.items() if "/log/" in path}
+        checkpoint = log.get("checkpoint")
+        if checkpoint is None:
+            return
+        text, _, signature = checkpoint.partition(b"\n\n")
+        _, size_text, root_text = text.split(b"\n")[:3]
+        size, root = int(size_text), base64.b64decode(root_text)
+        raw = base64.b64decode(signature.split(b" ")[2].split(b"\n")[0])
+        try:
+            VerifyKey(key).verify(text + b"\n", raw[4:])
+        except BadSignatureError:
+            raise Broken("I9", f"the checkpoint of {office} does not verify") from None
+        leaves = [hashlib.sha256(b"\0" + entry).digest() for entry in entries_of(log, size)]
+        if _root(leaves) != root:
+            raise Broken("I9", f"the log of {office} is not what its checkpoint signs")
+        for signed_size, signed_root in self.signed.setdefault(office, []):
+            if signed_size > size or _root(leaves[:signed_size]) != signed_root:
+                raise Broken("I9", f"the log of {office} went back behind {signed_size} entries it had signed")
+        if (size, root) not in self.signed[office]:
+            self.signed[office].append((size, root))
+
+
+def entries_of(log: dict[str, bytes], size: int) -> list[bytes]:
+    """The entries of a published log, from its bundles. Broken when one is missing or not canonical."""
+    entries: list[bytes] = []
+    for number in range((size + 255) // 256):
+        width = min(256, size - number * 256)
+        name = f"tile/entries/{number:03d}"
+        data = log.get(name) or log.get(f"{name}.p/{width}")
+        if data is None:
+            raise Broken("I9", f"bundle {number} of a published log is missing")
+        at = 0
+        for _ in range(width):
+            (length,) = struct.unpack_from(">H", data, at)
+            entry = data[at + 2 : at + 2 + length]
+            at += 2 + length
+            fields = json.loads(entry)
+            if json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() != entry:
+                raise Broken("I9", "an entry is not canonical")
+            if fields["seq"] != len(entries):
+                raise Broken("I9", "an entry has another's number")
+            entries.append(entry)
+    return entries
+
+
+def _root(leaves: list[bytes]) -> bytes:
+    if not leaves:
+        return hashlib.sha256(b"").digest()
+    if len(leaves) == 1:
+        return leaves[0]
+    split = 1 << (len(leaves) - 1).bit_length() - 1
+    return hashlib.sha256(b"\1" + _root(leaves[:split]) + _root(leaves[split:])).digest()
+
+
+# --- the database, in SQL of its own ----------------------------------------------------------------------
+
+# Each must return no row. I3, I9: what one transaction wrote is there together.
+CONTRADICTIONS = {
+    "an alert shown without its place in the conversation": (
+        "SELECT 1 FROM alert a WHERE incoming = 1 AND NOT EXISTS"
+        " (SELECT 1 FROM received r WHERE r.peer = a.peer AND r.hh = a.hh AND r.verdict = 'ok')"
+    ),
+    "an alert shown without its content": (
+        "SELECT 1 FROM alert a WHERE erased_ms IS NULL AND NOT EXISTS"
+        " (SELECT 1 FROM vault v WHERE v.alert_id = a.alert_id AND v.incoming = a.incoming)"
+    ),
+    "a place taken in that no entry tells of": (
+        "SELECT 1 FROM received r WHERE verdict NOT IN ('service') AND NOT EXISTS"
+        " (SELECT 1 FROM entry_text e WHERE e.text LIKE '%\"hh\":\"' || lower(hex(r.hh)) || '\"%'"
+        " AND e.text LIKE '%\"t\":\"msg.recv\"%')"
+    ),
+    "an item sealed that no entry tells of": (
+        "SELECT 1 FROM delivery d WHERE service = 0 AND NOT EXISTS"
+        " (SELECT 1 FROM entry_text e WHERE e.text LIKE '%\"hh\":\"' || lower(hex(d.hh)) || '\"%'"
+        " AND e.text LIKE '%\"t\":\"msg.seal\"%')"
+    ),
+    "an envelope that broke our own code": "SELECT 1 FROM quarantine WHERE verdict = 'poisoned'",
+    "two deliveries in one place": (
+        "SELECT 1 FROM delivery GROUP BY peer, instance, pair_seq HAVING count(*) > 1"
+    ),
+    "a number of ours skipped": (
+        "SELECT 1 FROM delivery GROUP BY peer, instance"
+        " HAVING max(pair_seq) <> count(*) OR min(pair_seq) <> 1"
+    ),
+}
+
+
+def contradictions(execute: Any) -> list[str]:
+    """The names of the contradictions a database holds; ``execute`` runs SQL and returns rows."""
+    columns = [row[1] for row in execute("PRAGMA table_info(leaf)")]
+    body = "entry" if "entry" in columns else columns[-1]
+    source = f"(SELECT CAST({body} AS TEXT) AS text FROM leaf)"  # noqa: S608 - a column name of the schema
+    return [what for what, sql in CONTRADICTIONS.items() if execute(sql.replace("entry_text", source))]

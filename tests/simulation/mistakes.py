@@ -1,0 +1,279 @@
+"""Mistakes planted on purpose: each breaks one promise of the real code for as long as it is in force.
+
+This is the only switch, and it is in the tests. A simulator that does not find all of them within 300 schedules
+is not to be believed when it finds nothing.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, Final
+
+import node.inbox
+import node.outbox
+import node.peers
+import node.receive_keys
+import protocol.conversation
+import protocol.delivery
+import protocol.sealing
+from keys.keystore import Keystore
+from node.broker_link import BrokerLink
+from protocol.conversation import Judgement
+from protocol.delivery import Delivery, HeldNo, PutAccepted
+from runtime import sqlite
+from tests.simulation.disk import SimulatedFiles
+
+Undo = Callable[[], None]
+
+
+def _swap(target: Any, name: str, value: Any) -> Undo:
+    before = getattr(target, name)
+    setattr(target, name, value)
+    return lambda: setattr(target, name, before)
+
+
+def _sync_normal() -> Undo:
+    """Commits are not synced one by one: a power cut takes acknowledged ones back."""
+    pragmas = tuple(
+        ("synchronous", "NORMAL", 1) if pragma[0] == "synchronous" else pragma for pragma in sqlite._PRAGMAS
+    )
+    return _swap(sqlite, "_PRAGMAS", pragmas)
+
+
+def _no_checkpoint_at_open() -> Undo:
+    """What a killed process left unsynced in the page cache is acted upon before it is durable."""
+    return _swap(sqlite, "_checkpoint_all", lambda connection, subject: None)
+
+
+def _answer_before_commit() -> Undo:
+    """A transaction's result is believed before the commit, at offices and broker alike."""
+    real = sqlite.Database._run_writes
+
+    def hasty(self: Any, calls: Any) -> Any:
+        """The commit happens with the next batch."""
+        connection = self._connection
+        if connection.in_transaction:
+            connection.execute("COMMIT")
+        connection.execute("BEGIN IMMEDIATE")
+        outcomes = [self._run_write(call) for call in calls]
+        self.stats.commits += 1
+        return outcomes
+
+    undo_write = _swap(sqlite.Database, "_run_writes", hasty)
+    assert real is not hasty
+    return undo_write
+
+
+def _keystore_not_synced() -> Undo:
+    """A new file gets its name before its content is on the disk."""
+    real = SimulatedFiles.write_atomic
+
+    def careless(self: Any, path: Any, data: bytes, mode: int = 0o600) -> None:
+        native = self.native_path(path)
+        self.disk.step()
+        self.disk.create(native, mode).write(0, data)
+
+    assert real is not careless
+    return _swap(SimulatedFiles, "write_atomic", careless)
+
+
+def _seed_after_announcement() -> Undo:
+    """A receive key's seed reaches the keystore only when the next secret is written."""
+    real = Keystore.put_many
+
+    def late(self: Any, secrets: Any) -> None:
+        if all(name.startswith("receive/") for name in secrets):
+            self._secrets = {**self._secrets, **secrets}
+            return
+        real(self, secrets)
+
+    return _swap(Keystore, "put_many", late)
+
+
+def _custody_is_delivery() -> Undo:
+    """What the broker holds is taken for delivered and never sent again."""
+    table = protocol.delivery.TRANSITIONS
+    before = dict(table)
+    table[Delivery.KEPT, PutAccepted] = Delivery.ACKNOWLEDGED
+    real = protocol.delivery._held
+
+    def forgotten(state: Any, now_ms: int, jitter: float) -> Any:
+        return replace(real(state, now_ms, jitter), next_at_ms=None)
+
+    undo = _swap(protocol.delivery, "_held", forgotten)
+
+    def restore() -> None:
+        table.clear()
+        table.update(before)
+        undo()
+
+    return restore
+
+
+def _never_asks_again() -> Undo:
+    """The broker's "not held" is not followed by sealing anew."""
+    table = protocol.delivery.TRANSITIONS
+    before = dict(table)
+    del table[Delivery.HELD, HeldNo]
+
+    def restore() -> None:
+        table.clear()
+        table.update(before)
+
+    return restore
+
+
+def _window_forgotten() -> Undo:
+    """Acknowledges every number up to the highest that arrived, holes or not."""
+    real = protocol.conversation.acknowledgement
+
+    def boastful(state: Any, key_version: int) -> Any:
+        said = real(state, key_version)
+        (held,) = said.ranges
+        top = held.contiguous_to + held.bitmap.bit_length()
+        return replace(said, ranges=(replace(held, contiguous_to=top, bitmap=0),))
+
+    return _swap(node.outbox, "acknowledgement", boastful)
+
+
+def _no_window() -> Undo:
+    """A copy is taken for new."""
+    real = protocol.conversation.judge
+
+    def blind(state: Any, *, instance: bytes, pair_seq: int, rk_first: int) -> Judgement:
+        said = real(state, instance=instance, pair_seq=pair_seq, rk_first=rk_first)
+        return Judgement.NEW if said is Judgement.DUPLICATE else said
+
+    return _swap(node.inbox, "judge", blind)
+
+
+def _acknowledges_acknowledgements() -> Undo:
+    """No message is a service message: two idle offices answer each other for ever."""
+    undo_inbox = _swap(node.inbox, "is_service", lambda items: False)
+    return undo_inbox
+
+
+def _deletes_before_keeping() -> Undo:
+    """The broker is told to delete in another transaction than the one that keeps the alert: before it."""
+    real = node.inbox.Inbox._record
+
+    def reversed_order(self: Any, tx: Any, *, arrival: Any) -> Any:
+        from node.peers import load_peer
+
+        if tx.execute("SELECT 1 FROM broker_delete WHERE envelope_hash = ?", (arrival.envelope_hash,)):
+            return real(self, tx, arrival=arrival)
+        if self._env.random(1)[0] < 64:
+            self._delete_later(tx, load_peer(tx, arrival.mailbox.peer), arrival)
+            return node.inbox._Outcome()
+        return real(self, tx, arrival=arrival)
+
+    return _swap(node.inbox.Inbox, "_record", reversed_order)
+
+
+def _entry_in_another_transaction() -> Undo:
+    """The log entry of an arrival is written when there is time: sometimes never."""
+    real = node.inbox.Inbox._log_received
+
+    def forgetful(self: Any, *arguments: Any, **options: Any) -> int:
+        if self._env.random(1)[0] < 32:
+            return 0
+        return real(self, *arguments, **options)
+
+    return _swap(node.inbox.Inbox, "_log_received", forgetful)
+
+
+def _cursor_runs_ahead() -> Undo:
+    """The list is remembered as read although what it brought was not taken in."""
+    real = BrokerLink._take_in
+
+    async def faithless(self: Any, arrivals: Any) -> bool:
+        if arrivals and self._env.random(1)[0] < 64:
+            return True
+        return await real(self, arrivals)
+
+    import node.broker_link
+
+    undo_age = _swap(node.broker_link, "LOOK_ANEW_MS", 10**12)
+    undo_take = _swap(BrokerLink, "_take_in", faithless)
+
+    def restore() -> None:
+        undo_take()
+        undo_age()
+
+    return restore
+
+
+def _believes_cursors() -> Undo:
+    """A broker's cursors are believed for ever (found by schedule 2 in the real code, and mended)."""
+    import node.broker_link
+
+    return _swap(node.broker_link, "LOOK_ANEW_MS", 10**12)
+
+
+def _clock_decides() -> Undo:
+    """What comes from a clock behind ours is dropped as old."""
+    real = protocol.sealing._marks
+
+    def strict(header: Any, certificate: Any, now_ms: int) -> Any:
+        from keys.errors import PolicyRefused
+
+        if header.created_ms < now_ms - 120_000:
+            raise PolicyRefused("stale", "too old")
+        return real(header, certificate, now_ms)
+
+    return _swap(protocol.sealing, "_marks", strict)
+
+
+def _nonce_repeats() -> Undo:
+    """Every content key is the same."""
+    from keys.secret import SecretBytes
+
+    real = protocol.sealing.blob_encrypt
+
+    def same(key: Any, label: bytes, data: bytes) -> bytes:
+        return real(SecretBytes(bytes(32)), label, data)
+
+    return _swap(protocol.sealing, "blob_encrypt", same)
+
+
+def _shows_before_commit() -> Undo:
+    """A tick is shown for a custody note as if it were a receipt."""
+    real = node.outbox.add_rung
+
+    def boastful(tx: Any, alert_id: bytes, peer: bytes, step: str, at_ms: int, *rest: Any) -> None:
+        real(tx, alert_id, peer, step, at_ms, *rest)
+        if step == "on_broker":
+            real(tx, alert_id, peer, "delivered", at_ms, *rest)
+
+    return _swap(node.outbox, "add_rung", boastful)
+
+
+MISTAKES: Final[dict[str, Callable[[], Undo]]] = {
+    "sync_normal": _sync_normal,
+    "no_checkpoint_at_open": _no_checkpoint_at_open,
+    "answer_before_commit": _answer_before_commit,
+    "keystore_not_synced": _keystore_not_synced,
+    "seed_after_announcement": _seed_after_announcement,
+    "custody_is_delivery": _custody_is_delivery,
+    "never_asks_again": _never_asks_again,
+    "window_forgotten": _window_forgotten,
+    "no_window": _no_window,
+    "acknowledges_acknowledgements": _acknowledges_acknowledgements,
+    "deletes_before_keeping": _deletes_before_keeping,
+    "entry_in_another_transaction": _entry_in_another_transaction,
+    "cursor_runs_ahead": _cursor_runs_ahead,
+    "believes_cursors": _believes_cursors,
+    "clock_decides": _clock_decides,
+    "nonce_repeats": _nonce_repeats,
+    "shows_before_commit": _shows_before_commit,
+}
+
+
+@contextlib.contextmanager
+def planted(name: str) -> Iterator[None]:
+    """Make this mistake for a while."""
+    undo = MISTAKES[name]()
+    try:
+        yield
+    finally:
+        undo()

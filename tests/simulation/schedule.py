@@ -1,0 +1,517 @@
+"""One schedule: two offices, a broker, officers at work, and everything that goes wrong, all from one number.
+
+The offices are paired once per process and every schedule starts from copies of their disks. For some minutes
+officers write, read and look while machines die (between two steps or in the middle of a write), lose power,
+stand still, have their clocks set, are cut off one way or both, and the broker lies or goes back to an older
+state. Then everything heals, and after a while everything kept must have arrived, once, as written.
+"""
+
+import asyncio
+import contextlib
+import functools
+import random
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from keys import keystore, pin, primitives
+from keys.errors import PolicyRefused, SalweenError
+from keys.secret import SecretBytes
+from node import vault
+from protocol import requests, sealing
+from protocol.alert import Alert, FreeText, Vehicle
+from runtime import sqlite
+from tests.simulation.checkers import Broken, Sent, Witness, contradictions
+from tests.simulation.daemons import BrokerHost, OfficeHost, pair
+from tests.simulation.disk import Killed, SimulatedDisk
+from tests.simulation.env import EPOCH_MS
+from tests.simulation.malice import LIES, TRICKS, MaliciousStore, corrupt, tell_a_lie
+from tests.simulation.world import Host, HostDownError, World
+
+DAY_MS: Final = 24 * 3600 * 1000
+SETUP_BEFORE_MS: Final = 3600 * 1000
+MINUTES: Final = 12
+HEAL_S: Final = 15 * 60  # reliability: idle within a quarter of an hour after the last fault
+HEAL_AFTER_MALICE_S: Final = 100 * 60  # a broker's lie "I hold it" is asked again at growing intervals
+IDLE_S: Final = 10 * 60
+IDLE_WRITES_MAX: Final = 400  # of both offices in ten idle minutes: polls, and little else
+IDLE_MESSAGES_MAX: Final = 2  # new ones of an office in that time: a sign of life
+CHECKPOINT_COMMITS: Final = 100
+
+FAULTS: Final = (
+    *("kill",) * 3,
+    *("power_loss",) * 3,
+    *("fuse",) * 4,
+    "pause",
+    "clock",
+    "cut",
+    "cut_one_way",
+    "reset",
+    "slow",
+    "trick",
+    "trick",
+    "rollback",
+)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What one schedule came to."""
+
+    seed: int
+    trace: str
+    alerts: int
+    faults: dict[str, int]
+    broken: Broken | None = None
+    last: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """Disks of a broker and two paired offices, and the key of each log."""
+
+    broker: SimulatedDisk
+    offices: dict[str, SimulatedDisk]
+    address: str
+
+
+_NAMES: Final = (("Myitkyina", "MM"), ("Tengchong", "CN"))
+_LIAR: Final = ("Bokeo", "LA")  # paired with the first, and not to be believed
+
+
+@functools.cache
+def paired() -> Paired:
+    """Two offices that paired an hour before every schedule begins; made once per process."""
+    with World(seed="paired", directory=Path(), has_simulated_disks=True) as world, _counted_pages():
+        broker = BrokerHost(world)
+        offices = [OfficeHost(world, name, country, skew_ms=-SETUP_BEFORE_MS) for name, country in _NAMES]
+        offices.append(OfficeHost(world, *_LIAR, skew_ms=-SETUP_BEFORE_MS))
+        broker.host.skew_ms = -SETUP_BEFORE_MS
+
+        async def script() -> None:
+            await broker.make()
+            for office in offices:
+                await office.make()
+            await pair(broker, offices[0], offices[1])
+            await pair(broker, offices[0], offices[2])
+            await asyncio.sleep(60)
+            for host in (broker.host, *(office.host for office in offices)):
+                host.kill()
+
+        world.run(script())
+        return Paired(
+            broker=_disk(broker.host),
+            offices={office.name: _disk(office.host) for office in offices},
+            address=broker.address,
+        )
+
+
+def _disk(host: Host) -> SimulatedDisk:
+    assert host.simulated_disk is not None
+    return host.simulated_disk
+
+
+@contextlib.contextmanager
+def _counted_pages() -> Any:
+    """Copy the journal back every so many commits, not pages.
+
+    How many pages a commit takes depends on where a random hash falls in an index, and the moment of a
+    checkpoint must not differ between two runs of one seed.
+    """
+    real = sqlite.Database._note_wal_pages
+
+    def count(database: sqlite.Database, *_: Any) -> int:
+        database.stats.wal_pages += sqlite.CHECKPOINT_PAGES // CHECKPOINT_COMMITS + 1
+        return 0
+
+    sqlite.Database._note_wal_pages = count  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        sqlite.Database._note_wal_pages = real  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def _recorded_keys(witness: Witness) -> Any:
+    """I10: every key and nonce that anything is sealed with, as the library call is given them."""
+    real_aead, real_blob = primitives.aead_seal, sealing.blob_encrypt
+
+    def aead(key: SecretBytes, nonce: bytes, *rest: Any) -> bytes:
+        witness.sealed_with(key.reveal(), nonce)
+        return real_aead(key, nonce, *rest)
+
+    def blob(key: SecretBytes, *rest: Any) -> bytes:
+        witness.sealed_with(key.reveal(), b"")  # the library draws the nonce; one key seals one blob
+        return real_blob(key, *rest)
+
+    users = [module for module in (keystore, pin, vault, requests) if hasattr(module, "aead_seal")]
+    for module in users:
+        module.aead_seal = aead  # type: ignore[attr-defined]
+    sealing.blob_encrypt = blob
+    try:
+        yield
+    finally:
+        for module in users:
+            module.aead_seal = real_aead  # type: ignore[attr-defined]
+        sealing.blob_encrypt = real_blob
+
+
+class Schedule:
+    """See the head of this file."""
+
+    def __init__(self, seed: int, *, minutes: int = MINUTES, faults: tuple[str, ...] = FAULTS) -> None:
+        self.seed = seed
+        self.minutes = minutes
+        self.faults = faults
+        self.choices = random.Random(f"schedule/{seed}")
+        self.witness = Witness()
+        self.played: dict[str, int] = {}
+        self._numbers = 0
+        self._has_lied = False
+        self._has_liar = self.choices.random() < 0.4
+        self._tricks: tuple[str, ...] = ()
+        self._liar: MaliciousStore | None = None
+        self._calm = False
+        self.autopsy: Callable[[Schedule], None] | None = None  # looks at the broken world before it goes
+        self._restarts: dict[str, asyncio.Task[None]] = {}
+
+    def run(self) -> Outcome:
+        """Play it to its end; the outcome names what was broken."""
+        start = paired()
+        with World(seed=self.seed, directory=Path(), has_simulated_disks=True) as world, (
+            _counted_pages()
+        ), _recorded_keys(self.witness):
+            self.world = world
+            self.broker = BrokerHost(world)
+            self.broker.address = start.address
+            self.offices = [OfficeHost(world, name, country) for name, country in _NAMES]
+            self._put_disk(self.broker.host, start.broker.copy())
+            for office in self.offices:
+                self._put_disk(office.host, start.offices[office.name].copy())
+            self.liar_office = OfficeHost(world, *_LIAR)
+            self._put_disk(self.liar_office.host, start.offices[_LIAR[0]].copy())
+            self._log_keys = {
+                office.name: _log_key(_disk(office.host).content()) for office in self.offices
+            }
+            broken = None
+            try:
+                world.run(self._script())
+            except Broken as found:
+                broken = found
+                if self.autopsy is not None:
+                    self.autopsy(self)
+            return Outcome(
+                seed=self.seed,
+                trace=world.trace.hexdigest(),
+                alerts=len(self.witness.sent),
+                faults=self.played,
+                broken=broken,
+                last=[f"{at / 1e6:.3f} {what} {facts}" for at, what, facts in world.trace.last],
+            )
+
+    def _put_disk(self, host: Host, disk: SimulatedDisk) -> None:
+        disk._choices = random.Random(f"{self.world.seed}/{host.name}/disk")
+        host.simulated_disk = disk
+
+    # --- the run --------------------------------------------------------------------------------------------
+
+    async def _script(self) -> None:
+        await self._boot_broker()
+        for office in self.offices:
+            await self._boot_office(office)
+        if self._has_liar:
+            await self._up(self.liar_office.host, self.liar_office.serve())
+        self._rollback_point = _disk(self.broker.host).copy()
+        workers = [asyncio.ensure_future(self._at_work(office)) for office in self.offices]
+        try:
+            end_s = self.world.loop.time() + self.minutes * 60
+            while self.world.loop.time() < end_s:
+                await asyncio.sleep(self.choices.uniform(5, 60))
+                _take(workers)
+                await self._fault(self.choices.choice(self.faults))
+                if self._has_liar and self.choices.random() < 0.3:
+                    await self._lie()
+            await self._heal()
+            _take(workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+        await asyncio.sleep(HEAL_AFTER_MALICE_S if self._has_lied else HEAL_S)
+        for office in self.offices:
+            await self._look(office)
+        self.witness.everything_arrived()
+        await self._check_idle()
+        for office in self.offices:
+            await self._check_database(office)
+            for view in await office.peers():
+                if view.missing_in and not view.name.startswith(_LIAR[0]):
+                    raise Broken("I3", f"{office.name} still misses {view.missing_in} messages")
+
+    async def _heal(self) -> None:
+        self._calm = True
+        self.world.network.heal()
+        self.world.network.latency_s = (0.005, 0.060)
+        self._tricks = ()
+        if self._liar is not None:
+            self._liar.tricks = ()
+        for host in self._hosts():
+            host.resume()
+            if host.simulated_disk is not None:
+                host.simulated_disk.fuse = None
+        for restart in list(self._restarts.values()):
+            await restart
+        for host in self._hosts():
+            if host.life is None:
+                await self._boot(host)
+
+    async def _check_idle(self) -> None:
+        """I12: with everything delivered, offices and broker come to rest."""
+        written = self.world.network.writes
+        messages = [await self._count(office, "delivery") for office in self.offices]
+        await asyncio.sleep(IDLE_S)
+        spoken = self.world.network.writes - written
+        # A liar goes on offering what nobody takes; that it costs little is all that can be asked.
+        if spoken > IDLE_WRITES_MAX * (1 + 4 * self._has_liar):
+            raise Broken("I12", f"{spoken} writes on the network in {IDLE_S // 60} idle minutes")
+        for office, before in zip(self.offices, messages, strict=True):
+            if await self._count(office, "delivery") > before + IDLE_MESSAGES_MAX:
+                raise Broken("I12", f"{office.name} goes on talking although nothing happens")
+
+    async def _count(self, office: OfficeHost, table: str) -> int:
+        node = office.node
+        assert node is not None
+        found: int = await office.host.run(
+            lambda env: node.database.read(lambda tx: tx.value(f"SELECT count(*) FROM {table}"))  # noqa: S608
+        )
+        return found
+
+    # --- officers -------------------------------------------------------------------------------------------
+
+    async def _at_work(self, office: OfficeHost) -> None:
+        """Write, look and read, as often as people do in a bad hour."""
+        while True:
+            await asyncio.sleep(self.choices.uniform(2, 40))
+            if office.host.life is None or office.node is None or self._calm:
+                continue
+            with contextlib.suppress(HostDownError, Killed):
+                if self.choices.random() < 0.5:
+                    await self._send(office)
+                else:
+                    await self._look(office)
+
+    async def _send(self, office: OfficeHost) -> None:
+        self._numbers += 1
+        (receiver,) = (other.name for other in self.offices if other is not office)
+        token = f"KA-{self._numbers}"
+        text = f"seen at {self._numbers}, {'x' * self.choices.choice((10, 10, 1500, 4000))}"
+        sent = self.witness.sent[token] = Sent(token=token, sender=office.name, receiver=receiver, text=text)
+        try:
+            await self._logged_in(office, lambda: office.send(_alert(token, text, office.now_ms()), receiver))
+        except PolicyRefused as refused:
+            if refused.code in ("window_full", "disk_low"):
+                del self.witness.sent[token]
+                return
+            raise
+        except SalweenError as error:
+            if office.host.life is None:
+                return
+            raise Broken("I12", f"{office.name} could not send: {error.code}") from error
+        sent.kept = True
+        self.world.note("kept", token)
+
+    async def _look(self, office: OfficeHost) -> None:
+        inbox = await self._logged_in(office, office.inbox)
+        rows = [(row.headline.split()[1], row.peer_name) for row in inbox]
+        self.world.note("inbox", office.name, len(rows))
+        self.witness.saw_inbox(office.name, rows)
+        outbox = await self._logged_in(office, office.outbox)
+        self.witness.saw_outbox(
+            office.name,
+            [
+                (row.headline.split()[1], [rung.step for rung in row.recipients[0].ladder])
+                for row in outbox
+                if row.recipients
+            ],
+        )
+        unread = [row for row in inbox if not row.opened]
+        if unread:
+            row = self.choices.choice(unread)
+            fields: Any = await self._logged_in(office, lambda: office.open_alert(row.alert_id))
+            self.witness.saw_opened(row.headline.split()[1], fields["text"]["text"])
+        for row in outbox:
+            for rung in row.recipients[0].ladder if row.recipients else ():
+                self.world.note("rung", row.headline.split()[1], rung.step)
+
+    async def _logged_in(self, office: OfficeHost, act: Any) -> Any:
+        try:
+            return await act()
+        except PolicyRefused as refused:
+            if refused.code not in ("session_ended", "session_locked", "not_logged_in", "session_unknown"):
+                raise
+            await office.log_in()
+            return await act()
+
+    # --- what goes wrong ------------------------------------------------------------------------------------
+
+    def _hosts(self) -> list[Host]:
+        return [self.broker.host, *(office.host for office in self.offices)]
+
+    async def _fault(self, fault: str) -> None:
+        host = self.choices.choice(self._hosts())
+        self.played[fault] = self.played.get(fault, 0) + 1
+        self.world.note("fault", fault, host.name)
+        network = self.world.network
+        match fault:
+            case "kill" | "power_loss":
+                if host.life is not None:
+                    host.kill(power_loss=fault == "power_loss")
+                    self._restart_later(host)
+            case "fuse":
+                if host.life is not None:
+                    host.light_fuse(self.choices.randint(1, 60), power_loss=self.choices.random() < 0.6)
+                    self._restart_later(host)
+            case "pause":
+                if host.life is not None:
+                    host.pause()
+                    await asyncio.sleep(self.choices.uniform(0.1, 90))
+                    host.resume()
+            case "clock":
+                host.step_clock(self.choices.choice((-1, 1)) * self.choices.choice((1_000, 300_000, 3_600_000)))
+            case "cut" | "cut_one_way":
+                one, other = self.choices.sample([h.name for h in self._hosts()], 2)
+                network.cut(one, other, both_ways=fault == "cut")
+                await asyncio.sleep(self.choices.uniform(1, 120))
+                network.heal()
+            case "reset":
+                for office in self.offices:
+                    network.reset_connections(office.host.name, self.broker.host.name)
+            case "slow":
+                network.latency_s = self.choices.choice(((0.005, 0.06), (0.3, 3.0), (1.0, 12.0)))
+            case "trick":
+                self._has_lied = True
+                self._tricks = tuple(self.choices.sample(TRICKS, self.choices.randint(1, 4)))
+                if self._liar is not None:
+                    self._liar.tricks = self._tricks
+            case "rollback":
+                await self._roll_back_broker()
+
+    async def _lie(self) -> None:
+        lie = self.choices.choice(LIES)
+        self.played[lie] = self.played.get(lie, 0) + 1
+        self.world.note("lie", lie)
+        await tell_a_lie(self.liar_office, lie, self.choices)
+
+    async def _roll_back_broker(self) -> None:
+        """F47: the broker goes back to what it was, high-water mark and all."""
+        if self.broker.host.life is None:
+            return
+        self._has_lied = True
+        self.broker.host.kill()
+        point, now = self._rollback_point, _disk(self.broker.host).copy()
+        self._rollback_point = now
+        self._put_disk(self.broker.host, point.copy())
+        await asyncio.sleep(self.choices.uniform(0.1, 20))
+        await self._boot_again(self.broker.host)
+
+    def _restart_later(self, host: Host) -> None:
+        if host.name in self._restarts and not self._restarts[host.name].done():
+            return
+
+        async def restart() -> None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.choices.uniform(20, 60)):
+                    await host.down.wait()  # a fuse may take its time, or never be reached
+            await asyncio.sleep(self.choices.uniform(0.05, 60))
+            await self._boot_again(host)
+
+        self._restarts[host.name] = asyncio.ensure_future(restart())
+
+    async def _boot_again(self, host: Host) -> None:
+        """Start until it stands: it may die in its recovery, and in the recovery from that."""
+        while host.life is None:
+            with contextlib.suppress(HostDownError, Killed):
+                await self._boot(host, deadly=not self._calm)
+
+    async def _boot(self, host: Host, *, deadly: bool = False) -> None:
+        if deadly and self.choices.random() < 0.2:
+            host.boot()
+            host.light_fuse(self.choices.randint(1, 30), power_loss=self.choices.random() < 0.6)
+        if host is self.broker.host:
+            await self._boot_broker()
+            return
+        (office,) = (office for office in self.offices if office.host is host)
+        await self._boot_office(office)
+        await self._check_database(office)
+        await self._look(office)
+
+    async def _boot_broker(self) -> None:
+        await self._up(self.broker.host, self.broker.serve())
+        assert self.broker.broker is not None
+        self._liar = corrupt(self.broker.broker, random.Random(f"{self.world.seed}/liar/{self.broker.host.lives}"))
+        self._liar.tricks = self._tricks
+
+    async def _boot_office(self, office: OfficeHost) -> None:
+        await self._up(office.host, office.serve())
+
+    async def _up(self, host: Host, serve: Coroutine[Any, Any, None]) -> None:
+        for office in (*self.offices, self.liar_office):
+            if office.host is host:
+                office.node = None
+        if host.life is None:
+            host.boot()
+        try:
+            await serve
+        except SalweenError as error:
+            if host.life is None:
+                raise HostDownError(host.name) from error
+            raise Broken("I12", f"{host.name} does not start: {error}") from error
+
+    async def _check_database(self, office: OfficeHost) -> None:
+        """I3, I9, and the published log."""
+        node = office.node
+        assert node is not None
+        found = await office.host.run(
+            lambda env: node.database.read(lambda tx: contradictions(tx.execute))
+        )
+        if found:
+            raise Broken("I9", f"{office.name}: {found[0]}")
+        self.witness.saw_log(office.name, _disk(office.host).content(), self._log_keys[office.name])
+
+
+def _take(workers: list["asyncio.Future[None]"]) -> None:
+    for worker in workers:
+        if worker.done():
+            worker.result()
+
+
+def _alert(token: str, text: str, now_ms: int) -> Alert:
+    return Alert(
+        status="exercise",
+        crime_type="drug_trafficking",
+        urgency="expected",
+        severity="severe",
+        certainty="likely",
+        source="B",
+        information="2",
+        handling="H0",
+        tlp="amber",
+        created_ms=now_ms,
+        expires_ms=now_ms + 7 * DAY_MS,
+        erase_at_ms=now_ms + 30 * DAY_MS,
+        entities=(Vehicle(plate=token, colour="white"),),
+        text=FreeText(language="en", text=text),
+    )
+
+
+def _log_key(files: dict[str, bytes]) -> bytes:
+    """The Ed25519 key a log was pinned with, from the policy beside it: ``log name+hash+base64``."""
+    import base64
+
+    (policy,) = (data for path, data in files.items() if path.endswith("/policy"))
+    line = next(line for line in policy.decode().splitlines() if line.startswith("log "))
+    return base64.b64decode(line.split()[1].split("+", 2)[2])[1:]
+
+
+assert EPOCH_MS > SETUP_BEFORE_MS

@@ -1,0 +1,49 @@
+"""Schedules of faults over the real daemons: nothing lost, doubled, altered or left running (I1 to I20).
+
+The list of invariants and what each schedule does stand in docs/testing.md; ``make simulate SEED=n`` plays one.
+"""
+
+import os
+import time
+
+import pytest
+
+from tests.simulation.campaign import BROKEN_BEFORE, find_in_processes, in_processes, play
+from tests.simulation.mistakes import MISTAKES
+
+NEW_AT_LEAST = 60
+NEW_FOR_S = float(os.environ.get("SALWEEN_SIMULATE_S", "200"))
+
+
+@pytest.mark.parametrize("seed", BROKEN_BEFORE)
+def test_what_once_broke_holds(seed: int) -> None:
+    """Every schedule that ever found something in the real code."""
+    outcome = play(seed)
+    assert outcome.broken is None, f"{BROKEN_BEFORE[seed]}: {outcome.broken}"
+
+
+def test_new_schedules_hold() -> None:
+    """At least 60 schedules nobody has played before, and as many more as fit the time, on every core."""
+    first, began = int(time.time()), time.monotonic()
+    lines: list[str] = []
+    while len(lines) < NEW_AT_LEAST or time.monotonic() - began < NEW_FOR_S:
+        lines += in_processes(range(first + len(lines), first + len(lines) + 30))
+    broken = [line for line in lines if not line.endswith(" holds")]
+    assert not broken, "play one again with: make simulate SEED=n\n" + "\n".join(broken)
+    assert sum(int(line.split()[2]) for line in lines) > 10 * len(lines), "hardly an alert was sent"
+
+
+def test_one_seed_is_one_run_in_any_process() -> None:
+    """Same seed, same trace hash, whatever allocator lays out the memory (I20)."""
+    seeds = range(500, 506)
+    plain = in_processes(seeds, cores=1)
+    other = in_processes(seeds, cores=1, environment={"PYTHONMALLOC": "malloc", "PYTHONHASHSEED": "7"})
+    assert plain == other
+    assert len({line.split()[1] for line in plain}) == len(seeds)
+
+
+def test_every_planted_mistake_is_found() -> None:
+    """A simulator that misses what we broke on purpose proves nothing when it finds nothing."""
+    lines = find_in_processes()
+    assert len(lines) == len(MISTAKES) >= 12, lines
+    assert not [line for line in lines if "NOT FOUND" in line or "failed" in line], lines
