@@ -21,6 +21,7 @@ class Broken(AssertionError):
     def __init__(self, invariant: str, what: str) -> None:
         super().__init__(f"{invariant}: {what}")
         self.invariant = invariant
+        self.what = what
 
 
 @dataclass(slots=True)

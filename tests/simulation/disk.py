@@ -227,6 +227,13 @@ class SimulatedDisk:
             self._directories[path] = None
             path = os.path.dirname(path)
 
+    def rename_directory(self, path: str, target: str) -> None:
+        """Another name for a directory and everything below it, durably."""
+        for names in (self._files, self._platter_files, self._directories):
+            for name in [name for name in names if name == path or name.startswith(f"{path}/")]:
+                names[target + name.removeprefix(path)] = names.pop(name)  # type: ignore[attr-defined, index]
+        self._renames = [(target + n.removeprefix(path) if n.startswith(f"{path}/") else n, f) for n, f in self._renames]
+
     def is_directory(self, path: str) -> bool:
         """Whether a directory stands there."""
         return path in self._directories
@@ -339,6 +346,10 @@ class SimulatedFiles:
     def rename(self, path: AnyPath, target: AnyPath) -> None:
         """See Files."""
         native, native_target = self.native_path(path), self.native_path(target)
+        if self.disk.is_directory(native):
+            self.disk.step()
+            self.disk.rename_directory(native, native_target)
+            return
         file = self._file(path)
         self.disk.step()
         self.disk.unlink(native)
@@ -383,6 +394,7 @@ class DiskVfs(apsw.VFS):  # type: ignore[misc]
 
     def __init__(self, name: str, disk: SimulatedDisk) -> None:
         self._disk = disk
+        self.name = name
         super().__init__(name, "unix")
 
     def xOpen(self, name: Any, flags: list[int]) -> "_DiskFile":  # noqa: N802 - SQLite's names

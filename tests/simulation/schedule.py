@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from broker.setup import begin_again
 from keys import keystore, pin, primitives
 from keys.errors import PolicyRefused, SalweenError
 from keys.secret import SecretBytes
@@ -36,7 +37,8 @@ HEAL_S: Final = 15 * 60  # reliability: idle within a quarter of an hour after t
 HEAL_AFTER_MALICE_S: Final = 100 * 60  # a broker's lie "I hold it" is asked again at growing intervals
 IDLE_S: Final = 10 * 60
 IDLE_WRITES_MAX: Final = 400  # of both offices in ten idle minutes: polls, and little else
-IDLE_MESSAGES_MAX: Final = 2  # new ones of an office in that time: a sign of life
+IDLE_MESSAGES_MAX: Final = 5  # new ones of an office in that time: signs of life, a key offered again
+REST_S: Final = 3 * 60  # what the last look made the offices say is said
 CHECKPOINT_COMMITS: Final = 100
 
 FAULTS: Final = (
@@ -52,6 +54,7 @@ FAULTS: Final = (
     "trick",
     "trick",
     "rollback",
+    "erase",
 )
 
 
@@ -198,7 +201,7 @@ class Schedule:
             try:
                 world.run(self._script())
             except Broken as found:
-                broken = found
+                broken = Broken(found.invariant, found.what)  # without the frames it went through
                 if self.autopsy is not None:
                     self.autopsy(self)
             return Outcome(
@@ -268,6 +271,7 @@ class Schedule:
 
     async def _check_idle(self) -> None:
         """I12: with everything delivered, offices and broker come to rest."""
+        await asyncio.sleep(REST_S)
         written = self.world.network.writes
         messages = [await self._count(office, "delivery") for office in self.offices]
         await asyncio.sleep(IDLE_S)
@@ -396,6 +400,8 @@ class Schedule:
                     self._liar.tricks = self._tricks
             case "rollback":
                 await self._roll_back_broker()
+            case "erase":
+                await self._erase_broker()
 
     async def _lie(self) -> None:
         lie = self.choices.choice(LIES)
@@ -414,6 +420,19 @@ class Schedule:
         self._put_disk(self.broker.host, point.copy())
         await asyncio.sleep(self.choices.uniform(0.1, 20))
         await self._boot_again(self.broker.host)
+
+    async def _erase_broker(self) -> None:
+        """I17: its disks are gone but for its keys, and the operator begins again."""
+        host = self.broker.host
+        if host.life is None:
+            return
+        self._has_lied = True  # whoever was told "held" finds out at growing intervals
+        host.kill()
+        _disk(host).erase(("/broker.db", "/broker.db-wal", "/broker.db.keycheck"))
+        host.boot()
+        await host.run(lambda env: begin_again(env, "broker"))
+        self._rollback_point = _disk(host).copy()
+        await self._boot_broker()
 
     def _restart_later(self, host: Host) -> None:
         if host.name in self._restarts and not self._restarts[host.name].done():

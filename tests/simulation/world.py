@@ -26,6 +26,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
+import apsw
+
 from runtime.env import Env
 from tests.simulation.disk import DiskVfs, Killed, SimulatedDisk
 from tests.simulation.env import HostClock, HostProcess, make_env
@@ -251,7 +253,11 @@ class World:
             self._hosts.clear()
             self.loop.close()
             gc.collect()
-            # Only now has every connection of the dead been closed.
+            # Whatever an exception somewhere still refers to must not outlive the layer it stands on.
+            names = {f"multipleciphers-{layer.name}" for layer in self._file_layers}
+            for connection in apsw.connections():
+                if connection.open_vfs in names:
+                    connection.close(True)
             for layer in self._file_layers:
                 layer.unregister()
 
