@@ -12,6 +12,7 @@ Spec: docs/spec/keys.md and docs/spec/pairing.md. Files in reading order:
 - ``trust``: what we know of one peer, and the rules by which that may change
 - ``pairing``: the by-voice ceremony as a machine, one type per step; invitations
 - ``keystore``: the passphrase-sealed key file; the only file here that asks for I/O
+- ``backupfile``: the backup file's header and sealed parts; ``recovery``: the recovery sheet
 - ``pin``: an officer's seed, sealed a second time under that officer's PIN
 - ``tls``: the self-signed certificate of a broker
 

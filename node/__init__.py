@@ -7,6 +7,8 @@ Reading order:
 - ``peers``, ``receive_keys``  one paired office inside a transaction, and the keys it seals to
 - ``outbox``, ``inbox``  record, then act: what leaves and what comes
 - ``broker_link``, ``traffic``  the only socket to a broker, and what shares a request
+- ``reset_keys``, ``resets``  a peer that lost state: what it is told to, and what is sent again
+- ``backup``, ``restore``, ``recovery_commands``  the backup file, and the ceremonies of the recovery sheet
 - ``officers``, ``vault``  who may open what, and what is kept sealed until they do
 - ``ceremony``  pairing, over the same link
 - ``alerts``, ``views``, ``desk``, ``events``  what officers do and are shown, through one interface

@@ -21,6 +21,7 @@ from keys.secret import SecretBytes
 from node import __version__
 from node.control import SOCKET_NAME, Params, call_daemon
 from node.daemon import Node, run_daemon_node
+from node.recovery_commands import add_recovery_commands
 from node.setup import initialise
 from node.verbs import run_verb
 from runtime import exits
@@ -606,6 +607,9 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     Console().print(table if rows else "Nothing there.")
+
+
+add_recovery_commands(cli, run=_run, call=_call, passphrase=_passphrase, finish=_finish)
 
 
 def main() -> None:

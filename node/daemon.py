@@ -22,6 +22,7 @@ from keys.primitives import Ed25519PrivateKey, self_test
 from keys.secret import SecretBytes
 from node import __version__
 from node.alerts import Alerts
+from node.backup import Manifest, make_backup
 from node.broker_link import BrokerClient, BrokerLink
 from node.ceremony import Ceremonies
 from node.config import NodeConfig, load_config
@@ -40,11 +41,14 @@ from node.layout import (
     KdfProfile,
     SecretName,
     open_node_database,
+    witness_name,
 )
 from node.metrics import NodeMetrics
 from node.officers import Officers
 from node.outbox import Outbox
 from node.receive_keys import ReceiveKeyRing
+from node.reset_keys import ResetKeyRing
+from node.restore import finish_epoch
 from node.secrets import Secrets
 from node.traffic import NodeTraffic
 from node.vault import Vault
@@ -107,8 +111,10 @@ class Node:
         policy = ReleasePolicy()
         secrets = Secrets(env, keystore)
         self._secrets = secrets
+        self._kdf = kdf.keystore
         self.events = Events(env.clock)
         self.keys = ReceiveKeyRing(env, db, secrets)
+        self.reset_keys = ResetKeyRing(env, db, secrets)
         vault = Vault(env, secrets)
         self.officers = Officers(env, db, log, secrets, idle_lock_ms=config.idle_lock_s * 1000, kdf=kdf.pin)
         self._outbox = Outbox(
@@ -126,6 +132,7 @@ class Node:
             log,
             identity,
             self.keys,
+            self.reset_keys,
             secrets,
             vault,
             self._outbox,
@@ -173,7 +180,7 @@ class Node:
             secrets,
             self.keys,
             log_directory=self._directory / LOG_NAME,
-            witness_name=log.origin.rsplit("/", 1)[0] + "/witness1",
+            witness_name=witness_name(log.origin),
             paired=self._after_pairing,
         )
 
@@ -198,6 +205,7 @@ class Node:
             env, str(base / DATABASE_NAME), keystore.get(SecretName.DATABASE), on_failure=fail
         )
         try:
+            await finish_epoch(env, db, Secrets(env, keystore))
             signer = NoteSigner(
                 name=keystore.get(SecretName.ORIGIN).reveal().decode(),
                 key=Ed25519PrivateKey.from_seed(keystore.get(SecretName.LOG)),
@@ -210,6 +218,7 @@ class Node:
                 env, directory, config, keystore, db, log, signer, identity, kdf or KdfProfile(), failed
             )
             await node.keys.load()
+            await node.reset_keys.load()
             # What an auditor needs to verify our log, beside it; a real auditor brings a copy of their own.
             policy = single_log_policy(signer.log_key).encode()
             await env.run_blocking(env.files.write_atomic, str(base / POLICY_NAME), policy, 0o644)
@@ -262,6 +271,7 @@ class Node:
                 self._links[address] = _Link(link=link, task=self._run(link.run(), "broker-link"))
 
     async def _after_pairing(self) -> None:
+        await self.reset_keys.load()
         if self.is_running:
             await self._ensure_links()
         for entry in self._links.values():
@@ -344,6 +354,21 @@ class Node:
             pin,
             office_id=self._identity.office_id,
             key_version=self._identity.key_version,
+        )
+
+    async def backup(self, path: str, passphrase: SecretBytes, *, with_operational: bool) -> Manifest:
+        """Write and verify a backup of this node as it is now."""
+        return await make_backup(
+            self._env,
+            self._db,
+            self.log,
+            self._identity,
+            self._secrets,
+            self._directory,
+            path,
+            passphrase,
+            with_operational=with_operational,
+            kdf=self._kdf,
         )
 
     async def doctor(self) -> list[dict[str, Any]]:

@@ -25,13 +25,25 @@ from node.identity import Identity
 from node.outbox import ACK_DELAY_MS, Outbox, add_rung
 from node.peers import Peer, load_peer, save_peer
 from node.receive_keys import ReceiveKeyRing
+from node.reset_keys import ResetKeyRing, check_not_reset_key, keep_theirs
+from node.resets import Resets, settle_by_receipt
 from node.secrets import Secrets
 from node.vault import Vault
 from protocol import limits
 from protocol.alert import headline
 from protocol.conversation import Judgement, after_receiving, apply_acknowledgement, judge
 from protocol.envelope import envelope_hash
-from protocol.items import Acknowledgement, Item, KeyAnnouncement, OfficerListItem, is_service
+from protocol.items import (
+    Acknowledgement,
+    EarlierInstance,
+    Item,
+    KeyAnnouncement,
+    LogItem,
+    OfficerListItem,
+    ResetAnswer,
+    ResetKeyItem,
+    is_service,
+)
 from protocol.message import Header, LeafOpening, MessageType, parse_header_untrusted
 from protocol.receipts import Receipt, ReceiptState
 from protocol.receivekeys import KeyStatus, adopt, after_verified, status_of
@@ -109,6 +121,7 @@ class _Context:
         tx: Snapshot,
         peer: Peer,
         keys: ReceiveKeyRing,
+        reset_keys: ResetKeyRing,
         my_office_id: bytes,
         now_ms: int,
         policy: ReleasePolicy,
@@ -116,12 +129,13 @@ class _Context:
         self._tx = tx
         self._peer = peer
         self._keys = keys
+        self._reset_keys = reset_keys
         self.my_office_id = my_office_id
         self.now_ms = now_ms
         self.policy = policy
 
     def receive_key(self, key_id: bytes) -> tuple[XWingPrivateKey, bytes] | None:
-        found = self._keys.find(key_id)
+        found = self._keys.find(key_id) or self._reset_keys.find(key_id)
         # A mailbox belongs to one peer: another peer's key in it is nobody's.
         return found if found is not None and found[1] == self._peer.office_id else None
 
@@ -142,9 +156,15 @@ class _Context:
         )
         if stored is not None and stored[0] != hh:
             return Judgement.EQUIVOCATION
-        if any(opening.pair_prev) and self._tx.execute(
-            "SELECT 1 FROM received WHERE peer = ? AND pair_prev = ? AND hh <> ?",
-            (office_id, opening.pair_prev, hh),
+        # A reset declares the loss: it names what its sender remembered last, which others may have followed.
+        is_reset = header.type is MessageType.RESET
+        if (
+            any(opening.pair_prev)
+            and not is_reset
+            and self._tx.execute(
+                "SELECT 1 FROM received WHERE peer = ? AND pair_prev = ? AND hh <> ? AND type <> ?",
+                (office_id, opening.pair_prev, hh, int(MessageType.RESET)),
+            )
         ):
             return Judgement.EQUIVOCATION
         return judgement
@@ -160,6 +180,7 @@ class Inbox:
         log: AuditLog,
         identity: Identity,
         keys: ReceiveKeyRing,
+        reset_keys: ResetKeyRing,
         secrets: Secrets,
         vault: Vault,
         outbox: Outbox,
@@ -175,6 +196,8 @@ class Inbox:
         self._log = log
         self._identity = identity
         self._keys = keys
+        self._reset_keys = reset_keys
+        self._resets = Resets(env, log, identity, outbox)
         self._secrets = secrets
         self._vault = vault
         self._outbox = outbox
@@ -329,7 +352,19 @@ class Inbox:
                 self._keep_alert(tx, peer, arrival, opened, now_ms, outcome)
                 self._delete_later(tx, peer, arrival)
             case OpenedMessage() if opened.header.type is MessageType.RESET:
-                pass  # not answered by this version: it stays at the broker for one that can
+                try:
+                    self._resets.begin(peer, opened, now_ms)
+                except VerificationFailed as stale:
+                    self._quarantine(tx, peer, arrival, "refused", stale.code, now_ms)
+                    self._log_received(tx, peer, arrival, opened, "refused", code=stale.code)
+                    self._delete_later(tx, peer, arrival)
+                    return outcome  # no mark: what it claims of itself counts for nothing
+                self._mark(tx, peer, opened, "ok", now_ms, outcome)
+                self._apply_items(tx, peer, (*opened.items, *opened.piggyback_items), outcome)
+                self._log_received(tx, peer, arrival, opened, "ok")
+                self._resets.finish(tx, peer, opened, now_ms)
+                outcome.look_again = outcome.ladder_moved = True
+                self._delete_later(tx, peer, arrival)
             case OpenedMessage():
                 if opened.certificate is not None:
                     peer.trusted = trust.accept_certificate(peer.trusted, opened.certificate, now_ms)
@@ -351,13 +386,17 @@ class Inbox:
         return outcome
 
     def _open(self, tx: Transaction, peer: Peer, envelope: bytes, now_ms: int, outcome: _Outcome) -> Opened:
-        context = _Context(tx, peer, self._keys, self._identity.office_id, now_ms, self._policy)
+        context = _Context(
+            tx, peer, self._keys, self._reset_keys, self._identity.office_id, now_ms, self._policy
+        )
         opened = open_envelope_untrusted(envelope, context)
         if isinstance(opened, PendingOfficerList):
             lists = [item for item in opened.piggyback_items if isinstance(item, OfficerListItem)]
             if lists:
                 self._apply_items(tx, peer, lists, outcome)
                 opened = open_envelope_untrusted(envelope, context)
+        if isinstance(opened, Verified) and opened.header.type is not MessageType.RESET:
+            check_not_reset_key(self._reset_keys, opened.key_id)
         return opened
 
     def _mark(
@@ -474,6 +513,16 @@ class Inbox:
                         # Only what is new can help what waits: a waiting message may carry a list itself, and
                         # would be looked at again for ever.
                         outcome.look_again |= peer.trusted is not before
+                    case ResetKeyItem():
+                        keep_theirs(tx, peer, _usable_reset_key(item))
+                    case LogItem():
+                        self._resets.take_log(tx, peer, item)
+                    case ResetAnswer():
+                        self._resets.take_answer(tx, peer, item)
+                        outcome.ladder_moved = True
+                    case EarlierInstance():
+                        self._resets.take_earlier(peer, item)
+                        outcome.look_again = True
                     case _:
                         pass  # for a later version, or already used while opening
             except (MalformedInput, VerificationFailed, Unavailable) as fault:
@@ -491,6 +540,7 @@ class Inbox:
             log.warning("receipt_unusable", code=receipt.state.value)
             return
         alert_id, msg_id = row
+        settle_by_receipt(tx, self._outbox, peer, receipt.hh)
         add_rung(
             tx,
             alert_id,
@@ -676,6 +726,12 @@ def _usable(announced: KeyAnnouncement) -> KeyAnnouncement:
     """VerificationFailed unless it can be sealed to: else nothing could leave for this peer any more."""
     wrap(announced.public, b"", b"")
     return announced
+
+
+def _usable_reset_key(item: ResetKeyItem) -> ResetKeyItem:
+    """VerificationFailed unless it can be sealed to."""
+    wrap(item.public, b"", b"")
+    return item
 
 
 def _backward_marks(tx: Snapshot, peer: Peer, opened: Verified) -> frozenset[Mark]:

@@ -19,6 +19,7 @@ from node.broker_link import Batch
 from node.identity import Identity
 from node.peers import Peer, load_peer, load_peers, save_peer
 from node.receive_keys import ReceiveKeyRing
+from node.reset_keys import note_carried, own_item, theirs
 from protocol import limits
 from protocol.conversation import (
     acknowledgement,
@@ -50,12 +51,13 @@ from protocol.delivery import (
     step,
 )
 from protocol.envelope import envelope_hash
-from protocol.items import AudienceOpening, Item, OfficerListItem, encode_items
+from protocol.items import AudienceOpening, Item, OfficerListItem, ResetKeyItem, encode_items
 from protocol.message import (
     LeafOpening,
     MessageType,
     SignedMessage,
     decode_opening_untrusted,
+    parse_header_untrusted,
     sign_alert,
     sign_message,
 )
@@ -144,7 +146,7 @@ class Outbox:
         if not message.service:
             self._keys.use(tx, peer)
         slot = next_slot(peer.pair)
-        items = self._with_company(peer, message)
+        items = self._with_company(tx, peer, message)
         opening = LeafOpening(
             blind=self._env.random(16),
             leaf_index=0,
@@ -157,7 +159,9 @@ class Outbox:
         signed = self._sign(peer, message, items, opening, msg_id, now_ms)
         peer.pair = after_signing(peer.pair, slot, signed.hh)
         self._note_company(peer, items, now_ms)
-        envelope = self._seal(peer, signed, opening, bodyless=False)
+        if any(isinstance(item, ResetKeyItem) for item in items):
+            note_carried(tx, peer, signed.hh)
+        envelope = self._seal(tx, peer, signed, opening, bodyless=False)
         sealed_hash = envelope_hash(envelope)
         state = new_delivery(now_ms=now_ms, expires_ms=message.expires_ms, service=message.service)
         tx.execute(
@@ -270,7 +274,7 @@ class Outbox:
             ),
         )
 
-    def _with_company(self, peer: Peer, message: ToSend) -> tuple[Item, ...]:
+    def _with_company(self, tx: Snapshot, peer: Peer, message: ToSend) -> tuple[Item, ...]:
         """The message's own items, and what may ride along: an acknowledgement, a key announcement.
 
         The announcement rides whenever the envelope does not grow for it.
@@ -285,6 +289,11 @@ class Outbox:
             peer, message, items
         ):
             items.append(announced)
+        reset_key = own_item(tx, peer)
+        if reset_key is not None and _sealed_bytes(peer, message, [*items, reset_key]) == _sealed_bytes(
+            peer, message, items
+        ):
+            items.append(reset_key)
         return tuple(items)
 
     def _note_company(self, peer: Peer, items: Sequence[Item], now_ms: int) -> None:
@@ -295,14 +304,19 @@ class Outbox:
         if "KeyAnnouncement" in names:
             peer.receive_keys = after_announced(peer.receive_keys, now_ms)
 
-    def _seal(self, peer: Peer, signed: SignedMessage, opening: LeafOpening, *, bodyless: bool) -> bytes:
+    def _seal(
+        self, tx: Snapshot, peer: Peer, signed: SignedMessage, opening: LeafOpening, *, bodyless: bool
+    ) -> bytes:
+        key_id, public = peer.peer_key.announcement.key_id, peer.peer_key.announcement.public
+        if parse_header_untrusted(signed.header).type is MessageType.RESET:
+            key_id, public = theirs(tx, peer)
         return seal(
             signed,
             opening=opening,
             sender=self._identity.office_id,
             recipient=peer.office_id,
-            receive_key_id=peer.peer_key.announcement.key_id,
-            receive_key_public=peer.peer_key.announcement.public,
+            receive_key_id=key_id,
+            receive_key_public=public,
             random=self._env.random,
             bodyless=bodyless,
         )
@@ -516,6 +530,12 @@ class Outbox:
                 if row is not None:
                     self.apply(tx, row, PeerMarkPassed())
 
+    def end(self, tx: Transaction, hh: bytes) -> None:
+        """Known to have arrived by other evidence than an acknowledgement, or without meaning any more."""
+        row = self._load(tx, hh)
+        if row is not None:
+            self.apply(tx, row, PeerAcknowledged())
+
     def _seal_missing(self, tx: Transaction, *, hhs: Sequence[bytes]) -> None:
         """Items that must be put and have no envelope at hand, as after a mailbox was lost."""
         for hh in hhs:
@@ -534,7 +554,7 @@ class Outbox:
             raise BrokenInvariant("message_missing", "An item to be sealed again has lost its message.")
         signed = SignedMessage.from_bytes(stored[0])
         opening = decode_opening_untrusted(stored[1])
-        envelope = self._seal(peer, signed, opening, bodyless=bodyless)
+        envelope = self._seal(tx, peer, signed, opening, bodyless=bodyless)
         if not row.state.service:
             named = envelope_hash(envelope)
             self._log_seal(tx, peer, row.msg_id, row.hh, stored[2], attempt, envelope, named)
@@ -703,6 +723,16 @@ def add_rung(
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
         (alert_id, peer_id, step_name, at_ms, clock, log_index, code),
     )
+
+
+def row_columns() -> str:
+    """Columns that ``decode_row`` reads, in their order."""
+    return _ROW
+
+
+def decode_row(row: Sequence[Any]) -> Row:
+    """One delivery as the loop reads it."""
+    return _row(row)
 
 
 def _row(row: Sequence[Any]) -> Row:

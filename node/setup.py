@@ -5,7 +5,6 @@ recovery sheet and is forgotten: it never stands in the keystore. One rule: a di
 not a node; ``node.toml`` is written last and its absence means ``init`` may be run again.
 """
 
-import base64
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -14,7 +13,8 @@ from audit.store import AuditLog
 from keys import card
 from keys.errors import PolicyRefused
 from keys.keystore import Keystore
-from keys.primitives import CompositePrivateKey, Ed25519PrivateKey, sha256
+from keys.primitives import CompositePrivateKey, Ed25519PrivateKey
+from keys.recovery import encode_sheet
 from keys.secret import SecretBytes
 from node.config import CONFIG_NAME, default_config_text
 from node.layout import (
@@ -125,7 +125,7 @@ async def initialise(
     finally:
         await database.close()
     env.files.write_atomic(
-        recovery_sheet, _recovery_sheet(name, country, office_id, root_seed).encode(), mode=0o600
+        recovery_sheet, encode_sheet(name, country, office_id, root_seed).encode(), mode=0o600
     )
     root_seed.wipe()
     env.files.write_atomic(
@@ -157,21 +157,3 @@ def _check(env: Env, directory: str, passphrase: SecretBytes, name: str, country
             f"A passphrase has at least {PASSPHRASE_BYTES_MIN} bytes; four random words are a good one.",
         )
     check_pin(pin)
-
-
-def _recovery_sheet(name: str, country: str, office_id: bytes, root_seed: SecretBytes) -> str:
-    """The sheet to print: the root seed in base32 groups of four with a check word per line."""
-    text = base64.b32encode(root_seed.reveal()).decode().rstrip("=")
-    groups = [text[i : i + 4] for i in range(0, len(text), 4)]
-    lines = []
-    for start in range(0, len(groups), 6):
-        row = " ".join(groups[start : start + 6])
-        check = base64.b32encode(sha256(row.encode()))[:2].decode()
-        lines.append(f"  {start // 6 + 1}  {row}   {check}")
-    return (
-        f"SALWEEN RECOVERY SHEET\n\nOffice: {name} ({country})\nOffice id: {office_id.hex()}\n\n"
-        "This is the root key of the office. Whoever holds it can be this office.\n"
-        "Print two copies, seal them, keep them in two places. Then delete this file.\n\n"
-        + "\n".join(lines)
-        + "\n\nThe last two letters of a line check that line.\n"
-    )

@@ -360,8 +360,8 @@ def test_a_message_that_waits_for_a_list_is_not_opened_in_circles(tmp_path: Path
 
         await write(here, withhold)
         honest = node._outbox._with_company
-        node._outbox._with_company = lambda peer, message: (  # type: ignore[method-assign]
-            *honest(peer, message),
+        node._outbox._with_company = lambda tx, peer, message: (  # type: ignore[method-assign]
+            *honest(tx, peer, message),
             OfficerListItem(officer_list=first),
         )
         (office,) = await here.peers()
