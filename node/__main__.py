@@ -609,7 +609,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     Console().print(table if rows else "Nothing there.")
 
 
-add_recovery_commands(cli, run=_run, call=_call, passphrase=_passphrase, finish=_finish)
+add_recovery_commands(cli, run=_run, call=_call, passphrase=_passphrase, pin=_pin, finish=_finish)
 
 
 def main() -> None:

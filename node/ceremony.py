@@ -18,6 +18,7 @@ from keys import trust
 from keys.card import (
     BrokerAddress,
     Bundle,
+    Certificate,
     encode_broker_card,
     parse_broker_address_untrusted,
     parse_officer_list_untrusted,
@@ -176,6 +177,7 @@ class Ceremonies:
         log_directory: Path,
         witness_name: str,
         paired: Callable[[], Awaitable[None]],
+        repaired: Callable[[Transaction, Peer], None],
     ) -> None:
         self._env = env
         self._db = db
@@ -186,6 +188,7 @@ class Ceremonies:
         self._log_directory = log_directory
         self._witness_name = witness_name
         self._paired = paired
+        self._repaired = repaired
         self._one_at_a_time = asyncio.Lock()
 
     async def invite(self, broker: str, token_text: str, channel: Channel) -> PeerView:
@@ -396,7 +399,7 @@ class Ceremonies:
             raise VerificationFailed("bundle_log_origin", "The other office's log has a name nobody can use.")
         peer_id, now_ms = bundle.office_id, self._env.clock.now_ms()
         # Before any secret is kept: a mailbox nobody knows would be asked for ever.
-        await self._db.read(lambda tx: _earlier(tx, peer_id))
+        await self._db.read(lambda tx: _earlier(tx, peer_id, bundle.certificate))
         number = 1 + len(self._secrets.names(f"mailbox/{peer_id.hex()}/"))
         await self._secrets.put(
             {
@@ -409,7 +412,7 @@ class Ceremonies:
         self._keys.add(peer_id, ours.receive_key_id, ours.receive_seed)
 
         def record(tx: Transaction) -> None:
-            pinned = trust.pin_bundle(step.peer, now_ms, _earlier(tx, peer_id))
+            pinned = trust.pin_bundle(step.peer, now_ms, _earlier(tx, peer_id, bundle.certificate))
             insert_peer(
                 tx,
                 Peer(
@@ -462,6 +465,7 @@ class Ceremonies:
         def record(tx: Transaction) -> None:
             peer = load_peer(tx, peer_id)
             peer.trusted = trust.activate(peer.trusted, now_ms)
+            self._repaired(tx, peer)
             save_peer(tx, peer)
             tx.execute(
                 "INSERT INTO pairing_evidence (peer, at_ms, transcript, own_pair_ok, peer_pair_ok)"
@@ -489,11 +493,19 @@ class Ceremonies:
         return self._one_at_a_time
 
 
-def _earlier(tx: Snapshot, peer_id: bytes) -> trust.TrustedPeer | None:
-    """What is known of this office from before; PolicyRefused ``already_paired``."""
+def _earlier(tx: Snapshot, peer_id: bytes, brought: Certificate) -> trust.TrustedPeer | None:
+    """What is known of this office from before; PolicyRefused ``already_paired``.
+
+    An office that lost everything but its root comes back under a higher key version while we still hold the
+    pair for active.
+    """
     known = tx.one("SELECT trusted FROM peer WHERE office_id = ?", (peer_id,))
     earlier = None if known is None else trust.parse_trusted_peer_untrusted(known[0])
-    if earlier is not None and earlier.state is trust.PairState.ACTIVE:
+    if (
+        earlier is not None
+        and earlier.state is trust.PairState.ACTIVE
+        and brought.key_version <= earlier.certificate.key_version
+    ):
         raise PolicyRefused(
             "already_paired", "This office is already paired with that one; nothing was changed."
         )

@@ -182,6 +182,7 @@ class Node:
             log_directory=self._directory / LOG_NAME,
             witness_name=witness_name(log.origin),
             paired=self._after_pairing,
+            repaired=self._inbox.resets.after_pairing,
         )
 
     @classmethod

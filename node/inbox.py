@@ -197,7 +197,7 @@ class Inbox:
         self._identity = identity
         self._keys = keys
         self._reset_keys = reset_keys
-        self._resets = Resets(env, log, identity, outbox)
+        self.resets = Resets(env, log, identity, outbox)
         self._secrets = secrets
         self._vault = vault
         self._outbox = outbox
@@ -353,7 +353,7 @@ class Inbox:
                 self._delete_later(tx, peer, arrival)
             case OpenedMessage() if opened.header.type is MessageType.RESET:
                 try:
-                    self._resets.begin(peer, opened, now_ms)
+                    self.resets.begin(peer, opened, now_ms)
                 except VerificationFailed as stale:
                     self._quarantine(tx, peer, arrival, "refused", stale.code, now_ms)
                     self._log_received(tx, peer, arrival, opened, "refused", code=stale.code)
@@ -362,7 +362,7 @@ class Inbox:
                 self._mark(tx, peer, opened, "ok", now_ms, outcome)
                 self._apply_items(tx, peer, (*opened.items, *opened.piggyback_items), outcome)
                 self._log_received(tx, peer, arrival, opened, "ok")
-                self._resets.finish(tx, peer, opened, now_ms)
+                self.resets.finish(tx, peer, opened, now_ms)
                 outcome.look_again = outcome.ladder_moved = True
                 self._delete_later(tx, peer, arrival)
             case OpenedMessage():
@@ -516,12 +516,12 @@ class Inbox:
                     case ResetKeyItem():
                         keep_theirs(tx, peer, _usable_reset_key(item))
                     case LogItem():
-                        self._resets.take_log(tx, peer, item)
+                        self.resets.take_log(tx, peer, item)
                     case ResetAnswer():
-                        self._resets.take_answer(tx, peer, item)
+                        self.resets.take_answer(tx, peer, item)
                         outcome.ladder_moved = True
                     case EarlierInstance():
-                        self._resets.take_earlier(peer, item)
+                        self.resets.take_earlier(peer, item)
                         outcome.look_again = True
                     case _:
                         pass  # for a later version, or already used while opening

@@ -8,7 +8,7 @@ daemon.
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import click
 
@@ -16,7 +16,8 @@ from keys.errors import PolicyRefused
 from keys.secret import SecretBytes
 from node.backup import verify_backup
 from node.control import Params
-from node.restore import begin_in_place, read_sheet, renew, restore
+from node.restore import begin_in_place, read_sheet, renew, restore, version_after_loss
+from node.setup import initialise
 from runtime.env import Env
 from runtime.secretfiles import read_secret_file
 
@@ -38,6 +39,7 @@ def add_recovery_commands(
     run: Callable[[Work], dict[str, Any]],
     call: Call,
     passphrase: Callable[..., SecretBytes],
+    pin: Callable[..., str],
     finish: Callable[[dict[str, Any], bool, Callable[[dict[str, Any]], None]], None],
 ) -> None:
     """Add backup, restore, renew and what-was-lost to the commands of the node."""
@@ -186,6 +188,68 @@ def add_recovery_commands(
                 f" {_count(len(result['peers']), 'office')} will be told with the first message. What was"
                 " signed before stays"
                 f" valid. Next: salween-node run --dir {directory}"
+            )
+
+        finish(run(work), as_json, show)
+
+    @cli.command("recover")
+    @directory_option
+    @passphrase_option
+    @sheet_option
+    @above_option
+    @click.option("--name", required=True, help="Name of the office, as on the sheet.")
+    @click.option("--country", required=True, help="Two-letter country code.")
+    @click.option("--alias", required=True, help="How the first officer is called on the log-in page.")
+    @click.option(
+        "--role", type=click.Choice(["officer", "supervisor"]), default="supervisor", show_default=True
+    )
+    @click.option("--pin-file", type=click.Path(dir_okay=False), help="File (mode 0600) holding the PIN.")
+    @click.option("--web-port", type=click.IntRange(0, 65535), default=7441, show_default=True)
+    @click.option("--health-port", type=click.IntRange(0, 65535), default=7442, show_default=True)
+    @json_option
+    def recover(
+        directory: str,
+        passphrase_file: str | None,
+        sheet: str,
+        above: int | None,
+        name: str,
+        country: str,
+        alias: str,
+        role: Literal["officer", "supervisor"],
+        pin_file: str | None,
+        web_port: int,
+        health_port: int,
+        as_json: bool,
+    ) -> None:
+        """Everything is lost but the recovery sheet: the same office again, to be paired anew."""
+
+        async def work(env: Env) -> dict[str, Any]:
+            read = read_sheet(env, sheet)
+            version = version_after_loss(0, env.clock.now_ms(), above)
+            made = await initialise(
+                env,
+                directory,
+                passphrase=passphrase(env, passphrase_file, confirm=True),
+                name=name,
+                country=country,
+                alias=alias,
+                role=role,
+                pin=pin(env, pin_file, confirm=True),
+                recovery_sheet="",
+                web_port=web_port,
+                health_port=health_port,
+                sheet=read,
+                key_version=version,
+            )
+            return {"office_id": made.office_id.hex(), "officer": made.officer, "key_version": version}
+
+        def show(result: dict[str, Any]) -> None:
+            click.echo(
+                f"{name} is back with its old office id, under key version {result['key_version']}. You are"
+                f" officer {result['officer']}.\n"
+                "Its alerts, partners, officers and log are lost. Pair again by voice with every office:"
+                " each then sends again its alerts of the last 35 days.\n"
+                f"Next: salween-node run --dir {directory}, then salween-node pair"
             )
 
         finish(run(work), as_json, show)

@@ -146,6 +146,29 @@ class Resets:
         """Of an instance of ours that ended, only alerts are worth sending again."""
         return instance == present or alert_id is not None
 
+    def after_pairing(self, tx: Transaction, peer: Peer) -> None:
+        """Paired again with an office that may have lost everything: our alerts of before go to it once more."""
+        now_ms = self._env.clock.now_ms()
+        tx.execute("DELETE FROM reset_key WHERE peer = ? AND own = 0", (peer.office_id,))
+        tx.execute("UPDATE reset_key SET carried_by = NULL WHERE peer = ? AND own = 1", (peer.office_id,))
+        present = peer.pair.outbound.instance
+        open_by_instance: dict[bytes, list[int]] = {}
+        for hh, instance, pair_seq, alert_id, has_message in tx.execute(
+            "SELECT hh, instance, pair_seq, alert_id, message IS NOT NULL FROM delivery"
+            " WHERE peer = ? AND instance <> ? ORDER BY pair_seq",
+            (peer.office_id, present),
+        ):
+            if alert_id is not None and has_message:
+                open_by_instance.setdefault(instance, []).append(pair_seq)
+            else:
+                self._outbox.end(tx, hh)
+        if not open_by_instance:
+            return
+        self._send_again(tx, peer, (), now_ms)
+        ranges = tuple(_all_but(instance, numbers) for instance, numbers in open_by_instance.items())
+        newest = ranges[-limits.INSTANCES_REMEMBERED_MAX + 1 :]
+        self._outbox.compose_control(tx, peer, [EarlierInstance(ranges=newest)], service=False)
+
     # --- we were restored -----------------------------------------------------------------------------------
 
     def take_answer(self, tx: Transaction, peer: Peer, answer: ResetAnswer) -> None:
@@ -220,6 +243,17 @@ def settle_by_receipt(tx: Transaction, outbox: Outbox, peer: Peer, hh: bytes) ->
     row = tx.one("SELECT instance, phase FROM delivery WHERE hh = ?", (hh,))
     if row is not None and row[0] != peer.pair.outbound.instance and row[1] != "acknowledged":
         outbox.end(tx, hh)
+
+
+def _all_but(instance: bytes, numbers: Sequence[int]) -> ReceivedRange:
+    """Every number of an instance closed, but for these, in ascending order; of a long line the newest window."""
+    first = max(numbers[0], numbers[-1] - limits.WINDOW_MESSAGES + 1)
+    first = next(number for number in numbers if number >= first)
+    bitmap = (1 << numbers[-1] - first + 1) - 1
+    for number in numbers:
+        if number >= first:
+            bitmap &= ~(1 << number - first)
+    return ReceivedRange(instance=instance, contiguous_to=first - 1, bitmap=bitmap)
 
 
 def lost_after_restore(tx: Snapshot) -> list[dict[str, Any]]:

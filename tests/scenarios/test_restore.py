@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from demo.office import Form, Office, Pages
+from demo.ceremony import pair
+from demo.office import Form, Office, Officer, Pages, new_pin
+from demo.stage import free_port
 from tests.scenarios.world import Ended, World, delivered
 
 BACKUP_PASSPHRASE = "paper stone scissors well"
@@ -226,3 +228,37 @@ async def test_a_renewed_signing_key_stops_no_alert(world: World) -> None:
     here, there = await office.pages(), await other.pages()
     await arrives(there, on_its_way)
     await flows(world, here, there, "NEW-")
+
+
+@pytest.mark.scenario
+async def test_everything_lost_but_the_sheet_the_office_comes_back_and_pairs_again(world: World) -> None:
+    """The other office, which still holds the pair for whole, sends its alerts again after the new ceremony."""
+    await world.start()
+    office, other = world.sender, world.receiver
+    here, there = await office.pages(), await other.pages()
+    await send(here, world, "BEFORE-O")
+    received = [await send(there, world, f"BEFORE-I{number}") for number in range(2)]
+    for alert_id in received:
+        await arrives(here, alert_id)
+    sheet = keep_sheet(world, office)
+    await lose(office)
+
+    move_to(office, world.stage.directory / "recovered")
+    pin = new_pin()
+    told = await world.run_node(
+        office, "recover", "--recovery-sheet", sheet, "--name", office.name, "--country", office.country,
+        "--alias", "Duty officer", "--role", "officer", "--pin-file", world.pin_file(pin),
+        "--web-port", str(free_port()), "--health-port", str(free_port()),
+    )  # fmt: skip
+    assert told.exit_code == 0, told.err
+    assert "Myitkyina BLO is back with its old office id" in told.out
+    assert "Pair again by voice with every office" in told.out
+    office.officers[:] = [Officer(number=1, alias="Duty officer", role="officer", pin=pin)]
+    await office.daemon.start()
+    made = await world.stage.command("broker", "tokens", "--dir", world.broker_home)
+    await pair(world.stage, office, other, world.broker.ready["address"], made["tokens"][0])
+    here = await office.pages()
+    for alert_id in received:
+        await arrives(here, alert_id)
+    await flows(world, here, there, "NOW-")
+    assert len(await here.inbox()) == 3
