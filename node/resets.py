@@ -147,7 +147,7 @@ class Resets:
         return instance == present or alert_id is not None
 
     def after_pairing(self, tx: Transaction, peer: Peer) -> None:
-        """Paired again with an office that may have lost everything: our alerts of before go to it once more."""
+        """Paired again with an office that may have lost everything: our alerts go to it once more."""
         now_ms = self._env.clock.now_ms()
         tx.execute("DELETE FROM reset_key WHERE peer = ? AND own = 0", (peer.office_id,))
         tx.execute("UPDATE reset_key SET carried_by = NULL WHERE peer = ? AND own = 1", (peer.office_id,))
@@ -246,7 +246,7 @@ def settle_by_receipt(tx: Transaction, outbox: Outbox, peer: Peer, hh: bytes) ->
 
 
 def _all_but(instance: bytes, numbers: Sequence[int]) -> ReceivedRange:
-    """Every number of an instance closed, but for these, in ascending order; of a long line the newest window."""
+    """Every number of an instance closed, but for these (ascending); at most the newest window of them."""
     first = max(numbers[0], numbers[-1] - limits.WINDOW_MESSAGES + 1)
     first = next(number for number in numbers if number >= first)
     bitmap = (1 << numbers[-1] - first + 1) - 1

@@ -232,7 +232,7 @@ async def test_a_renewed_signing_key_stops_no_alert(world: World) -> None:
 
 @pytest.mark.scenario
 async def test_everything_lost_but_the_sheet_the_office_comes_back_and_pairs_again(world: World) -> None:
-    """The other office, which still holds the pair for whole, sends its alerts again after the new ceremony."""
+    """The other office still holds the pair for whole; it sends its alerts again after the ceremony."""
     await world.start()
     office, other = world.sender, world.receiver
     here, there = await office.pages(), await other.pages()
