@@ -47,8 +47,7 @@ async def lose(office: Office) -> None:
 
 def move_to(office: Office, directory: Path) -> None:
     """The office works in another directory from now on."""
-    office.directory = directory
-    office._daemon = None
+    office.move(directory)
 
 
 async def restored(world: World, office: Office, backup: Path, sheet: Path, name: str = "again") -> Ended:
