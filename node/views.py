@@ -48,6 +48,8 @@ class PeerView:
     last_heard_ms: int | None
     waiting_out: int
     missing_in: int
+    restored_ms: int | None = None  # when the backup was made that it last began again from
+    resent: int = 0  # alerts we send to it again since then
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

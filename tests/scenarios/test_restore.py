@@ -133,6 +133,10 @@ async def test_an_office_restored_from_yesterdays_backup_gets_back_what_others_h
     assert "had sent it 3 alerts, which Tengchong BLO holds" in words
     assert before_out not in words
 
+    (partner,) = await there.get("/partners")
+    assert partner["resent"] == 3
+    assert abs(partner["restored_ms"] - reset["backup_ms"]) < 1000, "its officers are told"
+
     await flows(world, here, there, "NOW-")
     inbox = [row["alert_id"] for row in await there.inbox()]
     assert len(inbox) == len(set(inbox)), "nothing is shown twice"
