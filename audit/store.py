@@ -19,7 +19,7 @@ from. Does not: verify what others published (fsck) or give entries a meaning (r
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -261,8 +261,9 @@ class AuditLog:
         self._refusal = PolicyRefused(
             "log_rolled_back",
             f"{self.origin} went back in time: {why}. Nothing is recorded or signed. Keep a copy of the data"
-            " directory, put the newest database and high-water file back, or begin a new log epoch and"
-            " declare the loss to your peers",
+            " directory, put the newest database and high-water file back, or begin again with what is here:"
+            " salween-node restore --in-place --recovery-sheet SHEET. Your peers then send again what is"
+            " missing",
         )
 
     async def _start(self) -> None:
@@ -405,6 +406,71 @@ class AuditLog:
                     stale = self._directory / f"{tile_path(kind, n)}.p"
                     for name in files.listdir(stale) if files.exists(stale) else ():
                         files.remove(stale / name)
+
+    # A new epoch
+
+    @classmethod
+    async def for_new_epoch(
+        cls, *, env: Env, db: Database, directory: Path, high_water: Path, signer: NoteSigner
+    ) -> "AuditLog":
+        """A log whose first entry ``begin_epoch`` will write into a database that holds an ended epoch.
+
+        The high-water file begins at zero here, before the transaction: a crash between the two leaves the
+        old epoch ROLLED-BACK, and whoever began a new one begins it again.
+        """
+        log = cls(env=env, db=db, directory=directory, high_water=high_water, signer=signer)
+        await env.run_blocking(env.files.mkdir, directory, DIRECTORY_MODE)
+        mark = Checkpoint(origin=signer.name, size=0, root=EMPTY_ROOT)
+        await env.run_blocking(log._write_high_water, mark)
+        return log
+
+    def begin_epoch(self, tx: Transaction, how: str) -> Checkpoint:
+        """End the epoch the database holds and begin this one: log.start, then backup.restore with its end.
+
+        The ended rows must be kept elsewhere by the caller first (``ended_epoch``). Returns where it ended.
+        """
+        ended = ended_epoch(tx)
+        for table in ("leaf", "subtree", "cp", "log_state"):
+            tx.execute(f"DELETE FROM {table}")  # noqa: S608 - our own names
+        tx.execute("INSERT INTO log_state (one, origin) VALUES (1, ?)", (self.origin,))
+        key = sha256(self._signer.log_key.encode().encode()).digest()
+        start: dict[str, Json] = {"origin": self.origin, "key": key.hex(), "prior": ended.origin}
+        self.append(tx, "log.start", start)
+        self.append(tx, "backup.restore", {"size": ended.size, "root": ended.root.hex(), "code": how})
+        return ended
+
+
+def ended_epoch(tx: Snapshot) -> Checkpoint:
+    """Size and root of everything the database's epoch recorded, published or not."""
+    state = _read_state(tx)
+    if state.origin is None:
+        raise BrokenInvariant("log_missing", "the database holds no log")
+    leaves = _read_leaves(tx, begin=0, count=state.size)
+    return Checkpoint(origin=state.origin, size=state.size, root=_root_of(leaves))
+
+
+def check_rows(tx: Snapshot, *, origin: str, size: int, root: bytes) -> None:
+    """Raise BrokenInvariant ``log_edge_mismatch`` unless the rows hold this log and lead to this root."""
+    state = _read_state(tx)
+    if state.origin != origin or state.size < size:
+        raise _mismatch(f"the database does not hold {origin} up to entry {size}")
+    if _root_of(_read_leaves(tx, begin=0, count=size)) != root:
+        raise _mismatch(f"the entries do not lead to the root at {size}")
+
+
+def _root_of(leaves: "Sequence[_Leaf]") -> bytes:
+    """The root over leaves alone, without any stored subtree."""
+    levels = [[leaf.digest for leaf in leaves]]
+    while len(levels[-1]) >= TILE_WIDTH:
+        below = levels[-1]
+        full = len(below) // TILE_WIDTH
+        levels.append(
+            [subtree_root(b"".join(below[n * TILE_WIDTH : (n + 1) * TILE_WIDTH])) for n in range(full)]
+        )
+    return root_from_edge(
+        len(leaves),
+        lambda level, n, width: b"".join(levels[level][n * TILE_WIDTH : n * TILE_WIDTH + width]),
+    )
 
 
 # Rows

@@ -10,6 +10,7 @@ In reading order:
     broker_eyes.py  everything a broker could ever read: its files, its database opened with its own key
     published.py    what three published logs say about the same messages
     story.py        what ``--once`` tells and checks, step by step
+    restore_story.py  what ``--story restore`` tells: an office loses its computer and comes back
     __main__.py     ``salween-demo``
 
 Spec: docs/operations.md#demo. One rule: the offices are judged from outside, by what their pages, their

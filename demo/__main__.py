@@ -22,6 +22,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from demo.playground import Playground, open_playground, send_first_alert
+from demo.restore_story import RestoreStory
 from demo.stage import DemoFailed, Stage
 from demo.story import Step, Story
 from runtime import exits
@@ -33,21 +34,27 @@ _ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--once", is_flag=True, help="Tell a story without a person, check it, and end.")
+@click.option(
+    "--story",
+    type=click.Choice(["first-light", "restore"]),
+    help="Which story; with it, --once is understood.",
+)
 @click.option("--json", "as_json", is_flag=True, help="With --once: one JSON line per step and a summary.")
 @click.option(
     "--logs",
     type=click.Path(file_okay=False, path_type=Path),
     help="Copy the operations logs of broker and offices there at the end.",
 )
-def cli(once: bool, as_json: bool, logs: Path | None) -> int:
+def cli(once: bool, story: str | None, as_json: bool, logs: Path | None) -> int:
     """Start a broker and two paired offices on this machine, until Ctrl-C."""
+    once = once or story is not None
     if as_json and not once:
         raise click.UsageError("--json needs --once.")
     if not once:
         return _run(_stay_up(logs))
     began_s = time.monotonic()
     try:
-        return _run(_once(_JsonTeller() if as_json else _Teller(), logs))
+        return _run(_once(_JsonTeller() if as_json else _Teller(), logs, story))
     except Exception as error:
         if as_json:
             took_s = round(time.monotonic() - began_s, 1)
@@ -82,10 +89,13 @@ def _run(work: Coroutine[Any, Any, int]) -> int:
 # --- a story that checks itself -----------------------------------------------------------------------------
 
 
-async def _once(teller: "_JsonTeller | _Teller", logs: Path | None) -> int:
+async def _once(teller: "_JsonTeller | _Teller", logs: Path | None, story: str | None) -> int:
     try:
         async with Stage.open(keep_logs_in=logs) as stage:
-            summary = await Story(stage, real_env(), teller).run()
+            if story == "restore":
+                summary = await RestoreStory(stage, teller).run()
+            else:
+                summary = await Story(stage, real_env(), teller).run()
         teller.ended(summary)
     finally:
         teller.close()

@@ -203,6 +203,11 @@ class Office:
             self._daemon = self._stage.daemon(self.short, "node", "run", *self._where, "--json")
         return self._daemon
 
+    def move(self, directory: Path) -> None:
+        """Its node works in another directory from now on, with a daemon of its own."""
+        self.directory = directory
+        self._daemon = None
+
     @property
     def address(self) -> str:
         """Where its pages are."""

@@ -16,6 +16,7 @@ Spec: docs/spec/keys.md and docs/spec/pairing.md. Files in reading order:
 - ``pairing``: the by-voice ceremony as a machine, one type per step; invitations
 - ``inperson``: the ceremony with two screens side by side
 - ``keystore``: the passphrase-sealed key file; the only file here that asks for I/O
+- ``backupfile``: the backup file's header and sealed parts
 - ``pin``: an officer's seed, sealed a second time under that officer's PIN
 - ``tls``: the self-signed certificate of a broker
 

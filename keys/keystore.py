@@ -187,7 +187,10 @@ class Keystore(Guarded):
         """
         if not files.exists(path):
             raise PolicyRefused(
-                "keystore_missing", "there is no keystore; run init first, or restore a backup"
+                "keystore_missing",
+                "there is no keystore here. For a new office: init. If it was lost, its keys are in the"
+                " last backup:"
+                " restore FILE --dir NEW --recovery-sheet SHEET",
             )
         mode = files.mode(path)
         if mode & ~FILE_MODE:

@@ -42,6 +42,11 @@ KEYSTORE_BODY: Final = b"salween/v1/keystore-body"
 OFFICER_SEED: Final = b"salween/v1/officer-seed"
 DATABASE_KEY_CHECK: Final = b"salween/v1/database-key-check"
 
+# Backup file
+BACKUP_HEADER: Final = b"salween/v1/backup-header"
+BACKUP_CHECK: Final = b"salween/v1/backup-check"
+BACKUP_PART: Final = b"salween/v1/backup-part"
+
 # One item between two offices
 WRAP: Final = b"salween/v1/wrap"
 BLOB: Final = b"salween/v1/blob"

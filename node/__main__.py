@@ -24,6 +24,7 @@ from node.control import SOCKET_NAME, Params, call_daemon
 from node.daemon import Node, run_daemon_node
 from node.pairtalk import answer_event, say_event
 from node.paper import make_notice, publish_notice, read_sheet
+from node.recovery_commands import add_recovery_commands
 from node.setup import initialise
 from node.verbs import run_verb
 from protocol import limits
@@ -960,6 +961,9 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     Console().print(table if rows else "Nothing there.")
+
+
+add_recovery_commands(cli, run=_run, call=_call, passphrase=_passphrase, pin=_pin, finish=_finish)
 
 
 def main() -> None:

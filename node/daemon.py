@@ -23,6 +23,7 @@ from keys.secret import SecretBytes
 from node import __version__
 from node.alerts import Alerts
 from node.answers import Answers
+from node.backup import Manifest, make_backup
 from node.broker_link import BrokerClient, BrokerLink
 from node.ceremony import Ceremonies
 from node.config import NodeConfig, load_config
@@ -45,6 +46,7 @@ from node.layout import (
     KdfProfile,
     SecretName,
     open_node_database,
+    witness_name,
 )
 from node.mailboxes import Mailboxes
 from node.metrics import NodeMetrics
@@ -53,6 +55,8 @@ from node.officers import Officers
 from node.outbox import Outbox
 from node.partnering import Partnering
 from node.receive_keys import ReceiveKeyRing
+from node.reset_keys import ResetKeyRing
+from node.restore import finish_epoch
 from node.revocations import Revocations
 from node.secrets import Secrets
 from node.traffic import NodeTraffic
@@ -117,8 +121,10 @@ class Node:
         policy = ReleasePolicy()
         secrets = Secrets(env, keystore)
         self._secrets = secrets
+        self._kdf = kdf.keystore
         self.events = Events(env.clock)
         self.keys = ReceiveKeyRing(env, db, secrets)
+        self.reset_keys = ResetKeyRing(env, db, secrets)
         vault = Vault(env, secrets)
         self.officers = Officers(env, db, log, secrets, idle_lock_ms=config.idle_lock_s * 1000, kdf=kdf.pin)
         self._outbox = Outbox(
@@ -155,7 +161,13 @@ class Node:
             env, db, log, office_name=identity.name, changed=lambda: self.events.tell("outbox")
         )
         self._half_pairs = HalfPairs(
-            env, db, log, identity, self._outbox, completed=lambda: self.mailboxes.stir()
+            env,
+            db,
+            log,
+            identity,
+            self._outbox,
+            repaired=lambda tx, peer: self._inbox.resets.after_pairing(tx, peer),
+            completed=lambda: self.mailboxes.stir(),
         )
         self._inbox = Inbox(
             env,
@@ -163,6 +175,7 @@ class Node:
             log,
             identity,
             self.keys,
+            self.reset_keys,
             secrets,
             vault,
             self._outbox,
@@ -231,7 +244,7 @@ class Node:
             self.keys,
             self._half_pairs,
             log_directory=self._directory / LOG_NAME,
-            witness_name=log.origin.rsplit("/", 1)[0] + "/witness1",
+            witness_name=witness_name(log.origin),
             paired=self._after_pairing,
         )
         self.ceremonies = Ceremonies(env, identity, partnering)
@@ -258,6 +271,7 @@ class Node:
             env, str(base / DATABASE_NAME), keystore.get(SecretName.DATABASE), on_failure=fail
         )
         try:
+            await finish_epoch(env, db, Secrets(env, keystore))
             signer = NoteSigner(
                 name=keystore.get(SecretName.ORIGIN).reveal().decode(),
                 key=Ed25519PrivateKey.from_seed(keystore.get(SecretName.LOG)),
@@ -271,6 +285,7 @@ class Node:
             )
             await node.keys.load()
             await node.mailboxes.adopt()
+            await node.reset_keys.load()
             # What an auditor needs to verify our log, beside it; a real auditor brings a copy of their own.
             policy = single_log_policy(signer.log_key).encode()
             await env.run_blocking(env.files.write_atomic, str(base / POLICY_NAME), policy, 0o644)
@@ -327,6 +342,7 @@ class Node:
                 self._links[address] = _Link(link=link, task=self._run(link.run(), "broker-link"))
 
     async def _after_pairing(self) -> None:
+        await self.reset_keys.load()
         await self.mailboxes.adopt()
         await self._follow_brokers()
 
@@ -367,6 +383,7 @@ class Node:
             await self._heartbeats.beat_once()
             if rounds % KEY_ROUNDS == 0:
                 await self.keys.close_old_once()
+                await self.reset_keys.load()
                 await self._outbox.forget_settled_once()
             rounds += 1
             if await self.alerts.erase_due():
@@ -431,6 +448,21 @@ class Node:
         name = await self.mailboxes.import_file_untrusted(envelope, self.keys, self._inbox.arrived)
         self.mailboxes.stir()
         return name
+
+    async def backup(self, path: str, passphrase: SecretBytes, *, with_operational: bool) -> Manifest:
+        """Write and verify a backup of this node as it is now."""
+        return await make_backup(
+            self._env,
+            self._db,
+            self.log,
+            self._identity,
+            self._secrets,
+            self._directory,
+            path,
+            passphrase,
+            with_operational=with_operational,
+            kdf=self._kdf,
+        )
 
     async def doctor(self) -> list[dict[str, Any]]:
         """Everything the doctor looks at, with the exact fix for each fault."""

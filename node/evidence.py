@@ -17,7 +17,7 @@ from node.peers import Peer, load_peer
 from node.views import EvidenceView, Session
 from protocol.evidence import Clash, Proof, SignedVersion, encode_proof, follows_a_loss
 from protocol.items import Acknowledgement
-from protocol.message import Header, LeafOpening, parse_header_untrusted
+from protocol.message import Header, LeafOpening, MessageType, parse_header_untrusted
 from protocol.sealing import Equivocation, OpenedAlert, OpenedMessage, Verified
 from runtime.logs import get_logger
 from runtime.sqlite import Database, Snapshot, Transaction
@@ -45,9 +45,11 @@ def find_clash(
         (peer_id, header.instance, opening.pair_seq, hh),
     ):
         return _taken(Clash.NUMBER, row)
-    if any(opening.pair_prev):
+    # A reset declares the loss: it names what its sender remembered last, which others may have followed.
+    if any(opening.pair_prev) and header.type is not MessageType.RESET:
         for row in tx.execute(_RECEIVED + "pair_prev = ? AND hh <> ?", (peer_id, opening.pair_prev, hh)):
-            if not follows_a_loss(parse_header_untrusted(row[1]), header):
+            before = parse_header_untrusted(row[1])
+            if before.type is not MessageType.RESET and not follows_a_loss(before, header):
                 return _taken(Clash.PREVIOUS, row)
     return None
 

@@ -24,7 +24,6 @@ from node.identity import Identity
 from node.layout import SecretName
 from node.outbox import Outbox
 from node.peers import Peer, find_peer, insert_peer, load_peer, save_peer
-from node.readdress import readdress
 from node.revocations import raise_floor
 from protocol import limits
 from protocol.conversation import new_pair_state, with_my_instance, with_peer_instance
@@ -200,6 +199,7 @@ class HalfPairs:
         identity: Identity,
         outbox: Outbox,
         *,
+        repaired: Callable[[Transaction, Peer], None],
         completed: Callable[[], None],
     ) -> None:
         self._env = env
@@ -207,6 +207,7 @@ class HalfPairs:
         self._log = log
         self._identity = identity
         self._outbox = outbox
+        self._repaired = repaired
         self._completed = completed
 
     def complete(self, tx: Transaction, half: HalfPair, peer_pair_ok: bytes) -> Peer:
@@ -232,7 +233,7 @@ class HalfPairs:
             (half.peer, half.own_pair_ok, now_ms + PAIR_OK_AGAIN_MS),
         )
         if earlier is not None and comes_back(earlier, peer.trusted.certificate):
-            readdress(tx, self._outbox, self._log, peer, now_ms)
+            self._repaired(tx, peer)
             save_peer(tx, peer)
         else:
             tx.execute(

@@ -28,20 +28,26 @@ from node.nacks import Nacks
 from node.outbox import ACK_DELAY_MS, Outbox
 from node.peers import Peer, load_peer, save_peer
 from node.receive_keys import ReceiveKeyRing
+from node.reset_keys import ResetKeyRing, check_not_reset_key, keep_theirs
+from node.resets import Resets, settle_by_receipt
 from node.secrets import MailboxKeys, Secrets
 from node.vault import Vault
 from protocol import limits
 from protocol.alert import headline
 from protocol.conversation import Judgement, after_receiving, apply_acknowledgement, judge
-from protocol.envelope import envelope_hash
+from protocol.envelope import envelope_hash, parse_envelope_untrusted
 from protocol.items import (
     Acknowledgement,
+    EarlierInstance,
     HeartBeat,
     Item,
     KeyAnnouncement,
+    LogItem,
     MailboxSuccessor,
     OfficerListItem,
     OneTimeOffer,
+    ResetAnswer,
+    ResetKeyItem,
     RevocationItem,
     UnknownKeyNotice,
     is_service,
@@ -102,6 +108,7 @@ class _Context:
         tx: Snapshot,
         peer: Peer,
         keys: ReceiveKeyRing,
+        reset_keys: ResetKeyRing,
         my_office_id: bytes,
         now_ms: int,
         policy: ReleasePolicy,
@@ -109,12 +116,13 @@ class _Context:
         self._tx = tx
         self._peer = peer
         self._keys = keys
+        self._reset_keys = reset_keys
         self.my_office_id = my_office_id
         self.now_ms = now_ms
         self.policy = policy
 
     def receive_key(self, key_id: bytes) -> tuple[XWingPrivateKey, bytes] | None:
-        found = self._keys.find(key_id)
+        found = self._keys.find(key_id) or self._reset_keys.find(key_id)
         # A mailbox belongs to one peer: another peer's key in it is nobody's.
         return found if found is not None and found[1] == self._peer.office_id else None
 
@@ -148,6 +156,7 @@ class Inbox:
         log: AuditLog,
         identity: Identity,
         keys: ReceiveKeyRing,
+        reset_keys: ResetKeyRing,
         secrets: Secrets,
         vault: Vault,
         outbox: Outbox,
@@ -168,6 +177,8 @@ class Inbox:
         self._log = log
         self._identity = identity
         self._keys = keys
+        self._reset_keys = reset_keys
+        self.resets = Resets(env, log, identity, outbox)
         self._secrets = secrets
         self._vault = vault
         self._outbox = outbox
@@ -277,7 +288,7 @@ class Inbox:
         peer, half = self._half_pairs.behind(tx, arrival.mailbox)
         if peer.is_closed:
             return outcome  # waits at the broker, unmarked, until our supervisor resumes the pair
-        if peer.frozen_code is not None:
+        if peer.frozen_code is not None and not self._may_be_reset(arrival.envelope):
             return outcome  # stays at the broker, unmarked, until a person has dealt with it
         now_ms = self._env.clock.now_ms()
         try:
@@ -338,7 +349,19 @@ class Inbox:
                 self._keep_alert(tx, peer, arrival, opened, now_ms, outcome)
                 self._delete_later(tx, peer, arrival)
             case OpenedMessage() if opened.header.type is MessageType.RESET:
-                pass  # not answered by this version: it stays at the broker for one that can
+                try:
+                    self.resets.begin(tx, peer, opened, now_ms)
+                except VerificationFailed as stale:
+                    self._quarantine(tx, peer, arrival, "refused", stale.code, now_ms)
+                    self._log_received(tx, peer, arrival, opened, "refused", code=stale.code)
+                    self._delete_later(tx, peer, arrival)
+                    return outcome  # no mark: what it claims of itself counts for nothing
+                self._mark(tx, peer, opened, "ok", now_ms, outcome)
+                self._apply_items(tx, peer, (*opened.items, *opened.piggyback_items), outcome)
+                self._log_received(tx, peer, arrival, opened, "ok")
+                self.resets.finish(tx, peer, opened, now_ms)
+                outcome.look_again = outcome.ladder_moved = True
+                self._delete_later(tx, peer, arrival)
             case OpenedMessage():
                 if opened.certificate is not None:
                     peer.trusted = trust.accept_certificate(peer.trusted, opened.certificate, now_ms)
@@ -367,14 +390,26 @@ class Inbox:
             save_peer(tx, peer)
         return outcome
 
+    def _may_be_reset(self, envelope: bytes) -> bool:
+        """Whether it is sealed to a key that opens resets and nothing else: they end a freeze themselves."""
+        try:
+            key_id = parse_envelope_untrusted(envelope).key_id
+        except MalformedInput:
+            return False
+        return self._reset_keys.find(key_id) is not None
+
     def _open(self, tx: Transaction, peer: Peer, envelope: bytes, now_ms: int, outcome: _Outcome) -> Opened:
-        context = _Context(tx, peer, self._keys, self._identity.office_id, now_ms, self._policy)
+        context = _Context(
+            tx, peer, self._keys, self._reset_keys, self._identity.office_id, now_ms, self._policy
+        )
         opened = open_envelope_untrusted(envelope, context)
         if isinstance(opened, PendingOfficerList):
             lists = [item for item in opened.piggyback_items if isinstance(item, OfficerListItem)]
             if lists:
                 self._apply_items(tx, peer, lists, outcome)
                 opened = open_envelope_untrusted(envelope, context)
+        if isinstance(opened, Verified) and opened.header.type is not MessageType.RESET:
+            check_not_reset_key(self._reset_keys, opened.key_id)
         return opened
 
     def _mark(
@@ -509,6 +544,16 @@ class Inbox:
                         outcome.address_moved |= take_announcement(
                             tx, self._log, self._outbox.readdress, peer, item, self._env.clock.now_ms()
                         )
+                    case ResetKeyItem():
+                        keep_theirs(tx, peer, _usable_reset_key(item))
+                    case LogItem():
+                        self.resets.take_log(tx, peer, item)
+                    case ResetAnswer():
+                        self.resets.take_answer(tx, peer, item)
+                        outcome.ladder_moved = True
+                    case EarlierInstance():
+                        self.resets.take_earlier(peer, item)
+                        outcome.look_again = True
                     case _:
                         pass  # for a later version, or already used while opening
             except (MalformedInput, VerificationFailed, Unavailable) as fault:
@@ -528,7 +573,7 @@ class Inbox:
             log.warning("receipt_unusable", code=receipt.state.value)
             return
         alert_id, msg_id = row
-        self._outbox.answered(tx, peer, receipt.hh)
+        settle_by_receipt(tx, self._outbox, peer, receipt.hh)
         if not apply_receipt(tx, peer.name, peer.office_id, alert_id, receipt):
             return
         fields: dict[str, str | int] = {
@@ -708,6 +753,12 @@ def _usable(announced: KeyAnnouncement) -> KeyAnnouncement:
     """VerificationFailed unless it can be sealed to: else nothing could leave for this peer any more."""
     wrap(announced.public, b"", b"")
     return announced
+
+
+def _usable_reset_key(item: ResetKeyItem) -> ResetKeyItem:
+    """VerificationFailed unless it can be sealed to."""
+    wrap(item.public, b"", b"")
+    return item
 
 
 def _backward_marks(tx: Snapshot, peer: Peer, opened: Verified) -> frozenset[Mark]:

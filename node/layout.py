@@ -21,7 +21,7 @@ POLICY_NAME = "policy"
 
 
 class SecretName:
-    """Names in the keystore."""
+    """Names in the keystore. ``LOG`` and ``WITNESS`` are of the present epoch; keys of an ended one go."""
 
     LOG = "log/1"
     WITNESS = "witness/1"
@@ -42,6 +42,12 @@ class SecretName:
     def mailbox(peer: bytes, number: int) -> str:
         """Our mailbox for one peer: get secret 32, put secret 32, Ed25519 seed 32."""
         return f"mailbox/{peer.hex()}/{number}"
+
+
+def witness_name(origin: str) -> str:
+    """The witness key's name of a log: same office, same epoch."""
+    front, epoch = origin.rsplit("/log", 1)
+    return f"{front}/witness{epoch}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

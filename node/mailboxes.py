@@ -768,6 +768,25 @@ def next_number(names: Iterable[str]) -> int:
     return 1 + max(map(number_of, names), default=0)
 
 
+def newest_address(tx: Snapshot, secrets: Secrets, peer: Peer) -> MailboxSuccessor | None:
+    """Where this peer can write to us for certain: the newest mailbox of ours that it used or was told of."""
+    usable = [row for row in own_rows(tx, peer.office_id) if row.stage in (Stage.PROVEN, Stage.MADE)]
+    named = [(row.name, row.generation, row.broker_address) for row in usable]
+    if not named:
+        names = sorted((number_of(n), n) for n in secrets.names(f"mailbox/{peer.office_id.hex()}/"))
+        named = [(name, number, peer.own_broker_address) for number, name in names]
+    for name, generation, address in reversed(named):
+        keys = MailboxKeys.find(secrets, name)
+        if keys is not None:
+            return MailboxSuccessor(
+                generation=generation,
+                put_secret=keys.put_secret.reveal(),
+                mailbox_public=keys.signing_key.public_bytes,
+                broker_address=address,
+            )
+    return None
+
+
 def own_rows(tx: Snapshot, peer_id: bytes | None = None) -> list[OwnRow]:
     """Our mailboxes, of one peer or of all, by generation."""
     where, bindings = ("", ()) if peer_id is None else (" WHERE peer = ?", (peer_id,))

@@ -109,6 +109,7 @@ class Officers:
         pin: str,
         office_id: bytes,
         key_version: int,
+        list_version_min: int = 1,
     ) -> int:
         """Add an officer and sign a new list version; returns the officer's number."""
         if not alias.strip() or len(alias.encode()) > ALIAS_BYTES_MAX or not alias.isprintable():
@@ -133,7 +134,9 @@ class Officers:
                     " VALUES (?, ?, ?, ?, ?, ?)",
                     (number, alias, role, public, now, pseudonym_key),
                 )
-                version = self._sign_list(tx, operational, office_id, key_version)
+                version = self._sign_list(
+                    tx, operational, office_id, key_version, version_min=list_version_min
+                )
                 self._log.append(
                     tx, "officer.add", {"actor": self.pseudonym(tx, number), "list": version, "role": role}
                 )
@@ -334,10 +337,17 @@ class Officers:
             )
 
     def _sign_list(
-        self, tx: Transaction, operational: CompositePrivateKey, office_id: bytes, key_version: int
+        self,
+        tx: Transaction,
+        operational: CompositePrivateKey,
+        office_id: bytes,
+        key_version: int,
+        *,
+        version_min: int = 1,
     ) -> int:
         """Sign and keep the next version of the officer list, from the rows of this transaction."""
-        version: int = 1 + tx.value("SELECT coalesce(max(version), 0) FROM officer_list")
+        newest: int = tx.value("SELECT coalesce(max(version), 0) FROM officer_list")
+        version = max(version_min, newest + 1)
         # Auditors and operators read; only these two roles sign anything a peer checks.
         rows = tx.execute(
             "SELECT number, public_key, role, alias, since_ms, until_ms FROM officer"

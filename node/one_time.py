@@ -217,6 +217,12 @@ def drop_offered(tx: Transaction, peer_id: bytes) -> None:
     _save_offered(tx, peer_id, before, without_keys(before))
 
 
+def drop_all(tx: Transaction, peer_id: bytes) -> None:
+    """After a restore: our seeds are gone, and keys of the peer that we remember unused may be used."""
+    tx.execute("DELETE FROM one_time_own WHERE peer = ?", (peer_id,))
+    drop_offered(tx, peer_id)
+
+
 def close(tx: Transaction, peer: Peer, now_ms: int) -> tuple[bytes, ...]:
     """The daily pass over keys that were left out."""
     own = load_own(tx, peer.office_id)

@@ -20,6 +20,7 @@ from node.broker_link import Batch
 from node.identity import Identity
 from node.peers import Peer, check_not_frozen, load_peer, load_peers, save_peer
 from node.receive_keys import ReceiveKeyRing
+from node.reset_keys import note_carried, own_item, theirs
 from protocol import limits
 from protocol.conversation import (
     acknowledgement,
@@ -52,12 +53,13 @@ from protocol.delivery import (
     step,
 )
 from protocol.envelope import envelope_hash
-from protocol.items import AudienceOpening, Item, OfficerListItem, encode_items
+from protocol.items import AudienceOpening, Item, OfficerListItem, ResetKeyItem, encode_items
 from protocol.message import (
     LeafOpening,
     MessageType,
     SignedMessage,
     decode_opening_untrusted,
+    parse_header_untrusted,
     sign_alert,
     sign_message,
 )
@@ -160,6 +162,8 @@ class Outbox:
         signed = self._sign(peer, message, items, opening, msg_id, now_ms)
         peer.pair = after_signing(peer.pair, slot, signed.hh)
         self.note_company(peer, items, now_ms)
+        if any(isinstance(item, ResetKeyItem) for item in items):
+            note_carried(tx, peer, signed.hh)
         envelope = self._seal(
             tx, peer, signed, opening, is_alert=message.type is MessageType.ALERT, bodyless=False
         )
@@ -302,6 +306,11 @@ class Outbox:
                 _sealed_bytes(peer, message, [*items, *more]) != _sealed_bytes(peer, message, items)
             ),
         )
+        reset_key = own_item(tx, peer)
+        if reset_key is not None and _sealed_bytes(peer, message, [*items, reset_key]) == _sealed_bytes(
+            peer, message, items
+        ):
+            items.append(reset_key)
         return tuple(items)
 
     def note_company(self, peer: Peer, items: Sequence[Item], now_ms: int) -> None:
@@ -327,6 +336,8 @@ class Outbox:
         key_id, public = newest.key_id, newest.public
         if is_alert and not bodyless:
             key_id, public = one_time.key_for_alert(tx, peer)
+        elif parse_header_untrusted(signed.header).type is MessageType.RESET:
+            key_id, public = theirs(tx, peer)
         return seal(
             signed,
             opening=opening,
@@ -602,11 +613,10 @@ class Outbox:
                 )
             self._ask_now(tx, row, now_ms)
 
-    def answered(self, tx: Transaction, peer: Peer, hh: bytes) -> None:
-        """A receipt for an item of an instance that ended: no acknowledgement will ever name its number."""
-        instance = tx.value("SELECT instance FROM delivery WHERE hh = ?", (hh,))
+    def end(self, tx: Transaction, hh: bytes) -> None:
+        """Known to have arrived by other evidence than an acknowledgement, or without meaning any more."""
         row = self._load(tx, hh)
-        if row is not None and instance != peer.pair.outbound.instance:
+        if row is not None:
             self.apply(tx, row, PeerAcknowledged())
 
     def _seal_missing(self, tx: Transaction, *, hhs: Sequence[bytes]) -> None:
@@ -820,6 +830,16 @@ def add_rung(
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
         (alert_id, peer_id, step_name, at_ms, clock, log_index, code),
     )
+
+
+def row_columns() -> str:
+    """Columns that ``decode_row`` reads, in their order."""
+    return _ROW
+
+
+def decode_row(row: Sequence[Any]) -> Row:
+    """One delivery as the loop reads it."""
+    return _row(row)
 
 
 def _row(row: Sequence[Any]) -> Row:

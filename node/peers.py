@@ -199,7 +199,13 @@ def peer_view(tx: Snapshot, peer: Peer, own_office_id: bytes) -> PeerView:
         (peer.office_id, put_capability_hash(peer.put_secret.reveal())),
     )
     since_ms, lost_ms = (peer.since_ms, None) if address is None else address
+    reset = tx.execute(
+        "SELECT backup_ms, resent FROM peer_reset WHERE peer = ? ORDER BY key_version DESC LIMIT 1",
+        (peer.office_id,),
+    )
     return PeerView(
+        restored_ms=reset[0][0] if reset else None,
+        resent=reset[0][1] if reset else 0,
         office_id=peer.office_id.hex(),
         name=peer.name,
         country=peer.country,

@@ -14,7 +14,7 @@ from keys import card
 from keys.errors import PolicyRefused
 from keys.keystore import Keystore
 from keys.primitives import CompositePrivateKey, Ed25519PrivateKey
-from keys.recovery_sheet import encode_recovery_sheet
+from keys.recovery_sheet import RecoverySheet, encode_recovery_sheet
 from keys.secret import SecretBytes
 from node.config import CONFIG_NAME, default_config_text
 from node.layout import (
@@ -59,21 +59,27 @@ async def initialise(
     web_port: int,
     health_port: int,
     kdf: KdfProfile | None = None,
+    sheet: RecoverySheet | None = None,
+    key_version: int = 1,
 ) -> Made:
-    """Make a node in ``directory``; PolicyRefused when one is there or something asked for is not allowed."""
+    """Make a node in ``directory``; PolicyRefused when one is there or something asked for is not allowed.
+
+    With ``sheet`` the office that lost everything else comes back: the same root and office id, under
+    ``key_version``, which is above every one it ever had. No new sheet is written then.
+    """
     kdf = kdf or KdfProfile()
     _check(env, directory, passphrase, name, country, pin)
     env.files.mkdir(directory, 0o700)
     base = Path(directory)
     now_ms = env.clock.now_ms()
 
-    root_seed = SecretBytes(env.random(64))
+    root_seed = SecretBytes(env.random(64)) if sheet is None else sheet.root_seed
     root = CompositePrivateKey.from_seed(root_seed)
     operational_seed = SecretBytes(env.random(64))
     operational = CompositePrivateKey.from_seed(operational_seed)
     certificate = card.issue_certificate(
         root,
-        key_version=1,
+        key_version=key_version,
         public=operational.public_bytes,
         # A day of grace: the peers' clocks may be behind ours.
         not_before_ms=max(0, now_ms - 24 * 3600 * 1000),
@@ -87,7 +93,7 @@ async def initialise(
     database_key = SecretBytes(env.random(32))
     pseudonym = env.random(8).hex()
     secrets = {
-        SecretName.operational(1): operational_seed,
+        SecretName.operational(key_version): operational_seed,
         SecretName.LOG: log_seed,
         SecretName.WITNESS: witness_seed,
         SecretName.DATABASE: database_key,
@@ -104,8 +110,8 @@ async def initialise(
         await database.transact(
             lambda tx: tx.execute(
                 "INSERT INTO office (id, office_id, name, country, root_public, certificate, key_version,"
-                " created_ms) VALUES (1, ?, ?, ?, ?, ?, 1, ?)",
-                (office_id, name, country, root.public_bytes, certificate, now_ms),
+                " created_ms) VALUES (1, ?, ?, ?, ?, ?, ?, ?)",
+                (office_id, name, country, root.public_bytes, certificate, key_version, now_ms),
             )
         )
         log = await AuditLog.open(
@@ -119,16 +125,26 @@ async def initialise(
         )
         officers = Officers(env, database, log, Secrets(env, keystore), idle_lock_ms=0, kdf=kdf.pin)
         number = await officers.add(
-            operational, alias=alias, role=role, pin=pin, office_id=office_id, key_version=1
+            operational,
+            alias=alias,
+            role=role,
+            pin=pin,
+            office_id=office_id,
+            key_version=key_version,
+            # Peers may know lists of this office that nobody here remembers.
+            list_version_min=key_version,
         )
         await log.close()
     finally:
         await database.close()
-    env.files.write_atomic(
-        recovery_sheet,
-        encode_recovery_sheet(name=name, country=country, office_id=office_id, root_seed=root_seed).encode(),
-        mode=0o600,
-    )
+    if sheet is None:
+        env.files.write_atomic(
+            recovery_sheet,
+            encode_recovery_sheet(
+                name=name, country=country, office_id=office_id, root_seed=root_seed
+            ).encode(),
+            mode=0o600,
+        )
     root_seed.wipe()
     env.files.write_atomic(
         str(base / CONFIG_NAME),

@@ -15,8 +15,10 @@ from pydantic import ValidationError
 
 from keys.errors import MalformedInput, PolicyRefused
 from keys.notice import parse_notice_text_untrusted
+from keys.secret import SecretBytes
 from node.control import Channel, Params
 from node.halfpairs import evidence_of
+from node.resets import lost_after_restore
 from node.views import Role, Session
 from protocol import limits
 from protocol.alert import Alert
@@ -261,6 +263,19 @@ async def _doctor(node: "Node", params: Params, channel: Channel) -> dict[str, A
     return {"checks": await node.doctor()}
 
 
+async def _backup(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    secret = SecretBytes(_text(params, "backup_passphrase").encode())
+    path = _text(params, "file")
+    made = await node.backup(path, secret, with_operational=params.get("operational") is True)
+    return {"office": made.name, "made_ms": made.made_ms, "entries": made.size, "file": path}
+
+
+async def _lost(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del params, channel
+    return {"resets": await node.database.read(lost_after_restore)}
+
+
 VERBS: dict[str, Verb] = {
     "status": _status,
     "officers.list": _officers_list,
@@ -289,6 +304,8 @@ VERBS: dict[str, Verb] = {
     "move": _move,
     "import-address": _import_address,
     "doctor": _doctor,
+    "backup": _backup,
+    "lost": _lost,
 }
 
 

@@ -86,6 +86,8 @@ class PeerView:
     pause: Pause | None = None
     address_since_ms: int | None = None  # since when we put where we put now
     address_lost_ms: int | None = None  # since when its broker knows no such mailbox
+    restored_ms: int | None = None  # when the backup was made that it last began again from
+    resent: int = 0  # alerts we send to it again since then
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

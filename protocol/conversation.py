@@ -181,6 +181,86 @@ def with_peer_instance(state: PairState, peer_instance: bytes) -> PairState:
     )
 
 
+def with_earlier_instance(state: PairState, held: ReceivedRange) -> PairState:
+    """The peer will send messages of an instance of its own that ended; we lost whatever we had of it.
+
+    Idempotent. Bits before the mark are of what nobody can send any more: closed holes.
+    """
+    known = {state.inbound.instance, *(inbound.instance for inbound in state.earlier)}
+    if held.instance in known:
+        return state
+    ended = Inbound(instance=held.instance, contiguous_to=held.contiguous_to, bitmap=held.bitmap)
+    return replace(state, earlier=(*state.earlier, ended)[: limits.INSTANCES_REMEMBERED_MAX - 1])
+
+
+def seen_ranges(state: PairState) -> tuple[ReceivedRange, ...]:
+    """Everything taken in of every instance of the peer that is remembered."""
+    return tuple(
+        ReceivedRange(instance=i.instance, contiguous_to=i.contiguous_to, bitmap=i.bitmap)
+        for i in (state.inbound, *state.earlier)
+    )
+
+
+def with_acknowledged_as_seen(state: PairState, seen: tuple[ReceivedRange, ...]) -> PairState:
+    """The peer was restored and holds only what it says: our marks go back to it, once, by its signed reset.
+
+    VerificationFailed ``acknowledgement_ahead`` when it claims a number we never gave out.
+    """
+    out = state.outbound
+    held = next((r for r in seen if r.instance == out.instance), None)
+    if held is None:
+        return replace(state, outbound=replace(out, acknowledged_to=0, acknowledged_bitmap=0))
+    if held.contiguous_to + held.bitmap.bit_length() >= out.next_seq:
+        raise VerificationFailed(
+            "acknowledgement_ahead", "the peer says it saw a number this node never gave out"
+        )
+    return replace(
+        state, outbound=replace(out, acknowledged_to=held.contiguous_to, acknowledged_bitmap=held.bitmap)
+    )
+
+
+def is_in(ranges: tuple[ReceivedRange, ...], instance: bytes, pair_seq: int) -> bool:
+    """Whether these ranges name a number."""
+    held = next((r for r in ranges if r.instance == instance), None)
+    if held is None:
+        return False
+    at = pair_seq - held.contiguous_to - 1
+    return at < 0 or bool(held.bitmap >> at & 1)
+
+
+def closed_range(state: PairState, missing_numbers: tuple[int, ...]) -> ReceivedRange:
+    """What the peer acknowledged of our present instance, together with numbers nobody can send any more."""
+    out = state.outbound
+    bits = out.acknowledged_bitmap
+    for number in missing_numbers:
+        if 0 <= number - out.acknowledged_to - 1 < WINDOW:
+            bits |= 1 << number - out.acknowledged_to - 1
+    to, bitmap = _settle(out.acknowledged_to, bits)
+    return ReceivedRange(instance=out.instance, contiguous_to=to, bitmap=bitmap)
+
+
+def close_gone(state: PairState, closed: tuple[ReceivedRange, ...]) -> tuple[PairState, int]:
+    """Numbers the peer says are closed count as arrived; how many of them we never had.
+
+    A hole nobody can fill must not stop a window.
+    """
+    count = 0
+    for held in closed:
+        inbound = _inbound_of(state, held.instance)
+        if inbound is None:
+            continue
+        last = min(held.contiguous_to, inbound.contiguous_to + WINDOW)
+        numbers = (
+            *range(inbound.contiguous_to + 1, last + 1),
+            *_numbers(held.bitmap, held.contiguous_to + 1),
+        )
+        for number in numbers:
+            if judge(state, instance=held.instance, pair_seq=number, rk_first=1) is Judgement.NEW:
+                state = after_receiving(state, instance=held.instance, pair_seq=number, service=True)
+                count += 1
+    return state, count
+
+
 # --- sending --------------------------------------------------------------------------------------
 
 

@@ -134,6 +134,63 @@ class PairOkItem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SeenItem:
+    """In a reset: what the restored signer last saw, of both directions. What is not in it is sent again."""
+
+    ranges: tuple[ReceivedRange, ...]  # of the other office's instances
+    ended: bytes  # 8, the signer's own instance that ended
+    next_seq: int  # the next number of that instance, as far as the signer remembers
+    at_ms: int  # when the backup was made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogItem:
+    """The signer's new log epoch and its witness key; they replace what was pinned."""
+
+    origin: str
+    log_public: bytes  # Ed25519, 32
+    witness_name: str
+    witness_public: bytes  # Ed25519, 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResetKeyItem:
+    """Seal a reset to this key: it opens nothing else and is never rotated."""
+
+    key_id: bytes  # 8
+    public: bytes  # X-Wing, 1216
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldAlert:
+    """An alert the signer holds of an instance that ended: its id and when it was written."""
+
+    alert_id: bytes  # 32
+    created_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResetAnswer:
+    """What the office that was told of a reset holds, sends again, and can no longer send."""
+
+    instance: bytes  # 8, the new instance of the office that was restored
+    ranges: tuple[ReceivedRange, ...]  # of that office's instances, as they stand here
+    after: tuple[HeldAlert, ...]  # what it sent and does not remember, the newest at most
+    after_count: int
+    resent: int  # alerts sent again
+    closed: tuple[
+        ReceivedRange, ...
+    ]  # of the signer's instance: seen by the other office, or sent by nobody any more
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EarlierInstance:
+    """The signer will send messages of these instances of its own again; they go on where the ranges end."""
+
+    ranges: tuple[ReceivedRange, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UnknownItem:
     """An item of a later version, kept whole so that it re-encodes to the same bytes."""
 
@@ -154,6 +211,11 @@ Item = (
     | RevocationItem
     | UnknownKeyNotice
     | PairOkItem
+    | SeenItem
+    | LogItem
+    | ResetKeyItem
+    | ResetAnswer
+    | EarlierInstance
     | UnknownItem
 )
 
@@ -274,6 +336,36 @@ def _to_wire(item: Item) -> Value:
             return {"k": "nokey", "h": list(item.envelope_hashes)}
         case PairOkItem():
             return {"k": "pok", "b": item.pair_ok}
+        case SeenItem():
+            return {
+                "k": "seen",
+                "r": ranges_to_wire(item.ranges),
+                "i": item.ended,
+                "n": item.next_seq,
+                "t": item.at_ms,
+            }
+        case LogItem():
+            return {
+                "k": "log",
+                "o": item.origin,
+                "p": item.log_public,
+                "w": item.witness_name,
+                "q": item.witness_public,
+            }
+        case ResetKeyItem():
+            return {"k": "rsk", "i": item.key_id, "p": item.public}
+        case ResetAnswer():
+            return {
+                "k": "rsa",
+                "i": item.instance,
+                "r": ranges_to_wire(item.ranges),
+                "a": [[held.alert_id, held.created_ms] for held in item.after],
+                "c": item.after_count,
+                "s": item.resent,
+                "g": ranges_to_wire(item.closed),
+            }
+        case EarlierInstance():
+            return {"k": "inst", "r": ranges_to_wire(item.ranges)}
         case UnknownItem():
             return wire.decode_untrusted(item.encoded, bytes_max=limits.BODY_BYTES_MAX)
 
@@ -337,6 +429,36 @@ def _read_known(tag: str, fields: Fields) -> Item | None:
             return UnknownKeyNotice(envelope_hashes=_read_hashes(fields))
         case "pok":
             return PairOkItem(pair_ok=fields.raw("b", bytes_max=limits.ITEM_BYTES_MAX))
+        case "seen":
+            return SeenItem(
+                ranges=ranges_from_wire(fields.take("r")),
+                ended=fields.raw("i", size=limits.INSTANCE_BYTES),
+                next_seq=fields.integer("n", most=limits.PAIR_SEQ_MAX),
+                at_ms=fields.integer("t", most=limits.TIME_MS_MAX),
+            )
+        case "log":
+            return LogItem(
+                origin=fields.text("o", bytes_max=limits.BROKER_ORIGIN_BYTES_MAX),
+                log_public=fields.raw("p", size=limits.ED25519_PUBLIC_BYTES),
+                witness_name=fields.text("w", bytes_max=limits.BROKER_ORIGIN_BYTES_MAX),
+                witness_public=fields.raw("q", size=limits.ED25519_PUBLIC_BYTES),
+            )
+        case "rsk":
+            return ResetKeyItem(
+                key_id=fields.raw("i", size=limits.KEY_ID_BYTES),
+                public=fields.raw("p", size=limits.XWING_PUBLIC_BYTES),
+            )
+        case "rsa":
+            return ResetAnswer(
+                instance=fields.raw("i", size=limits.INSTANCE_BYTES),
+                ranges=ranges_from_wire(fields.take("r")),
+                after=_read_held(fields),
+                after_count=fields.integer("c", most=limits.PAIR_SEQ_MAX),
+                resent=fields.integer("s", most=limits.PAIR_SEQ_MAX),
+                closed=ranges_from_wire(fields.take("g")),
+            )
+        case "inst":
+            return EarlierInstance(ranges=ranges_from_wire(fields.take("r")))
         case _:
             return None
 
@@ -372,6 +494,19 @@ def _split(data: bytes, size: int) -> tuple[bytes, ...]:
     if len(data) % size:
         raise MalformedInput("item_wrong", f"parts of {size} bytes were expected")
     return tuple(data[at : at + size] for at in range(0, len(data), size))
+
+
+def _read_held(fields: Fields) -> tuple[HeldAlert, ...]:
+    held: list[HeldAlert] = []
+    for value in fields.items("a", items_max=limits.RESET_ALERTS_MAX):
+        match value:
+            case [bytes(alert_id), int(created_ms)] if len(alert_id) == limits.HASH_BYTES and (
+                0 <= created_ms <= limits.TIME_MS_MAX
+            ):
+                held.append(HeldAlert(alert_id=alert_id, created_ms=created_ms))
+            case _:
+                raise MalformedInput("item_wrong", "a held alert is an id and a time")
+    return tuple(held)
 
 
 def _read_hashes(fields: Fields) -> tuple[bytes, ...]:

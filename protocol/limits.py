@@ -140,6 +140,9 @@ RECEIPTS_PER_MESSAGE_MAX: Final = 256
 CODE_BYTES_MAX: Final = 48
 ACTOR_BYTES_MAX: Final = 64
 # A peer's earlier instances whose late items are still told from new ones: one per restore.
+RESET_ALERTS_MAX: Final = (
+    256  # 11 KB: an answer to a reset lists so many alerts, the newest, and counts the rest
+)
 INSTANCES_REMEMBERED_MAX: Final = 8
 # Service items alone ask for an acknowledgement once this many are unreported, or their window would fill up.
 SERVICE_UNREPORTED_MAX: Final = WINDOW_MESSAGES // 4

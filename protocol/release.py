@@ -326,30 +326,6 @@ def release_prepared(
     )
 
 
-def released_before(core: bytes, disclosures: bytes, recipient: bytes, opening: bytes) -> ReleasedAlert:
-    """What was released to this office once, from our own outbox, to be signed to it anew.
-
-    A pair that began again numbers its messages from one: the signature is new, the officers' word is not.
-    BrokenInvariant (``released_alert``) when the parts do not belong together or to this office.
-    """
-    try:
-        stored = decode_core_untrusted(core)
-        check_audience_untrusted(stored.audience_root, recipient, opening)
-    except (MalformedInput, PolicyRefused) as error:
-        raise BrokenInvariant("released_alert", f"a stored alert is damaged: {error.code}") from error
-    return ReleasedAlert(
-        alert_id=alert_id(core),
-        core=core,
-        disclosures=disclosures,
-        audience=((recipient, opening),),
-        created_ms=stored.created_ms,
-        expires_ms=stored.expires_ms,
-        erase_at_ms=stored.erase_at_ms,
-        is_emergency=any(signature.role == "emergency" for signature in stored.signatures),
-        maker=_MAKER,
-    )
-
-
 def release(
     alert: Alert,
     *,

@@ -225,6 +225,18 @@ class Database:
         """Run ``call`` on the committed state, between two commits. It holds up writers while it runs."""
         return cast(T, await self._submit(self._reads, call))
 
+    async def copy_to(self, path: AnyPath, key: SecretBytes) -> None:
+        """Write a whole copy of the committed state to a new file under ``key``, this database's own.
+
+        Between two commits, so it is one moment's state; writers wait while it runs. The file is complete and
+        synced on return. PolicyRefused ``database_copy_exists``.
+        """
+        if self._dead is not None:
+            raise self._dead
+        if self._env.files.exists(path):
+            raise PolicyRefused("database_copy_exists", f"{path} exists already; nothing was written")
+        await self._worker.run(lambda: self._copy(path, key))
+
     async def close(self) -> None:
         """Finish what is queued, checkpoint, close. Safe to call twice."""
         if self._closing:
@@ -367,6 +379,27 @@ class Database:
             raise self._give_up(error) from error
         self.stats.checkpoints += 1
         self.stats.wal_pages = 0
+
+    def _copy(self, path: AnyPath, key: SecretBytes) -> None:
+        files = self._env.files
+        files.write_atomic(path, b"")  # made here for its mode; SQLite accepts an empty file
+        vfs = f"multipleciphers-{self._env.sqlite_vfs or 'unix'}"
+        native = files.native_path(path)
+        try:
+            target = apsw.Connection(
+                native, flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOFOLLOW, vfs=vfs
+            )
+            try:
+                _set_pragma(target, "cipher", "'chacha20'", "chacha20")
+                _set_pragma(target, "key", f"'raw:{key.reveal().hex()}'", "ok", read_back=False)
+                _set_pragma(target, "synchronous", "EXTRA", 3)
+                with target.backup("main", self._connection, "main") as copying:
+                    copying.step(-1)
+            finally:
+                target.close()
+        except apsw.Error as error:
+            files.remove(path)
+            raise _database_failure(error, None, str(path)) from error
 
     def _close_connection(self) -> None:
         if self._dead is None:

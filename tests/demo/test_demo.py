@@ -92,3 +92,16 @@ async def test_an_end_in_the_middle_leaves_nothing_behind(temporary: Path, after
         assert await run.ends() == 1
         assert "interrupted; nothing is left behind" in run.words
         run.nothing_is_left()
+
+
+async def test_the_story_of_a_restored_office_holds(temporary: Path) -> None:
+    """A lost computer, a backup, the sheet: what others hold comes back, what is lost is listed exactly."""
+    async with demo(temporary, "--story", "restore", "--json") as run:
+        exit_code = await run.ends(timeout_s=300)
+    *steps, summary = [json.loads(line) for line in run.words.splitlines()]
+    assert exit_code == 0, summary
+    run.nothing_is_left()
+    assert [step["step"] for step in steps] == [
+        "paired", "alerts", "backup", "after", "restored", "again", "flows",
+    ]  # fmt: skip
+    assert (summary["ok"], summary["lost"], summary["resent"]) == (True, 2, 2)

@@ -184,6 +184,32 @@ def _values() -> Iterator[Document]:
             ),
         ),
         ("otu", items.OneTimeUnused(generation=3, unused_ids=(drawn("one-time", 8),))),
+        (
+            "seen",
+            items.SeenItem(ranges=ranges, ended=drawn("ended", 8), next_seq=9, at_ms=NOW_MS),
+        ),
+        (
+            "log",
+            items.LogItem(
+                origin="salween/office/test/log2",
+                log_public=MAILBOX_KEY.public_bytes,
+                witness_name="salween/office/test/witness2",
+                witness_public=CUSTODY_KEY.public_bytes,
+            ),
+        ),
+        ("rsk", items.ResetKeyItem(key_id=drawn("reset", 8), public=MYITKYINA.bundle().receive_public)),
+        (
+            "rsa",
+            items.ResetAnswer(
+                instance=drawn("instance", 8),
+                ranges=ranges,
+                after=(items.HeldAlert(alert_id=drawn("alert", 32), created_ms=NOW_MS),),
+                after_count=1,
+                resent=2,
+                closed=ranges,
+            ),
+        ),
+        ("inst", items.EarlierInstance(ranges=ranges)),
         ("nokey", items.UnknownKeyNotice(envelope_hashes=(drawn("envelope", 32),))),
     )
     for tag, item in each:

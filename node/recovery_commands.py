@@ -1,0 +1,332 @@
+"""Commands of backup and recovery: what an operator types, and the words that come back.
+
+Spec: docs/operations.md#backup. Every ceremony ends in sentences that say what was lost, what comes back by
+itself, and what to do next. One rule: the recovery sheet is read from a file and never goes to a running
+daemon.
+"""
+
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from pathlib import Path, PurePath
+from typing import Any, Literal, Protocol
+
+import click
+
+from keys.errors import PolicyRefused
+from keys.secret import SecretBytes
+from node.backup import verify_backup
+from node.control import Params
+from node.paper import read_sheet
+from node.restore import begin_in_place, renew, restore, version_after_loss
+from node.setup import initialise
+from runtime.env import Env
+from runtime.secretfiles import read_secret_file
+
+Work = Callable[[Env], Coroutine[Any, Any, dict[str, Any]]]
+
+
+class Call(Protocol):
+    """Runs a verb in the daemon, or here."""
+
+    def __call__(
+        self, env: Env, directory: str, passphrase_file: str | None, verb: str, params: Params
+    ) -> Coroutine[Any, Any, dict[str, Any]]:
+        """The verb's result."""
+
+
+def add_recovery_commands(
+    cli: click.Group,
+    *,
+    run: Callable[[Work], dict[str, Any]],
+    call: Call,
+    passphrase: Callable[..., SecretBytes],
+    pin: Callable[..., str],
+    finish: Callable[[dict[str, Any], bool, Callable[[dict[str, Any]], None]], None],
+) -> None:
+    """Add backup, restore, renew and what-was-lost to the commands of the node."""
+    directory_option = click.option(
+        "--dir", "directory", type=click.Path(file_okay=False), required=True, help="Directory of this node."
+    )
+    json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+    passphrase_option = click.option(
+        "--passphrase-file", type=click.Path(dir_okay=False), help="File (mode 0600) holding the passphrase."
+    )
+    backup_passphrase_option = click.option(
+        "--backup-passphrase-file",
+        type=click.Path(dir_okay=False),
+        help="File (mode 0600) holding the passphrase of the backup.",
+    )
+    sheet_option = click.option(
+        "--recovery-sheet",
+        "sheet",
+        type=click.Path(dir_okay=False),
+        required=True,
+        help="File with the recovery sheet.",
+    )
+    above_option = click.option(
+        "--key-version-above",
+        "above",
+        type=click.IntRange(1, 2**31),
+        help=(
+            "A key version a peer shows for this office; needed only when this machine's clock cannot be set."
+        ),
+    )
+
+    @cli.command()
+    @directory_option
+    @passphrase_option
+    @backup_passphrase_option
+    @click.option("--verify", is_flag=True, help="Make nothing: read this backup to its end and check it.")
+    @click.option(
+        "--with-operational-key",
+        is_flag=True,
+        help="Also keep the signing key: whoever opens the backup can then sign as this office.",
+    )
+    @click.argument("file", type=click.Path(dir_okay=False))
+    @json_option
+    def backup(
+        directory: str,
+        passphrase_file: str | None,
+        backup_passphrase_file: str | None,
+        verify: bool,
+        with_operational_key: bool,
+        file: str,
+        as_json: bool,
+    ) -> None:
+        """Write one encrypted backup file and check it by reading it back; the node may run."""
+        absolute = str(Path(file).absolute())  # the daemon works in a directory of its own
+
+        async def work(env: Env) -> dict[str, Any]:
+            secret = _backup_passphrase(env, backup_passphrase_file, confirm=not verify)
+            path = absolute
+            if verify:
+                found = await verify_backup(env, path, secret, Path(directory))
+                return {"office": found.name, "made_ms": found.made_ms, "entries": found.size, "file": path}
+            return await call(
+                env,
+                directory,
+                passphrase_file,
+                "backup",
+                {
+                    "file": path,
+                    "backup_passphrase": secret.reveal().decode("utf-8", "replace"),
+                    "operational": with_operational_key,
+                },
+            )
+
+        def show(result: dict[str, Any]) -> None:
+            what = "Checked the backup" if verify else "Made and checked a backup"
+            click.echo(
+                f"{what} of {result['office']} of {_when(result['made_ms'])}: {result['file']},"
+                f" log up to entry {result['entries']}."
+            )
+            if not verify:
+                click.echo(
+                    "Keep it apart from this machine. It opens with its passphrase and restores with the"
+                    " sheet."
+                )
+
+        finish(run(work), as_json, show)
+
+    @cli.command("restore")
+    @directory_option
+    @passphrase_option
+    @backup_passphrase_option
+    @sheet_option
+    @above_option
+    @click.option(
+        "--in-place",
+        is_flag=True,
+        help="Begin again with the data that is in --dir: it was copied, or went back.",
+    )
+    @click.argument("file", type=click.Path(dir_okay=False), required=False)
+    @json_option
+    def restore_command(
+        directory: str,
+        passphrase_file: str | None,
+        backup_passphrase_file: str | None,
+        sheet: str,
+        above: int | None,
+        in_place: bool,
+        file: str | None,
+        as_json: bool,
+    ) -> None:
+        """Make a node out of a backup and the recovery sheet, or begin again in place."""
+        if in_place == (file is not None):
+            raise click.UsageError("Give either a backup FILE or --in-place.")
+
+        async def work(env: Env) -> dict[str, Any]:
+            read = read_sheet(env, sheet)
+            if file is None:
+                begun = await begin_in_place(
+                    env, directory, read, passphrase(env, passphrase_file), above=above
+                )
+            else:
+                secret = _backup_passphrase(env, backup_passphrase_file)
+                new = passphrase(env, passphrase_file, confirm=True)
+                begun = await restore(
+                    env, file, directory, read, backup_passphrase=secret, passphrase=new, above=above
+                )
+            return begun.plain()
+
+        finish(run(work), as_json, lambda result: click.echo(_told(result, directory)))
+
+    @cli.command("renew")
+    @directory_option
+    @passphrase_option
+    @sheet_option
+    @json_option
+    def renew_command(directory: str, passphrase_file: str | None, sheet: str, as_json: bool) -> None:
+        """Certify a new signing key with the root of the recovery sheet; nothing else changes."""
+
+        async def work(env: Env) -> dict[str, Any]:
+            return await renew(env, directory, read_sheet(env, sheet), passphrase(env, passphrase_file))
+
+        def show(result: dict[str, Any]) -> None:
+            click.echo(
+                f"{result['name']} signs with key version {result['key_version']} from now on, good for a"
+                " year."
+                f" {_count(len(result['peers']), 'office')} will be told with the first message. What was"
+                " signed before stays"
+                f" valid. Next: salween-node run --dir {directory}"
+            )
+
+        finish(run(work), as_json, show)
+
+    @cli.command("recover")
+    @directory_option
+    @passphrase_option
+    @sheet_option
+    @above_option
+    @click.option("--name", required=True, help="Name of the office, as on the sheet.")
+    @click.option("--country", required=True, help="Two-letter country code.")
+    @click.option("--alias", required=True, help="How the first officer is called on the log-in page.")
+    @click.option(
+        "--role", type=click.Choice(["officer", "supervisor"]), default="supervisor", show_default=True
+    )
+    @click.option("--pin-file", type=click.Path(dir_okay=False), help="File (mode 0600) holding the PIN.")
+    @click.option("--web-port", type=click.IntRange(0, 65535), default=7441, show_default=True)
+    @click.option("--health-port", type=click.IntRange(0, 65535), default=7442, show_default=True)
+    @json_option
+    def recover(
+        directory: str,
+        passphrase_file: str | None,
+        sheet: str,
+        above: int | None,
+        name: str,
+        country: str,
+        alias: str,
+        role: Literal["officer", "supervisor"],
+        pin_file: str | None,
+        web_port: int,
+        health_port: int,
+        as_json: bool,
+    ) -> None:
+        """Everything is lost but the recovery sheet: the same office again, to be paired anew."""
+
+        async def work(env: Env) -> dict[str, Any]:
+            read = read_sheet(env, sheet)
+            version = version_after_loss(0, env.clock.now_ms(), above)
+            made = await initialise(
+                env,
+                directory,
+                passphrase=passphrase(env, passphrase_file, confirm=True),
+                name=name,
+                country=country,
+                alias=alias,
+                role=role,
+                pin=pin(env, pin_file, confirm=True),
+                recovery_sheet="",
+                web_port=web_port,
+                health_port=health_port,
+                sheet=read,
+                key_version=version,
+            )
+            return {"office_id": made.office_id.hex(), "officer": made.officer, "key_version": version}
+
+        def show(result: dict[str, Any]) -> None:
+            click.echo(
+                f"{name} is back with its old office id, under key version {result['key_version']}. You are"
+                f" officer {result['officer']}.\n"
+                "Its alerts, partners, officers and log are lost. Pair again by voice with every office:"
+                " each then sends again its alerts of the last 35 days.\n"
+                f"Next: salween-node run --dir {directory}, then salween-node pair"
+            )
+
+        finish(run(work), as_json, show)
+
+    @cli.command("lost")
+    @directory_option
+    @passphrase_option
+    @json_option
+    def lost(directory: str, passphrase_file: str | None, as_json: bool) -> None:
+        """After a restore: what came back, what was lost, and which office has not answered yet."""
+
+        async def work(env: Env) -> dict[str, Any]:
+            return await call(env, directory, passphrase_file, "lost", {})
+
+        finish(run(work), as_json, lambda result: click.echo(lost_words(result["resets"])))
+
+
+def lost_words(resets: list[dict[str, Any]]) -> str:
+    """What was lost, as sentences."""
+    if not resets:
+        return "Nothing was restored here; nothing is missing."
+    lines = []
+    for reset in resets:
+        if reset["answered_ms"] is None:
+            lines.append(f"{reset['peer']} has not answered yet. What it holds comes back when it does.")
+            continue
+        lines.append(
+            f"{reset['peer']} answered: it sends {_count(reset['resent'], 'alert')} again that this"
+            " office had lost."
+        )
+        if reset["sent_after"]:
+            lines.append(
+                f"  After the backup this office had sent it {_count(reset['sent_after'], 'alert')}, which"
+                f" {reset['peer']} holds and this office no longer does:"
+            )
+            lines += [f"    {row['alert_id']}  of {_when(row['created_ms'])}" for row in reset["lost"]]
+        if reset["gone"]:
+            lines.append(f"  {_count(reset['gone'], 'message')} can be sent by nobody any more.")
+        if not reset["sent_after"] and not reset["gone"]:
+            lines.append("  Nothing else was lost.")
+    return "\n".join(lines)
+
+
+def _told(result: dict[str, Any], directory: str) -> str:
+    """What a restore says to the person who ran it."""
+    since = (
+        "from the data that was there"
+        if result["backup_ms"] is None
+        else f"from the backup of {_when(result['backup_ms'])}"
+    )
+    peers = ", ".join(result["peers"]) or "no office; pair again"
+    return (
+        f"{result['name']} begins again {since}.\n"
+        f"It signs with key version {result['key_version']}. Its log ended at entry {result['ended_size']} of"
+        f" {result['ended_origin']} and goes on as {result['origin']}.\n"
+        f"These offices will be told when the node runs, and send again what is missing: {peers}.\n"
+        f"Never run the old directory again.\n"
+        f"Next: salween-node run --dir {PurePath(directory)}\n"
+        f"Then, to see what was lost: salween-node lost --dir {PurePath(directory)}"
+    )
+
+
+def _backup_passphrase(env: Env, path: str | None, *, confirm: bool = False) -> SecretBytes:
+    if path is not None:
+        return read_secret_file(env.files, path)
+    text: str = click.prompt(
+        "Passphrase of the backup", hide_input=True, confirmation_prompt=confirm, err=True
+    )
+    if not text:
+        raise PolicyRefused("passphrase_too_short", "A backup needs a passphrase; use several words.")
+    return SecretBytes(text.encode())
+
+
+def _when(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

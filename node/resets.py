@@ -1,0 +1,321 @@
+"""A peer lost state and says so: its RESET taken in, what it lacks sent again, and its answer to ours.
+
+Spec: docs/spec/conversation.md#reset. Called by the inbox inside its transaction. One rule: a RESET counts
+under a key version above every one known of that office, never an equal or lower one: otherwise whoever stole
+today's key could wind a conversation back.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from audit.store import AuditLog
+from keys import trust
+from keys.card import Certificate
+from keys.errors import VerificationFailed
+from node.evidence import thaw
+from node.identity import Identity
+from node.one_time import drop_offered
+from node.outbox import Outbox, decode_row, row_columns
+from node.peers import Peer
+from protocol import limits
+from protocol.conversation import (
+    close_gone,
+    closed_range,
+    is_in,
+    seen_ranges,
+    with_acknowledged_as_seen,
+    with_earlier_instance,
+    with_peer_instance,
+)
+from protocol.delivery import ResetAsked, step
+from protocol.items import (
+    EarlierInstance,
+    HeldAlert,
+    LogItem,
+    MailboxSuccessor,
+    ReceivedRange,
+    ResetAnswer,
+    SeenItem,
+)
+from protocol.message import MessageType, SignedMessage
+from protocol.receipts import Receipt, decode_receipts_untrusted
+from protocol.receivekeys import announce
+from protocol.sealing import OpenedMessage
+from runtime.env import Env
+from runtime.sqlite import Snapshot, Transaction
+
+
+class Resets:
+    """Both ends of a reset."""
+
+    def __init__(self, env: Env, log: AuditLog, identity: Identity, outbox: Outbox) -> None:
+        self._env = env
+        self._log = log
+        self._identity = identity
+        self._outbox = outbox
+
+    # --- the peer was restored ------------------------------------------------------------------------------
+
+    def begin(self, tx: Transaction, peer: Peer, opened: OpenedMessage, now_ms: int) -> None:
+        """Before its number is taken in: certificate and instance. VerificationFailed ``reset_not_newer``."""
+        certificate = opened.certificate
+        assert certificate is not None
+        check_newer(peer, certificate)
+        peer.trusted = trust.accept_certificate(peer.trusted, certificate, now_ms)
+        peer.trusted = trust.resume_after_reset(peer.trusted, certificate.key_version, now_ms)
+        peer.name, peer.country = certificate.name, certificate.country
+        peer.pair = with_peer_instance(peer.pair, opened.header.instance)
+        if any(isinstance(item, MailboxSuccessor) for item in opened.items):
+            # Where it reads now is what it says here: of a later address it may have lost the keys.
+            tx.execute("DELETE FROM address WHERE peer = ?", (peer.office_id,))
+
+    def finish(self, tx: Transaction, peer: Peer, opened: OpenedMessage, now_ms: int) -> None:
+        """After its items were applied: send again what it did not list as seen, answer, tell people.
+
+        What it held before counts no more: one-time keys of the instance that ended, and what froze the pair.
+        """
+        thaw(tx, self._log, peer, why="reset")
+        drop_offered(tx, peer.office_id)
+        seen = next((item for item in opened.items if isinstance(item, SeenItem)), None)
+        if seen is None:
+            seen = SeenItem(ranges=(), ended=bytes(limits.INSTANCE_BYTES), next_seq=1, at_ms=0)
+        peer.pair = with_acknowledged_as_seen(peer.pair, seen.ranges)
+        resent, closed = self._send_again(tx, peer, seen.ranges, now_ms)
+        after = tx.execute(
+            "SELECT a.alert_id, a.created_ms FROM received r JOIN alert a ON a.hh = r.hh AND a.incoming = 1"
+            " WHERE r.peer = ? AND r.instance = ? AND r.pair_seq >= ? ORDER BY r.pair_seq DESC",
+            (peer.office_id, seen.ended, seen.next_seq),
+        )
+        answer = ResetAnswer(
+            instance=opened.header.instance,
+            ranges=seen_ranges(peer.pair),
+            after=tuple(
+                HeldAlert(alert_id=alert_id, created_ms=created_ms)
+                for alert_id, created_ms in after[: limits.RESET_ALERTS_MAX]
+            ),
+            after_count=len(after),
+            resent=resent,
+            closed=closed,
+        )
+        version, instance = opened.header.key_version, opened.header.instance
+        tx.execute(
+            "INSERT OR REPLACE INTO peer_reset (peer, key_version, instance, at_ms, backup_ms, resent)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (peer.office_id, version, instance, now_ms, seen.at_ms, resent),
+        )
+        self._log.append(
+            tx, "peer.reset", {"peer": peer.pseudonym, "ver": version, "inst": instance.hex(), "n": resent}
+        )
+        # It may remember a receive key of ours that is long gone: the newest comes with the answer.
+        newest = announce(peer.receive_keys.next or peer.receive_keys.cur, self._identity.key_version)
+        self._outbox.compose_control(tx, peer, [newest, answer], service=False)
+
+    def _send_again(
+        self, tx: Transaction, peer: Peer, seen: tuple[ReceivedRange, ...], now_ms: int
+    ) -> tuple[int, tuple[ReceivedRange, ...]]:
+        """Wake every item the peer lacks; (alerts among them, numbers that cannot be sent any more)."""
+        alerts = 0
+        sendable: set[int] = set()
+        rows = tx.execute(
+            f"SELECT {row_columns()}, instance, pair_seq FROM delivery"  # noqa: S608 - our own constant
+            " WHERE peer = ? AND message IS NOT NULL",
+            (peer.office_id,),
+        )
+        present = peer.pair.outbound.instance
+        for row in rows:
+            instance, pair_seq = row[-2:]
+            if instance == present:
+                sendable.add(pair_seq)
+            known = decode_row(row[:-2])
+            if is_in(seen, instance, pair_seq) or not self._counts(known.alert_id, instance, present):
+                continue
+            state, _ = step(known.state, ResetAsked(), now_ms, 0.0)
+            # Acknowledged once, it may be past its date by now: what is sent again still travels whole.
+            state = replace(
+                state,
+                next_at_ms=now_ms,
+                expires_ms=max(state.expires_ms, now_ms + limits.BACKUP_HORIZON_MS),
+            )
+            alerts += known.alert_id is not None and not state.bodyless
+            # Sealed when it leaves, to the key this reset announces.
+            tx.execute(
+                "UPDATE delivery SET state = ?, phase = ?, next_at_ms = ?, expires_ms = ?, envelope = NULL,"
+                " settled_ms = NULL, cause = NULL WHERE hh = ?",
+                (state.encode(), state.phase.value, state.next_at_ms, state.expires_ms, known.hh),
+            )
+        out = peer.pair.outbound
+        missing = tuple(
+            number
+            for number in range(out.acknowledged_to + 1, out.next_seq)
+            if number not in sendable and not is_in(seen, out.instance, number)
+        )
+        return alerts, (closed_range(peer.pair, missing),)
+
+    @staticmethod
+    def _counts(alert_id: bytes | None, instance: bytes, present: bytes) -> bool:
+        """Of an instance of ours that ended, only alerts are worth sending again."""
+        return instance == present or alert_id is not None
+
+    def after_pairing(self, tx: Transaction, peer: Peer) -> None:
+        """Paired again with an office that may have lost everything: our alerts go to it once more."""
+        now_ms = self._env.clock.now_ms()
+        tx.execute("DELETE FROM reset_key WHERE peer = ? AND own = 0", (peer.office_id,))
+        tx.execute("UPDATE reset_key SET carried_by = NULL WHERE peer = ? AND own = 1", (peer.office_id,))
+        present = peer.pair.outbound.instance
+        open_by_instance: dict[bytes, list[int]] = {}
+        for hh, instance, pair_seq, alert_id, has_message in tx.execute(
+            "SELECT hh, instance, pair_seq, alert_id, message IS NOT NULL FROM delivery"
+            " WHERE peer = ? AND instance <> ? ORDER BY pair_seq",
+            (peer.office_id, present),
+        ):
+            if alert_id is not None and has_message:
+                open_by_instance.setdefault(instance, []).append(pair_seq)
+            else:
+                self._outbox.end(tx, hh)
+        if not open_by_instance:
+            return
+        self._send_again(tx, peer, (), now_ms)
+        ranges = tuple(_all_but(instance, numbers) for instance, numbers in open_by_instance.items())
+        newest = ranges[-limits.INSTANCES_REMEMBERED_MAX + 1 :]
+        self._outbox.compose_control(tx, peer, [EarlierInstance(ranges=newest)], service=False)
+
+    # --- we were restored -----------------------------------------------------------------------------------
+
+    def take_answer(self, tx: Transaction, peer: Peer, answer: ResetAnswer) -> None:
+        """What the peer says to our reset: what it holds is settled, what we do not remember is listed."""
+        row = tx.one(
+            "SELECT ended, answered_ms FROM own_reset WHERE peer = ? AND instance = ?",
+            (peer.office_id, answer.instance),
+        )
+        if row is None or row[1] is not None or answer.instance != peer.pair.outbound.instance:
+            return
+        now_ms = self._env.clock.now_ms()
+        self._settle_ended(tx, peer, answer.ranges)
+        peer.pair, gone = close_gone(peer.pair, answer.closed)
+        unknown = [
+            held
+            for held in answer.after
+            if not tx.execute("SELECT 1 FROM alert WHERE alert_id = ? AND incoming = 0", (held.alert_id,))
+        ]
+        for held in unknown:
+            tx.execute(
+                "INSERT OR IGNORE INTO lost_alert (peer, alert_id, created_ms) VALUES (?, ?, ?)",
+                (peer.office_id, held.alert_id, held.created_ms),
+            )
+        sent_after = answer.after_count - (len(answer.after) - len(unknown))
+        tx.execute(
+            "UPDATE own_reset SET answered_ms = ?, resent = ?, sent_after = ?, gone = ?"
+            " WHERE peer = ? AND instance = ?",
+            (now_ms, answer.resent, max(0, sent_after), gone, peer.office_id, answer.instance),
+        )
+        self._log.append(
+            tx, "backup.loss", {"peer": peer.pseudonym, "sent": max(0, sent_after), "gone": gone}
+        )
+
+    def take_earlier(self, peer: Peer, item: EarlierInstance) -> None:
+        """The peer will send again what it numbered before we lost everything."""
+        for held in item.ranges:
+            peer.pair = with_earlier_instance(peer.pair, held)
+
+    def take_log(self, tx: Transaction, peer: Peer, item: LogItem) -> None:
+        """A new log epoch of the peer, under the same pseudonym. VerificationFailed for another one."""
+        if item.origin.rsplit("/", 1)[0] != peer.log_origin.rsplit("/", 1)[0]:
+            raise VerificationFailed("bundle_log_origin", "a new log epoch bears another office's name")
+        tx.execute(
+            "UPDATE peer SET log_origin = ?, log_public = ?, witness_name = ?, witness_public = ?,"
+            " checkpoint = x'' WHERE office_id = ?",
+            (item.origin, item.log_public, item.witness_name, item.witness_public, peer.office_id),
+        )
+        peer.log_origin, peer.log_public = item.origin, item.log_public
+
+    def _settle_ended(self, tx: Transaction, peer: Peer, held: tuple[ReceivedRange, ...]) -> None:
+        """Items of our instances that ended: settled where the peer holds them.
+
+        Alerts it lacks go on until their receipt; receipts it lacks are written anew; the rest has lost its
+        meaning.
+        """
+        present = peer.pair.outbound.instance
+        for hh, instance, pair_seq, kind, message in tx.execute(
+            "SELECT hh, instance, pair_seq, type, message FROM delivery WHERE peer = ? AND instance <> ?"
+            " AND phase <> 'acknowledged'",
+            (peer.office_id, present),
+        ):
+            arrived = is_in(held, instance, pair_seq)
+            if not arrived and kind == MessageType.ALERT:
+                continue
+            if not arrived and kind == MessageType.RECEIPT and message is not None:
+                _owe_again(tx, peer, decode_receipts_untrusted(SignedMessage.from_bytes(message).core))
+            self._outbox.end(tx, hh)
+
+
+def settle_by_receipt(tx: Transaction, outbox: Outbox, peer: Peer, hh: bytes) -> None:
+    """A receipt for an alert of an instance of ours that ended: nothing else will ever acknowledge it."""
+    row = tx.one("SELECT instance, phase FROM delivery WHERE hh = ?", (hh,))
+    if row is not None and row[0] != peer.pair.outbound.instance and row[1] != "acknowledged":
+        outbox.end(tx, hh)
+
+
+def _all_but(instance: bytes, numbers: Sequence[int]) -> ReceivedRange:
+    """Every number of an instance closed, but for these (ascending); at most the newest window of them."""
+    first = max(numbers[0], numbers[-1] - limits.WINDOW_MESSAGES + 1)
+    first = next(number for number in numbers if number >= first)
+    bitmap = (1 << numbers[-1] - first + 1) - 1
+    for number in numbers:
+        if number >= first:
+            bitmap &= ~(1 << number - first)
+    return ReceivedRange(instance=instance, contiguous_to=first - 1, bitmap=bitmap)
+
+
+def lost_after_restore(tx: Snapshot) -> list[dict[str, Any]]:
+    """Per peer what our last reset came to: answered or not, sent again, lost. Plain values for a command."""
+    found = []
+    for peer, name, backup_ms, answered_ms, resent, sent_after, gone in tx.execute(
+        "SELECT o.peer, p.name, o.backup_ms, o.answered_ms, o.resent, o.sent_after, o.gone FROM own_reset o"
+        " JOIN peer p ON p.office_id = o.peer WHERE o.began_ms ="
+        " (SELECT max(began_ms) FROM own_reset WHERE peer = o.peer) ORDER BY p.name"
+    ):
+        lost = tx.execute(
+            "SELECT alert_id, created_ms FROM lost_alert WHERE peer = ? ORDER BY created_ms", (peer,)
+        )
+        found.append(
+            {
+                "peer": name,
+                "backup_ms": backup_ms,
+                "answered_ms": answered_ms,
+                "resent": resent,
+                "sent_after": sent_after,
+                "gone": gone,
+                "lost": [{"alert_id": a.hex(), "created_ms": t} for a, t in lost],
+            }
+        )
+    return found
+
+
+def check_newer(peer: Peer, certificate: Certificate) -> None:
+    """Raise VerificationFailed ``reset_not_newer`` unless this key version is above every known one."""
+    known = [c.key_version for c in peer.trusted.certificates]
+    floor = max([peer.trusted.revoked_below - 1, *known], default=0)
+    if certificate.key_version <= floor:
+        raise VerificationFailed(
+            "reset_not_newer",
+            f"a reset under key version {certificate.key_version}; {floor} is known already",
+        )
+
+
+def _owe_again(tx: Transaction, peer: Peer, receipts: Sequence[Receipt]) -> None:
+    for receipt in receipts:
+        tx.execute(
+            "INSERT INTO receipt_due (peer, alert_id, hh, state, at_ms, log_index, code, actor)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                peer.office_id,
+                receipt.alert_id,
+                receipt.hh,
+                receipt.state.value,
+                receipt.at_ms,
+                receipt.log_index,
+                receipt.code,
+                receipt.actor,
+            ),
+        )

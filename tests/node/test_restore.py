@@ -1,0 +1,211 @@
+"""A backup that is not whole does not open, no node is restored over, no stolen key winds a pair back."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keys.errors import SalweenError
+from keys.secret import SecretBytes
+from node.backup import Contents, extract, verify_backup
+from node.daemon import Node
+from node.outbox import CONTROL_LIFE_MS, ToSend
+from node.paper import read_sheet
+from node.peers import load_peers, save_peer
+from node.restore import restore, version_after_loss
+from protocol import limits
+from protocol.conversation import with_my_instance
+from protocol.items import SeenItem
+from protocol.message import MessageType, certificate_core
+from runtime.env import Env
+from runtime.sqlite import Transaction
+from tests.node.offices import Offices, an_alert, count, entries, node_of, play, read, shown, write
+from tests.simulation.daemons import CHEAP_PROFILE, PASSPHRASE, OfficeHost
+
+SECRET = SecretBytes(b"paper stone scissors well")
+
+
+async def code_of(office: OfficeHost, call: Callable[[Env], Any]) -> str:
+    """The code a call is refused with, or ``done``."""
+    try:
+        await office.host.run(call)
+    except SalweenError as error:
+        return error.code
+    return "done"
+
+
+async def reset_from(office: OfficeHost, *, new_instance: bool) -> None:
+    """A RESET under the key version in use, as whoever stole that key would send it."""
+    node = node_of(office)
+
+    def record(tx: Transaction) -> None:
+        (peer,) = load_peers(tx)
+        seen = SeenItem(ranges=(), ended=peer.pair.outbound.instance, next_seq=1, at_ms=0)
+        if new_instance:
+            peer.pair = with_my_instance(peer.pair, b"stolen!!")
+        core = certificate_core(node._identity.certificate, [seen])
+        until = office.now_ms() + CONTROL_LIFE_MS
+        node._outbox.compose(tx, peer, ToSend(type=MessageType.RESET, core=core, expires_ms=until))
+        save_peer(tx, peer)
+
+    await write(office, record)
+
+
+@pytest.mark.parametrize("new_instance", [True, False])
+def test_a_reset_under_a_known_key_version_winds_nothing_back(tmp_path: Path, new_instance: bool) -> None:
+    """It is kept as evidence; nothing is sent again, no instance begins, and the other direction goes on."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        await there.send(an_alert("KA-1"))
+        await asyncio.sleep(60)
+        before = await read(there, lambda tx: load_peers(tx)[0].pair.inbound.instance)
+        await reset_from(here, new_instance=new_instance)
+        await asyncio.sleep(60)
+        assert await count(there, "quarantine", "code = 'reset_not_newer'") >= 1
+        assert await count(there, "peer_reset") == 0
+        assert not await entries(there, "peer.reset")
+        assert await read(there, lambda tx: load_peers(tx)[0].pair.inbound.instance) == before
+        assert await count(there, "delivery", "alert_id IS NOT NULL AND phase <> 'acknowledged'") == 0
+        await there.send(an_alert("KA-2"))
+        await asyncio.sleep(120)
+        assert await shown(here) == 2
+
+    play(tmp_path, script)
+
+
+def test_only_a_reset_opens_under_a_reset_key(tmp_path: Path) -> None:
+    """An alert sealed to it is junk: a key that lives for years protects no alert."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        await here.send(an_alert("KA-1"))
+        await asyncio.sleep(60)
+        assert await count(here, "reset_key", "own = 0") == 1, "it came with the receipt"
+        key_id, public = await read(
+            here, lambda tx: tx.execute("SELECT key_id, public FROM reset_key WHERE own = 0")[0]
+        )
+
+        def misuse(tx: Transaction) -> None:
+            (peer,) = load_peers(tx)
+            known = peer.peer_key.announcement
+            peer.peer_key = type(peer.peer_key)(
+                announcement=type(known)(
+                    key_version=1, rk_gen=known.rk_gen + 1, key_id=key_id, public=public
+                ),
+                rk_first=peer.peer_key.rk_first,
+            )
+            save_peer(tx, peer)
+
+        await write(here, misuse)
+        await here.send(an_alert("KA-2"))
+        await asyncio.sleep(60)
+        assert await count(there, "quarantine", "code = 'reset_key_misused'") >= 1
+        assert await shown(there) == 1
+
+    play(tmp_path, script)
+
+
+def test_a_backup_that_is_not_whole_does_not_open(tmp_path: Path) -> None:
+    """Cut at many lengths, one bit turned anywhere, the wrong passphrase, the sheet of another office."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        await here.send(an_alert("KA-1"))
+        await asyncio.sleep(60)
+        node = node_of(here)
+        made = await here.host.run(lambda env: node.backup("bk", SECRET, with_operational=False))
+        assert made.size == node.log.published.size
+        whole = await here.host.run(lambda env: _read(env, "bk"))
+        sizes = sorted({0, 1, 6, 100, *(n * len(whole) // 40 for n in range(40)), len(whole) - 1})
+
+        async def verdict(data: bytes, secret: SecretBytes = SECRET) -> str:
+            await here.host.run(lambda env: _write(env, "tried", data))
+            return await code_of(here, lambda env: verify_backup(env, "tried", secret, Path("node")))
+
+        assert await verdict(whole) == "done"
+        for size in sizes:
+            assert await verdict(whole[:size]) == "backup_damaged", size
+        for at in range(0, len(whole), max(1, len(whole) // 60)):
+            turned = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
+            assert await verdict(turned) == "backup_damaged", at
+        assert await verdict(whole + b"x") == "backup_damaged"
+        assert await verdict(whole, SecretBytes(b"another passphrase")) == "backup_wrong_passphrase"
+        assert (
+            await code_of(here, lambda env: node.backup("bk", SECRET, with_operational=False))
+            == "backup_exists"
+        )
+        left = await here.host.run(lambda env: _names(env, "node"))
+        assert not [name for name in left if name.startswith("backup-")]
+
+        async def again(env: Env, directory: str, sheet: str) -> None:
+            read_it = read_sheet(env, sheet)
+            await restore(
+                env, "bk", directory, read_it,
+                backup_passphrase=SECRET, passphrase=SecretBytes(PASSPHRASE), kdf=CHEAP_PROFILE,
+            )  # fmt: skip
+
+        sheet = await there.host.run(lambda env: _read(env, "sheet"))
+        await here.host.run(lambda env: _write(env, "theirs", sheet))
+        assert await code_of(here, lambda env: again(env, "new", "theirs")) == "sheet_other_office"
+        assert await code_of(here, lambda env: again(env, "node", "sheet")) == "directory_not_empty"
+        assert await code_of(here, lambda env: again(env, "new2", "none")) == "recovery_sheet_unreadable"
+        assert await code_of(here, lambda env: again(env, "new3", "sheet")) == "done"
+        held = await here.host.run(lambda env: _names(env, "new3"))
+        assert {"keystore", "node.db", "node.toml", "log", "log-ended-1", "high-water"} <= held
+
+    play(tmp_path, script)
+
+
+def test_a_backup_holds_no_receive_and_no_operational_key(tmp_path: Path) -> None:
+    """Every name of the keystore is either kept or left out on purpose."""
+
+    async def script(offices: Offices) -> None:
+        here = offices.here
+        await here.send(an_alert("KA-1"))
+        await asyncio.sleep(60)
+        node = node_of(here)
+        for operational in (False, True):
+            path = f"bk{operational}"
+            contents = await here.host.run(partial(_backed_up, node, path, operational))
+            kept = {name.split("/")[0] for name in contents.secrets}
+            assert kept == {"database", "log-origin", "kek", "mailbox", "officer", "reset"} | (
+                {"operational"} if operational else set()
+            )
+        left_out = {name.split("/")[0] for name in node._secrets.names()} - kept
+        assert left_out == {"receive", "log", "witness"}
+
+    play(tmp_path, script)
+
+
+async def _read(env: Env, path: str) -> bytes:
+    return env.files.read(path)
+
+
+async def _write(env: Env, path: str, data: bytes) -> None:
+    env.files.write_atomic(path, data)
+
+
+async def _names(env: Env, path: str) -> set[str]:
+    return set(env.files.listdir(path))
+
+
+async def _backed_up(node: Node, path: str, operational: bool, env: Env) -> Contents:
+    await node.backup(path, SECRET, with_operational=operational)
+    return await env.run_blocking(lambda: extract(env, path, SECRET, f"{path}.db"))
+
+
+def test_a_key_version_after_a_loss_is_above_all_before() -> None:
+    """By the clock, by one more than known, or by what a peer says; never by a clock that stands at 1970."""
+    now_ms = 1_790_000_000_000
+    first = version_after_loss(1, now_ms, None)
+    assert first > 3_000_000
+    assert version_after_loss(1, now_ms + limits.MINUTE_MS, None) == first + 1
+    assert version_after_loss(first + 9, now_ms, None) == first + 10
+    assert version_after_loss(1, 0, 41) == 42
+    with pytest.raises(SalweenError) as unset:
+        version_after_loss(1, 0, None)
+    assert unset.value.code == "clock_unset"
