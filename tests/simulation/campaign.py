@@ -46,7 +46,9 @@ def find(mistake: str, seeds: Iterator[int]) -> tuple[int, str] | None:
     return None
 
 
-def in_processes(seeds: Sequence[int], *, cores: int | None = None, environment: dict[str, str] | None = None) -> list[str]:
+def in_processes(
+    seeds: Sequence[int], *, cores: int | None = None, environment: dict[str, str] | None = None
+) -> list[str]:
     """Play seeds in several processes; the lines they print, by seed: ``seed trace alerts faults broken``."""
     lines = _spread(["--terse"], [str(seed) for seed in seeds], cores, environment)
     return sorted(lines, key=lambda line: int(line.split()[0]))
@@ -83,16 +85,21 @@ def _spread(
 
 
 def _terse(outcome: Outcome) -> str:
-    return f"{outcome.seed} {outcome.trace} {outcome.alerts} {sum(outcome.faults.values())} {outcome.broken or 'holds'}"
+    faults = sum(outcome.faults.values())
+    return f"{outcome.seed} {outcome.trace} {outcome.alerts} {faults} {outcome.broken or 'holds'}"
 
 
 def main() -> int:
     """0 when every schedule held."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("seeds", nargs="*", type=int, help="schedules to play")
     parser.add_argument("--new", type=int, default=0, metavar="N", help="play N schedules nobody has played")
     parser.add_argument("--mistake", choices=sorted(MISTAKES), help="with this mistake planted")
-    parser.add_argument("--find", nargs="*", metavar="MISTAKE", help="find these planted mistakes, or all of them")
+    parser.add_argument(
+        "--find", nargs="*", metavar="MISTAKE", help="find these planted mistakes, or all of them"
+    )
     parser.add_argument("--terse", action="store_true", help="one line a schedule, nothing else")
     given = parser.parse_args()
     if given.find is not None:
@@ -132,7 +139,8 @@ def _report(lines: list[str]) -> int:
     alerts = sum(int(line.split()[2]) for line in lines)
     faults = sum(int(line.split()[3]) for line in lines)
     sys.stdout.write(
-        f"{len(lines)} schedules, {alerts} alerts, {faults} faults: {words['holds']} hold, {words['broken']} do not\n"
+        f"{len(lines)} schedules, {alerts} alerts, {faults} faults:"
+        f" {words['holds']} hold, {words['broken']} do not\n"
     )
     return int(words["broken"] > 0)
 

@@ -60,7 +60,11 @@ class Witness:
                 raise Broken("I7", f"{office} showed {token} and has lost it")
         before.update(dict.fromkeys(tokens))
         for sent in self.sent.values():
-            if sent.receiver == office and {"delivered", "opened"} & sent.ticks.keys() and sent.token not in tokens:
+            if (
+                sent.receiver == office
+                and {"delivered", "opened"} & sent.ticks.keys()
+                and sent.token not in tokens
+            ):
                 raise Broken("I6", f"{sent.sender} saw {sent.token} ticked and {office} does not have it")
 
     def saw_opened(self, token: str, text: str) -> None:
@@ -118,7 +122,9 @@ class Witness:
             raise Broken("I9", f"the log of {office} is not what its checkpoint signs")
         for signed_size, signed_root in self.signed.setdefault(office, []):
             if signed_size > size or _root(leaves[:signed_size]) != signed_root:
-                raise Broken("I9", f"the log of {office} went back behind {signed_size} entries it had signed")
+                raise Broken(
+                    "I9", f"the log of {office} went back behind {signed_size} entries it had signed"
+                )
         if (size, root) not in self.signed[office]:
             self.signed[office].append((size, root))
 
@@ -138,7 +144,10 @@ def entries_of(log: dict[str, bytes], size: int) -> list[bytes]:
             entry = data[at + 2 : at + 2 + length]
             at += 2 + length
             fields = json.loads(entry)
-            if json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() != entry:
+            if (
+                json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+                != entry
+            ):
                 raise Broken("I9", "an entry is not canonical")
             if fields["seq"] != len(entries):
                 raise Broken("I9", "an entry has another's number")
@@ -170,12 +179,12 @@ CONTRADICTIONS = {
     "a place taken in that no entry tells of": (
         "SELECT 1 FROM received r WHERE verdict NOT IN ('service') AND NOT EXISTS"
         " (SELECT 1 FROM entry_text e WHERE e.text LIKE '%\"hh\":\"' || lower(hex(r.hh)) || '\"%'"
-        " AND e.text LIKE '%\"t\":\"msg.recv\"%')"
+        ' AND e.text LIKE \'%"t":"msg.recv"%\')'
     ),
     "an item sealed that no entry tells of": (
         "SELECT 1 FROM delivery d WHERE service = 0 AND NOT EXISTS"
         " (SELECT 1 FROM entry_text e WHERE e.text LIKE '%\"hh\":\"' || lower(hex(d.hh)) || '\"%'"
-        " AND e.text LIKE '%\"t\":\"msg.seal\"%')"
+        ' AND e.text LIKE \'%"t":"msg.seal"%\')'
     ),
     "an envelope that broke our own code": "SELECT 1 FROM quarantine WHERE verdict = 'poisoned'",
     "two deliveries in one place": (
@@ -192,5 +201,5 @@ def contradictions(execute: Any) -> list[str]:
     """The names of the contradictions a database holds; ``execute`` runs SQL and returns rows."""
     columns = [row[1] for row in execute("PRAGMA table_info(leaf)")]
     body = "entry" if "entry" in columns else columns[-1]
-    source = f"(SELECT CAST({body} AS TEXT) AS text FROM leaf)"  # noqa: S608 - a column name of the schema
+    source = f"(SELECT CAST({body} AS TEXT) AS text FROM leaf)"
     return [what for what, sql in CONTRADICTIONS.items() if execute(sql.replace("entry_text", source))]

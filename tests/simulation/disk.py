@@ -3,8 +3,8 @@
 Modelled: a page cache that outlives a killed process and no power cut; per file, the writes and truncations
 since its last fsync; per directory, the names made, changed and removed since its last fsync. A power cut
 leaves of each file's unsynced writes none, all, a prefix or a random part of them, torn at sectors of 512
-bytes, and of each directory's changes a prefix. A *fuse* ends the life of the host in the middle of a write, a
-sync or a rename, where no step of the event loop could.
+bytes, and of each directory's changes a prefix. A *fuse* ends the life of the host in the middle of a write,
+a sync or a rename, where no step of the event loop could.
 
 How many pages a commit has may depend on the bytes of a ciphertext, and those differ between two runs of one
 seed. Therefore a power cut either keeps everything unsynced of a file or drops at least one write of it:
@@ -174,7 +174,7 @@ class SimulatedDisk:
             del self._files[path]
             self._platter_files.pop(path, None)
 
-    # --- what the files and the database's file layer ask ----------------------------------------------------
+    # --- what the files and the database's file layer ask -------------------------------------------------
 
     def step(self) -> None:
         """Count one operation that changes something; the fuse may blow in it."""
@@ -229,10 +229,13 @@ class SimulatedDisk:
 
     def rename_directory(self, path: str, target: str) -> None:
         """Another name for a directory and everything below it, durably."""
-        for names in (self._files, self._platter_files, self._directories):
+        tables: tuple[dict[str, Any], ...] = (self._files, self._platter_files, self._directories)
+        for names in tables:
             for name in [name for name in names if name == path or name.startswith(f"{path}/")]:
-                names[target + name.removeprefix(path)] = names.pop(name)  # type: ignore[attr-defined, index]
-        self._renames = [(target + n.removeprefix(path) if n.startswith(f"{path}/") else n, f) for n, f in self._renames]
+                names[target + name.removeprefix(path)] = names.pop(name)
+        self._renames = [
+            (target + n.removeprefix(path) if n.startswith(f"{path}/") else n, f) for n, f in self._renames
+        ]
 
     def is_directory(self, path: str) -> bool:
         """Whether a directory stands there."""
@@ -389,15 +392,14 @@ class _Lock:
         self._locks.pop(self._path, None)
 
 
-class DiskVfs(apsw.VFS):  # type: ignore[misc]
+class DiskVfs(apsw.VFS):
     """SQLite's file layer on a simulated disk; goes below the cipher, so it sees ciphertext alone."""
 
     def __init__(self, name: str, disk: SimulatedDisk) -> None:
         self._disk = disk
-        self.name = name
         super().__init__(name, "unix")
 
-    def xOpen(self, name: Any, flags: list[int]) -> "_DiskFile":  # noqa: N802 - SQLite's names
+    def xOpen(self, name: Any, flags: list[int]) -> Any:  # noqa: N802 - SQLite's names
         path = name.filename() if isinstance(name, apsw.URIFilename) else str(name)
         file = self._disk.find(path)
         if file is None:

@@ -275,7 +275,7 @@ def make_env(
     disk: SimulatedDisk | None = None,
     sqlite_vfs: str = "",
 ) -> tuple[Env, HostClock, HostProcess]:
-    """The world of one life of a host, with the parts a test may turn. ``disk`` takes the place of ``root``."""
+    """The world of one life of a host, with the parts a test may turn; ``disk`` stands in for ``root``."""
     name = f"{seed}/{incarnation.name}/{incarnation.number}"
     entropy = random.Random(f"{name}/entropy")
     timing = random.Random(f"{name}/timing")

@@ -111,7 +111,7 @@ class MaliciousStore:
             cursors = [item.cursor for item in items]
             self._choices.shuffle(items)
             items = [replace(item, cursor=at) for item, at in zip(items, cursors, strict=True)]
-        return replace(listed, items=tuple([*extra, *items]))
+        return replace(listed, items=(*extra, *items))
 
 
 LIES: Final = (
@@ -163,7 +163,9 @@ async def tell_a_lie(office: OfficeHost, lie: str, choices: random.Random) -> No
                         Acknowledgement(key_version=1, instance=out.instance, ranges=(claim,)),
                     ]
                 case "seq_jump":
-                    jumped = replace(out, next_seq=out.next_seq + 2**40, acknowledged_to=out.next_seq + 2**40 - 1)
+                    jumped = replace(
+                        out, next_seq=out.next_seq + 2**40, acknowledged_to=out.next_seq + 2**40 - 1
+                    )
                     peer.pair = replace(peer.pair, outbound=jumped)
                     outbox.compose_control(tx, peer, [], service=False)
                     peer.pair = replace(peer.pair, outbound=out)
@@ -204,5 +206,3 @@ def corrupt(broker: Broker, choices: random.Random) -> MaliciousStore:
     liar = MaliciousStore(exchange._store, choices)
     exchange._store = liar
     return liar
-
-

@@ -1,7 +1,7 @@
 """Mistakes planted on purpose: each breaks one promise of the real code for as long as it is in force.
 
-This is the only switch, and it is in the tests. A simulator that does not find all of them within 300 schedules
-is not to be believed when it finds nothing.
+This is the only switch, and it is in the tests. A simulator that does not find all of them within 300
+schedules is not to be believed when it finds nothing.
 """
 
 import contextlib
@@ -149,8 +149,7 @@ def _no_window() -> Undo:
 
 def _acknowledges_acknowledgements() -> Undo:
     """No message is a service message: two idle offices answer each other for ever."""
-    undo_inbox = _swap(node.inbox, "is_service", lambda items: False)
-    return undo_inbox
+    return _swap(node.inbox, "is_service", lambda items: False)
 
 
 def _deletes_before_keeping() -> Undo:
@@ -228,7 +227,7 @@ def _nonce_repeats() -> Undo:
     """Every content key is the same."""
     from keys.secret import SecretBytes
 
-    real = protocol.sealing.blob_encrypt
+    real: Callable[..., bytes] = vars(protocol.sealing)["blob_encrypt"]
 
     def same(key: Any, label: bytes, data: bytes) -> bytes:
         return real(SecretBytes(bytes(32)), label, data)

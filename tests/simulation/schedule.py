@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import functools
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -128,7 +128,7 @@ def _counted_pages() -> Any:
         database.stats.wal_pages += sqlite.CHECKPOINT_PAGES // CHECKPOINT_COMMITS + 1
         return 0
 
-    sqlite.Database._note_wal_pages = count  # type: ignore[method-assign]
+    sqlite.Database._note_wal_pages = count  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
@@ -138,7 +138,8 @@ def _counted_pages() -> Any:
 @contextlib.contextmanager
 def _recorded_keys(witness: Witness) -> Any:
     """I10: every key and nonce that anything is sealed with, as the library call is given them."""
-    real_aead, real_blob = primitives.aead_seal, sealing.blob_encrypt
+    modules: Any = sealing
+    real_aead, real_blob = primitives.aead_seal, modules.blob_encrypt
 
     def aead(key: SecretBytes, nonce: bytes, *rest: Any) -> bytes:
         witness.sealed_with(key.reveal(), nonce)
@@ -146,18 +147,19 @@ def _recorded_keys(witness: Witness) -> Any:
 
     def blob(key: SecretBytes, *rest: Any) -> bytes:
         witness.sealed_with(key.reveal(), b"")  # the library draws the nonce; one key seals one blob
-        return real_blob(key, *rest)
+        sealed: bytes = real_blob(key, *rest)
+        return sealed
 
     users = [module for module in (keystore, pin, vault, requests) if hasattr(module, "aead_seal")]
     for module in users:
         module.aead_seal = aead  # type: ignore[attr-defined]
-    sealing.blob_encrypt = blob
+    modules.blob_encrypt = blob
     try:
         yield
     finally:
         for module in users:
             module.aead_seal = real_aead  # type: ignore[attr-defined]
-        sealing.blob_encrypt = real_blob
+        modules.blob_encrypt = real_blob
 
 
 class Schedule:
@@ -182,9 +184,11 @@ class Schedule:
     def run(self) -> Outcome:
         """Play it to its end; the outcome names what was broken."""
         start = paired()
-        with World(seed=self.seed, directory=Path(), has_simulated_disks=True) as world, (
-            _counted_pages()
-        ), _recorded_keys(self.witness):
+        with (
+            World(seed=self.seed, directory=Path(), has_simulated_disks=True) as world,
+            _counted_pages(),
+            _recorded_keys(self.witness),
+        ):
             self.world = world
             self.broker = BrokerHost(world)
             self.broker.address = start.address
@@ -194,9 +198,7 @@ class Schedule:
                 self._put_disk(office.host, start.offices[office.name].copy())
             self.liar_office = OfficeHost(world, *_LIAR)
             self._put_disk(self.liar_office.host, start.offices[_LIAR[0]].copy())
-            self._log_keys = {
-                office.name: _log_key(_disk(office.host).content()) for office in self.offices
-            }
+            self._log_keys = {office.name: _log_key(_disk(office.host).content()) for office in self.offices}
             broken = None
             try:
                 world.run(self._script())
@@ -287,7 +289,7 @@ class Schedule:
         node = office.node
         assert node is not None
         found: int = await office.host.run(
-            lambda env: node.database.read(lambda tx: tx.value(f"SELECT count(*) FROM {table}"))  # noqa: S608
+            lambda env: node.database.read(lambda tx: tx.value(f"SELECT count(*) FROM {table}"))
         )
         return found
 
@@ -382,7 +384,9 @@ class Schedule:
                     await asyncio.sleep(self.choices.uniform(0.1, 90))
                     host.resume()
             case "clock":
-                host.step_clock(self.choices.choice((-1, 1)) * self.choices.choice((1_000, 300_000, 3_600_000)))
+                host.step_clock(
+                    self.choices.choice((-1, 1)) * self.choices.choice((1_000, 300_000, 3_600_000))
+                )
             case "cut" | "cut_one_way":
                 one, other = self.choices.sample([h.name for h in self._hosts()], 2)
                 network.cut(one, other, both_ways=fault == "cut")
@@ -468,7 +472,9 @@ class Schedule:
     async def _boot_broker(self) -> None:
         await self._up(self.broker.host, self.broker.serve())
         assert self.broker.broker is not None
-        self._liar = corrupt(self.broker.broker, random.Random(f"{self.world.seed}/liar/{self.broker.host.lives}"))
+        self._liar = corrupt(
+            self.broker.broker, random.Random(f"{self.world.seed}/liar/{self.broker.host.lives}")
+        )
         self._liar.tricks = self._tricks
 
     async def _boot_office(self, office: OfficeHost) -> None:
@@ -491,15 +497,13 @@ class Schedule:
         """I3, I9, and the published log."""
         node = office.node
         assert node is not None
-        found = await office.host.run(
-            lambda env: node.database.read(lambda tx: contradictions(tx.execute))
-        )
+        found = await office.host.run(lambda env: node.database.read(lambda tx: contradictions(tx.execute)))
         if found:
             raise Broken("I9", f"{office.name}: {found[0]}")
         self.witness.saw_log(office.name, _disk(office.host).content(), self._log_keys[office.name])
 
 
-def _take(workers: list["asyncio.Future[None]"]) -> None:
+def _take(workers: Sequence["asyncio.Future[None]"]) -> None:
     for worker in workers:
         if worker.done():
             worker.result()

@@ -1,6 +1,6 @@
 """Schedules of faults over the real daemons: nothing lost, doubled, altered or left running (I1 to I20).
 
-The list of invariants and what each schedule does stand in docs/testing.md; ``make simulate SEED=n`` plays one.
+The list of invariants stands in docs/testing.md; ``make simulate SEED=n`` plays one schedule.
 """
 
 import os

@@ -17,7 +17,7 @@ from aiohttp import web
 from keys.secret import SecretBytes
 from keys.tls import self_signed
 from runtime.env import AnyCertificate, Env, TlsIdentity, TlsPin
-from tests.simulation.env import Killed
+from tests.simulation.disk import Killed
 from tests.simulation.ledger import eventful
 from tests.simulation.loop import StuckError
 from tests.simulation.world import Host, HostDownError, World

@@ -15,6 +15,7 @@ The script runs outside every host, on the same clock. An exception that nobody 
 """
 
 import asyncio
+import contextlib
 import gc
 import itertools
 import random
@@ -199,6 +200,7 @@ class World:
     def __init__(self, *, seed: int | str, directory: Path, has_simulated_disks: bool = False) -> None:
         self.has_simulated_disks = has_simulated_disks
         self._file_layers: list[DiskVfs] = []
+        self._foreign_connections = apsw.connections()
         self.seed = f"salween/{seed}"
         self.directory = directory
         self.trace = Trace()
@@ -247,17 +249,17 @@ class World:
                 self.bury(host.life)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            # Nothing may outlive the file layer it stands on, whatever an exception still refers to.
+            for connection in apsw.connections():
+                if connection not in self._foreign_connections:
+                    with contextlib.suppress(apsw.Error):  # it cannot copy its journal back any more
+                        connection.close(True)
             for life, task in self._graveyard:
                 _let_go(life, task)
             self._graveyard.clear()
             self._hosts.clear()
             self.loop.close()
             gc.collect()
-            # Whatever an exception somewhere still refers to must not outlive the layer it stands on.
-            names = {f"multipleciphers-{layer.name}" for layer in self._file_layers}
-            for connection in apsw.connections():
-                if connection.open_vfs in names:
-                    connection.close(True)
             for layer in self._file_layers:
                 layer.unregister()
 
