@@ -345,6 +345,7 @@ class Node:
         await self.reset_keys.load()
         await self.mailboxes.adopt()
         await self._follow_brokers()
+        self.revocations.ask_anew()
 
     async def _follow_brokers(self) -> None:
         """Mailboxes came, or went to another broker: talk to every broker that is needed now."""
@@ -352,7 +353,6 @@ class Node:
             await self._ensure_links()
         for entry in self._links.values():
             entry.link.reread()
-        self.revocations.ask_anew()
         self.events.tell("link")
 
     def _link_changed(self) -> None:
