@@ -11,6 +11,7 @@ from keys.errors import PolicyRefused
 from node.views import (
     AlertRow,
     AlertView,
+    BrokerLossView,
     EntryView,
     LadderStep,
     LinkView,
@@ -98,6 +99,7 @@ class FakeDesk:
     office_name: str = "Myitkyina BLO"
     office_id_hex: str = OFFICE_ID
     link_state: str = "online"
+    losses: tuple[BrokerLossView, ...] = ()
     sessions: dict[str, Session] = field(default_factory=dict)
     drafts: dict[str, PendingView] = field(default_factory=dict)
     sent: list[tuple[Alert, tuple[str, ...]]] = field(default_factory=list)
@@ -488,6 +490,7 @@ class FakeDesk:
             disk_free_bytes=41 * 2**30 if online else 100 * 2**20,
             clock_doubt=None if online else "The broker's clock differs by 190 s.",
             quarantined=0 if online else 1,
+            broker_losses=self.losses,
         )
 
     async def log_entries(
