@@ -7,6 +7,7 @@ Reading order:
 - ``peers``, ``receive_keys``  one paired office inside a transaction, and the keys it seals to
 - ``outbox``, ``inbox``  record, then act: what leaves and what comes
 - ``addresses``, ``mailboxes``  where peers read, and where we do: made, announced, made again, given up
+- ``losses``  what brokers lost, for people
 - ``broker_link``, ``traffic``  the only socket to a broker, and what shares a request
 - ``officers``, ``vault``  who may open what, and what is kept sealed until they do
 - ``ceremony``  pairing, over the same link
