@@ -8,6 +8,7 @@ Reading order:
 - ``outbox``, ``inbox``  record, then act: what leaves and what comes
 - ``watch``, ``nacks``, ``evidence``  heartbeats and bounds, keys nobody had, what cannot both be true
 - ``addresses``, ``mailboxes``  where peers read, and where we do: made, announced, made again, given up
+- ``losses``  what brokers lost, for people
 - ``broker_link``, ``traffic``  the only socket to a broker, and what shares a request
 - ``reset_keys``, ``resets``  a peer that lost state: what it is told to, and what is sent again
 - ``backup``, ``restore``, ``recovery_commands``  the backup file, and the ceremonies of the recovery sheet

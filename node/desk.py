@@ -22,12 +22,14 @@ from node.answers import Answers
 from node.events import DeskEvent, Events
 from node.evidence import EvidenceRoom
 from node.identity import Identity
+from node.losses import broker_losses
 from node.officers import Officers
 from node.peers import load_peers, peer_view
 from node.revocations import Revocations
 from node.views import (
     AlertRow,
     AlertView,
+    BrokerLossView,
     EntryView,
     EvidenceView,
     Learnt,
@@ -267,7 +269,9 @@ class Desk:
     async def status(self) -> StatusView:
         """The node at a glance."""
 
-        def look(tx: Snapshot) -> tuple[int, int, int, int, tuple[PeerView, ...]]:
+        def look(
+            tx: Snapshot,
+        ) -> tuple[int, int, int, int, tuple[PeerView, ...], tuple[BrokerLossView, ...]]:
             return (
                 tx.value(
                     "SELECT count(*) FROM delivery INDEXED BY delivery_unsettled"
@@ -280,9 +284,10 @@ class Desk:
                 tx.value("SELECT count(*) FROM pending"),
                 tx.value("SELECT count(*) FROM quarantine"),
                 self._peer_views(tx),
+                broker_losses(tx, self._env.clock.now_ms()),
             )
 
-        waiting, unopened, pending, quarantined, peers = await self._db.read(look)
+        waiting, unopened, pending, quarantined, peers, losses = await self._db.read(look)
         link = self._worst_link()
         offset = link.broker_clock_offset_ms
         doubt = None
@@ -304,6 +309,7 @@ class Desk:
             disk_free_bytes=await self._disk_free_bytes(),
             clock_doubt=doubt,
             quarantined=quarantined,
+            broker_losses=losses,
         )
 
     def _worst_link(self) -> LinkView:

@@ -263,6 +263,26 @@ class VerifyView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AlertSentAgain:
+    """An alert that a broker had promised to keep and lost. ``state``: a rung of the ladder."""
+
+    alert_id: str
+    peer_name: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerLossView:
+    """A broker lost its mailboxes. ``mailboxes`` of ours were made again; ``alerts_more`` are not listed."""
+
+    broker: str  # host:port
+    at_ms: int
+    mailboxes: int
+    alerts: tuple[AlertSentAgain, ...]
+    alerts_more: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StatusView:
     """The whole node at a glance."""
 
@@ -281,3 +301,4 @@ class StatusView:
     disk_free_bytes: int
     clock_doubt: str | None
     quarantined: int
+    broker_losses: tuple[BrokerLossView, ...] = ()

@@ -150,6 +150,14 @@ MESSAGES: Final[Mapping[str, str]] = {
     "address_lost": N_(
         "The broker no longer knows this office's mailbox. The other office has to announce a new one."
     ),
+    "database_present": N_(
+        "The broker has a database, so nothing was lost and nothing was done. Move it away only if it cannot"
+        " be opened."
+    ),
+    "file_missing": N_("There is no such file. Check its name and the stick it is on."),
+    "file_not_for_us": N_(
+        "No key of this office opens this address file. Ask the other office to write a new one."
+    ),
     "waiting_link": N_("Waits for the connection to the broker."),
     "waiting_pickup": N_("The broker holds it; the other office has not fetched it yet."),
     # --- the machine ---

@@ -12,6 +12,7 @@ from keys.notice import parse_notice_text_untrusted
 from node.views import (
     AlertRow,
     AlertView,
+    BrokerLossView,
     EntryView,
     LadderStep,
     Learnt,
@@ -101,6 +102,7 @@ class FakeDesk:
     office_name: str = "Myitkyina BLO"
     office_id_hex: str = OFFICE_ID
     link_state: str = "online"
+    losses: tuple[BrokerLossView, ...] = ()
     sessions: dict[str, Session] = field(default_factory=dict)
     held: list[str] = field(default_factory=list)
     drafts: dict[str, PendingView] = field(default_factory=dict)
@@ -521,6 +523,7 @@ class FakeDesk:
             disk_free_bytes=41 * 2**30 if online else 100 * 2**20,
             clock_doubt=None if online else "The broker's clock differs by 190 s.",
             quarantined=0 if online else 1,
+            broker_losses=self.losses,
         )
 
     async def log_entries(
