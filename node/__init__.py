@@ -9,7 +9,7 @@ Reading order:
 - ``broker_link``, ``traffic``  the only socket to a broker, and what shares a request
 - ``officers``, ``vault``  who may open what, and what is kept sealed until they do
 - ``halfpairs``, ``partnering``  a pair of which one word is missing, and what every ceremony shares
-- ``ceremony``, ``inperson``  pairing by voice and side by side, over the same link
+- ``ceremony``, ``inperson``, ``meetingdesk``  pairing by voice and side by side, and from pages
 - ``alerts``, ``views``, ``desk``, ``events``  what officers do and are shown, through one interface
 - ``daemon``, ``metrics``, ``doctor``  wires it together, counts, and looks for what can be mended
 - ``control``, ``verbs``, ``qr``, ``pairtalk``, ``__main__``  commands

@@ -43,6 +43,7 @@ from node.layout import (
     SecretName,
     open_node_database,
 )
+from node.meetingdesk import MeetingDesk
 from node.metrics import NodeMetrics
 from node.officers import Officers
 from node.outbox import Outbox
@@ -156,20 +157,6 @@ class Node:
             language=config.language,
             opened_receipts=config.opened_receipts,
         )
-        self.desk = Desk(
-            env,
-            db,
-            log,
-            identity,
-            self.officers,
-            self.alerts,
-            self.events,
-            version=__version__,
-            directory=self._directory,
-            log_directory=self._directory / LOG_NAME,
-            log_key=signer.log_key,
-            links=self.link_views,
-        )
         partnering = Partnering(
             env,
             db,
@@ -184,6 +171,22 @@ class Node:
         )
         self.ceremonies = Ceremonies(env, identity, partnering)
         self.meetings = Meetings(env, identity, partnering)
+        self.meeting_desk = MeetingDesk(env, self.officers, self.meetings)
+        self.desk = Desk(
+            env,
+            db,
+            log,
+            identity,
+            self.officers,
+            self.alerts,
+            self.events,
+            self.meeting_desk,
+            version=__version__,
+            directory=self._directory,
+            log_directory=self._directory / LOG_NAME,
+            log_key=signer.log_key,
+            links=self.link_views,
+        )
 
     @classmethod
     async def open(
@@ -370,6 +373,7 @@ class Node:
             await listener.close()
         if self._control is not None:
             await self._control.stop()
+        await self.meeting_desk.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

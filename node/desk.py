@@ -19,6 +19,7 @@ from keys.errors import PolicyRefused
 from node.alerts import Alerts
 from node.events import DeskEvent, Events
 from node.identity import Identity
+from node.meetingdesk import MeetingDesk
 from node.officers import Officers
 from node.peers import load_peers, peer_view
 from node.views import (
@@ -61,6 +62,7 @@ class Desk:
         officers: Officers,
         alerts: Alerts,
         events: Events,
+        meeting: MeetingDesk,
         *,
         version: str,
         directory: Path,
@@ -75,6 +77,7 @@ class Desk:
         self._officers = officers
         self._alerts = alerts
         self._events = events
+        self._meeting = meeting
         self._version = version
         self._directory = directory
         self._log_directory = log_directory
@@ -93,6 +96,11 @@ class Desk:
         """64 hex digits."""
         return self._identity.office_id.hex()
 
+    @property
+    def meeting(self) -> MeetingDesk:
+        """Pairing in person, as the pages do it."""
+        return self._meeting
+
     # --- sessions -------------------------------------------------------------------------------------------
 
     async def login(self, officer: int, pin: str) -> Session:
@@ -105,6 +113,7 @@ class Desk:
 
     async def logout(self, session: Session) -> None:
         """End a session."""
+        await self._meeting.end(session)
         await self._officers.logout(session)
         self._events.tell("lock")
 
