@@ -13,7 +13,7 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 _SPOKEN_ATTRIBUTES = frozenset(
     {"alt", "title", "placeholder", "aria-label", "aria-description", "label", "content"}
 )
-# Names of keys, units, settings and ways for the browser, and the one label that speaks all languages at once.
+# Names of keys, units, what browsers are told, and the one label that speaks all languages at once.
 _SPELT_ALIKE = frozenset(
     {
         "Enter",
