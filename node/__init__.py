@@ -14,7 +14,7 @@ Reading order:
 - ``backup``, ``restore``, ``recovery_commands``  the backup file, and the ceremonies of the recovery sheet
 - ``officers``, ``vault``  who may open what, and what is kept sealed until they do
 - ``halfpairs``, ``partnering``  a pair of which one word is missing, and what every ceremony shares
-- ``ceremony``, ``inperson``  pairing by voice and side by side, over the same link
+- ``ceremony``, ``inperson``, ``meetingdesk``  pairing by voice and side by side, and from pages
 - ``revocations``, ``paper``  keys that are void: learnt from anyone, made from a recovery sheet
 - ``answers``, ``deadlines``, ``ladder``  what is answered, what silence is recorded as, what is shown of it
 - ``alerts``, ``views``, ``desk``, ``events``  what officers do and are shown, through one interface

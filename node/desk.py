@@ -23,6 +23,7 @@ from node.events import DeskEvent, Events
 from node.evidence import EvidenceRoom
 from node.identity import Identity
 from node.losses import broker_losses
+from node.meetingdesk import MeetingDesk
 from node.officers import Officers
 from node.peers import load_peers, peer_view
 from node.revocations import Revocations
@@ -74,6 +75,7 @@ class Desk:
         heartbeats: Heartbeats,
         events: Events,
         revocations: Revocations,
+        meeting: MeetingDesk,
         *,
         thawed: Callable[[], None],
         version: str,
@@ -94,6 +96,7 @@ class Desk:
         self._thawed = thawed
         self._events = events
         self._revocations = revocations
+        self._meeting = meeting
         self._version = version
         self._directory = directory
         self._log_directory = log_directory
@@ -112,6 +115,11 @@ class Desk:
         """64 hex digits."""
         return self._identity.office_id.hex()
 
+    @property
+    def meeting(self) -> MeetingDesk:
+        """Pairing in person, as the pages do it."""
+        return self._meeting
+
     # --- sessions -------------------------------------------------------------------------------------------
 
     async def login(self, officer: int, pin: str) -> Session:
@@ -124,6 +132,7 @@ class Desk:
 
     async def logout(self, session: Session) -> None:
         """End a session."""
+        await self._meeting.end(session)
         await self._officers.logout(session)
         self._events.tell("lock")
 

@@ -302,3 +302,28 @@ class StatusView:
     clock_doubt: str | None
     quarantined: int
     broker_losses: tuple[BrokerLossView, ...] = ()
+
+
+MeetingStep = Literal[
+    "none", "working", "show", "read", "answer", "recognise", "replace", "waiting", "paired", "failed"
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeetingView:
+    """Where pairing in person stands for one session.
+
+    ``show``: our code is on the screen and the other office's is awaited; ``read``: the other's comes first;
+    ``answer``: ours is shown and the other office has to read it. ``turn`` names the question that is open,
+    so that an answer sent twice answers once.
+    """
+
+    step: MeetingStep
+    turn: int = 0
+    code: str | None = None
+    name: str = ""
+    country: str = ""
+    safety_number: str = ""
+    error: str | None = None  # why the last code was not taken, or why it failed
+    error_family: str = ""
+    error_detail: str = ""
