@@ -8,12 +8,13 @@ Reading order:
 - ``outbox``, ``inbox``  record, then act: what leaves and what comes
 - ``watch``, ``nacks``, ``evidence``  heartbeats and bounds, keys nobody had, what cannot both be true
 - ``addresses``, ``mailboxes``  where peers read, and where we do: made, announced, made again, given up
+- ``losses``  what brokers lost, for people
 - ``broker_link``, ``traffic``  the only socket to a broker, and what shares a request
 - ``reset_keys``, ``resets``  a peer that lost state: what it is told to, and what is sent again
 - ``backup``, ``restore``, ``recovery_commands``  the backup file, and the ceremonies of the recovery sheet
 - ``officers``, ``vault``  who may open what, and what is kept sealed until they do
 - ``halfpairs``, ``partnering``  a pair of which one word is missing, and what every ceremony shares
-- ``ceremony``, ``inperson``  pairing by voice and side by side, over the same link
+- ``ceremony``, ``inperson``, ``meetingdesk``  pairing by voice and side by side, and from pages
 - ``revocations``, ``paper``  keys that are void: learnt from anyone, made from a recovery sheet
 - ``answers``, ``deadlines``, ``ladder``  what is answered, what silence is recorded as, what is shown of it
 - ``alerts``, ``views``, ``desk``, ``events``  what officers do and are shown, through one interface

@@ -8,6 +8,7 @@ arguments or the environment. Exit codes: runtime/exits.py.
 import json
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import PurePath
 from typing import Any, Literal, NoReturn
@@ -820,8 +821,24 @@ def status(directory: str, passphrase_file: str | None, as_json: bool) -> None:
                     f"The address of {peer['name']} is lost: its broker knows no such mailbox."
                     " Alerts are kept. If that lasts, its operator runs: salween-node move"
                 )
+        for loss in result["broker_losses"]:
+            _show_loss(loss)
 
     _finish(_run(lambda env: _call(env, directory, passphrase_file, "status", {})), as_json, show_status)
+
+
+def _show_loss(loss: dict[str, Any]) -> None:
+    at = datetime.fromtimestamp(loss["at_ms"] / 1000, UTC)
+    end = "they were made again" if loss["mailboxes"] else "they could not be made again"
+    count = len(loss["alerts"]) + loss["alerts_more"]
+    click.echo(
+        f"The broker at {loss['broker']} lost its mailboxes; {end} at {at:%Y-%m-%d %H:%M} UTC;"
+        f" alerts sent again: {count}"
+    )
+    for alert in loss["alerts"]:
+        click.echo(f"  {alert['alert_id']}  to {alert['peer_name']}: {alert['state']}")
+    if loss["alerts_more"]:
+        click.echo(f"  and {loss['alerts_more']} more; salween-node outbox lists them")
 
 
 @cli.command()
@@ -843,7 +860,7 @@ def publish(directory: str, passphrase_file: str | None, as_json: bool) -> None:
 @passphrase_option
 @json_option
 def doctor(directory: str, passphrase_file: str | None, as_json: bool) -> None:
-    """Check clock, disk, permissions, certificate, log, database, brokers; print the fix for each fault."""
+    """Check clock, disk, permissions, certificate, log, database, brokers, mailboxes; print each fix."""
     result = _run(lambda env: _call(env, directory, passphrase_file, "doctor", {}))
 
     def show_checks(value: dict[str, Any]) -> None:

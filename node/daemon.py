@@ -49,6 +49,7 @@ from node.layout import (
     witness_name,
 )
 from node.mailboxes import Mailboxes
+from node.meetingdesk import MeetingDesk
 from node.metrics import NodeMetrics
 from node.nacks import Nacks
 from node.officers import Officers
@@ -216,25 +217,6 @@ class Node:
             language=config.language,
             opened_receipts=config.opened_receipts,
         )
-        self.desk = Desk(
-            env,
-            db,
-            log,
-            identity,
-            self.officers,
-            self.alerts,
-            Answers(env, db, log, self.officers, self.keys, self._outbox),
-            EvidenceRoom(db, log, self.officers),
-            self._heartbeats,
-            self.events,
-            self.revocations,
-            thawed=lambda: self._reread(""),
-            version=__version__,
-            directory=self._directory,
-            log_directory=self._directory / LOG_NAME,
-            log_key=signer.log_key,
-            links=self.link_views,
-        )
         partnering = Partnering(
             env,
             db,
@@ -249,6 +231,27 @@ class Node:
         )
         self.ceremonies = Ceremonies(env, identity, partnering)
         self.meetings = Meetings(env, identity, partnering)
+        self.meeting_desk = MeetingDesk(env, self.officers, self.meetings)
+        self.desk = Desk(
+            env,
+            db,
+            log,
+            identity,
+            self.officers,
+            self.alerts,
+            Answers(env, db, log, self.officers, self.keys, self._outbox),
+            EvidenceRoom(db, log, self.officers),
+            self._heartbeats,
+            self.events,
+            self.revocations,
+            self.meeting_desk,
+            thawed=lambda: self._reread(""),
+            version=__version__,
+            directory=self._directory,
+            log_directory=self._directory / LOG_NAME,
+            log_key=signer.log_key,
+            links=self.link_views,
+        )
 
     @classmethod
     async def open(
@@ -345,6 +348,7 @@ class Node:
         await self.reset_keys.load()
         await self.mailboxes.adopt()
         await self._follow_brokers()
+        self.revocations.ask_anew()
 
     async def _follow_brokers(self) -> None:
         """Mailboxes came, or went to another broker: talk to every broker that is needed now."""
@@ -352,7 +356,6 @@ class Node:
             await self._ensure_links()
         for entry in self._links.values():
             entry.link.reread()
-        self.revocations.ask_anew()
         self.events.tell("link")
 
     def _link_changed(self) -> None:
@@ -478,6 +481,7 @@ class Node:
             await listener.close()
         if self._control is not None:
             await self._control.stop()
+        await self.meeting_desk.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

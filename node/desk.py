@@ -22,12 +22,15 @@ from node.answers import Answers
 from node.events import DeskEvent, Events
 from node.evidence import EvidenceRoom
 from node.identity import Identity
+from node.losses import broker_losses
+from node.meetingdesk import MeetingDesk
 from node.officers import Officers
 from node.peers import load_peers, peer_view
 from node.revocations import Revocations
 from node.views import (
     AlertRow,
     AlertView,
+    BrokerLossView,
     EntryView,
     EvidenceView,
     Learnt,
@@ -72,6 +75,7 @@ class Desk:
         heartbeats: Heartbeats,
         events: Events,
         revocations: Revocations,
+        meeting: MeetingDesk,
         *,
         thawed: Callable[[], None],
         version: str,
@@ -92,6 +96,7 @@ class Desk:
         self._thawed = thawed
         self._events = events
         self._revocations = revocations
+        self._meeting = meeting
         self._version = version
         self._directory = directory
         self._log_directory = log_directory
@@ -110,6 +115,11 @@ class Desk:
         """64 hex digits."""
         return self._identity.office_id.hex()
 
+    @property
+    def meeting(self) -> MeetingDesk:
+        """Pairing in person, as the pages do it."""
+        return self._meeting
+
     # --- sessions -------------------------------------------------------------------------------------------
 
     async def login(self, officer: int, pin: str) -> Session:
@@ -122,6 +132,7 @@ class Desk:
 
     async def logout(self, session: Session) -> None:
         """End a session."""
+        await self._meeting.end(session)
         await self._officers.logout(session)
         self._events.tell("lock")
 
@@ -267,7 +278,9 @@ class Desk:
     async def status(self) -> StatusView:
         """The node at a glance."""
 
-        def look(tx: Snapshot) -> tuple[int, int, int, int, tuple[PeerView, ...]]:
+        def look(
+            tx: Snapshot,
+        ) -> tuple[int, int, int, int, tuple[PeerView, ...], tuple[BrokerLossView, ...]]:
             return (
                 tx.value(
                     "SELECT count(*) FROM delivery INDEXED BY delivery_unsettled"
@@ -280,9 +293,10 @@ class Desk:
                 tx.value("SELECT count(*) FROM pending"),
                 tx.value("SELECT count(*) FROM quarantine"),
                 self._peer_views(tx),
+                broker_losses(tx, self._env.clock.now_ms()),
             )
 
-        waiting, unopened, pending, quarantined, peers = await self._db.read(look)
+        waiting, unopened, pending, quarantined, peers, losses = await self._db.read(look)
         link = self._worst_link()
         offset = link.broker_clock_offset_ms
         doubt = None
@@ -304,6 +318,7 @@ class Desk:
             disk_free_bytes=await self._disk_free_bytes(),
             clock_doubt=doubt,
             quarantined=quarantined,
+            broker_losses=losses,
         )
 
     def _worst_link(self) -> LinkView:

@@ -12,9 +12,10 @@ from keys.errors import SalweenError
 from node.broker_link import BrokerClient
 from node.identity import Identity
 from node.layout import KEYSTORE_NAME
+from node.losses import lost_addresses, own_lost
 from protocol import limits
 from runtime.env import Env
-from runtime.sqlite import Database
+from runtime.sqlite import Database, Snapshot
 
 DISK_LOW_BYTES = 512 * 1024 * 1024
 YEAR_2026_MS = 1_767_225_600_000
@@ -33,7 +34,7 @@ async def check_node(
     db: Database,
     clients: Sequence[BrokerClient],
 ) -> list[dict[str, Any]]:
-    """Clock, disk, permissions, certificate, log, database, own keys, brokers; in the order they matter."""
+    """Clock, disk, permissions, certificate, log, database, own keys, brokers, mailboxes; as they matter."""
     now_ms = env.clock.now_ms()
     checks = [
         _check(
@@ -105,7 +106,40 @@ async def check_node(
     )
     for client in clients:
         checks.append(await _check_broker(client))
+    if failure is None:
+        checks += await db.read(lambda tx: _check_addresses(tx, now_ms))
     return checks
+
+
+def _check_addresses(tx: Snapshot, now_ms: int) -> list[dict[str, Any]]:
+    """One line for each mailbox that is not there, ours or a peer's; one line when all are."""
+    found = [
+        _check(
+            f"address of {name}",
+            False,
+            f"its broker knows no such mailbox, for {_minutes(now_ms - lost_ms)}; alerts for it are kept",
+            "Wait for an hour: what can be mended mends itself. Then call that office; there:"
+            " salween-node move --broker ADDRESS --token-file FILE --out DIR, and here:"
+            " salween-node import-address FILE",
+        )
+        for name, lost_ms in lost_addresses(tx)
+    ]
+    found += [
+        _check(
+            f"our mailbox for {name}",
+            False,
+            f"the broker at {broker} does not know it, for {_minutes(now_ms - lost_ms)}, and cannot make it"
+            " again",
+            "Get a token from the operator of this or another broker, then:"
+            " salween-node move --broker ADDRESS --token-file FILE --out DIR",
+        )
+        for name, broker, lost_ms in own_lost(tx)
+    ]
+    return found or [_check("mailboxes", True, "none is lost", "")]
+
+
+def _minutes(duration_ms: int) -> str:
+    return f"{max(0, duration_ms) // limits.MINUTE_MS} minutes"
 
 
 async def _check_broker(client: BrokerClient) -> dict[str, Any]:

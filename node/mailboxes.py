@@ -26,6 +26,7 @@ from node.outbox import Outbox
 from node.peers import Peer, load_peer, load_peers, save_peer
 from node.receive_keys import ReceiveKeyRing
 from node.secrets import MailboxKeys, Secrets
+from node.views import LinkView
 from protocol import limits
 from protocol.delivery import Delivery
 from protocol.envelope import envelope_hash, parse_envelope_untrusted
@@ -82,6 +83,11 @@ class Link(Protocol):
     """What is used of a link to a broker."""
 
     client: BrokerClient
+
+    @property
+    def view(self) -> LinkView:
+        """Since when it is up."""
+        ...
 
     def reread(self) -> None:
         """See BrokerLink."""
@@ -584,7 +590,7 @@ class Mailboxes:
                     tx.execute(
                         "UPDATE mailbox SET lost_ms = coalesce(lost_ms, ?) WHERE name = ?", (now_ms, row.name)
                     )
-            self._note_loss(tx, address, count, now_ms)
+            self._note_loss(tx, address, count, now_ms, link.view.since_ms)
 
         await self._db.transact(record)
         for row in lost:
@@ -600,7 +606,7 @@ class Mailboxes:
         log.warning("broker_lost_mailboxes", count=len(lost))
         return True
 
-    def _note_loss(self, tx: Transaction, address: str, count: int, now_ms: int) -> None:
+    def _note_loss(self, tx: Transaction, address: str, count: int, now_ms: int, up_since_ms: int) -> None:
         """At most one a day for each broker: one that forgets all the time says nothing new by it."""
         known = tx.one("SELECT max(at_ms) FROM broker_loss WHERE broker_address = ?", (address,))
         if known is not None and known[0] is not None and 0 <= now_ms - known[0] < TOLD_AGAIN_MS:
@@ -610,7 +616,7 @@ class Mailboxes:
             (address, now_ms, count),
         )
         loss: int = tx.value("SELECT max(number) FROM broker_loss")
-        self._outbox.note_broker_loss(tx, address, loss)
+        self._outbox.note_broker_loss(tx, address, loss, up_since_ms)
         tx.execute("DELETE FROM broker_loss_item WHERE loss <= ?", (loss - LOSSES_KEPT,))
         tx.execute("DELETE FROM broker_loss WHERE number <= ?", (loss - LOSSES_KEPT,))
         self._log.append(tx, "cfg.change", {"what": "broker-lost", "digest": sha256(address.encode()).hex()})

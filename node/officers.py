@@ -206,24 +206,7 @@ class Officers:
     async def login(self, number: int, pin: str) -> Session:
         """Open a session. PolicyRefused ``pin_wrong`` and ``officer_unknown`` read the same to a person."""
         async with self._one_try:
-            row = await self._db.transact(lambda tx: self._begin_try(tx, number))
-            alias, role, public = row
-            name = officer_secret_name(number)
-            sealed = self._secrets.get(name)
-            try:
-                seed = await self._env.run_blocking(
-                    lambda: open_under_pin(sealed, SecretBytes(pin.encode()), subject=name)
-                )
-            except PolicyRefused:
-                await self._db.transact(lambda tx: self._log_denied(tx, number))
-                raise PolicyRefused("pin_wrong", "Officer number or PIN is wrong.") from None
-            signing_key = Ed25519PrivateKey.from_seed(seed)
-            if signing_key.public_bytes != public:
-                # Power failed between the keystore and the transaction of a PIN reset:
-                # peers know another key.
-                raise PolicyRefused(
-                    "officer_key_stale", "This PIN opens a key that was never announced. Reset the PIN again."
-                )
+            alias, role, public, signing_key = await self._try_pin(number, pin)
             session = Session(
                 token=self._env.random(32).hex(),
                 officer=number,
@@ -248,6 +231,44 @@ class Officers:
 
             await self._db.transact(record)
         return session
+
+    async def confirm(self, session: Session, pin: str) -> None:
+        """The PIN again, by who is logged in, before something that cannot be undone at a click.
+
+        A try as any other: counted, and locked out after too many. PolicyRefused as ``login``.
+        """
+        self.session(session.token)
+        async with self._one_try:
+            _, _, public, _ = await self._try_pin(session.officer, pin)
+            await self._db.transact(
+                lambda tx: tx.execute(
+                    "UPDATE officer SET pin_failures = 0, locked_until_ms = 0"
+                    " WHERE number = ? AND until_ms IS NULL AND public_key = ?",
+                    (session.officer, public),
+                )
+            )
+        self.session(session.token)
+
+    async def _try_pin(self, number: int, pin: str) -> tuple[str, Role, bytes, Ed25519PrivateKey]:
+        """Count a try, then open the officer's key; the caller holds ``_one_try``."""
+        alias, role, public = await self._db.transact(lambda tx: self._begin_try(tx, number))
+        name = officer_secret_name(number)
+        sealed = self._secrets.get(name)
+        try:
+            seed = await self._env.run_blocking(
+                lambda: open_under_pin(sealed, SecretBytes(pin.encode()), subject=name)
+            )
+        except PolicyRefused:
+            await self._db.transact(lambda tx: self._log_denied(tx, number))
+            raise PolicyRefused("pin_wrong", "Officer number or PIN is wrong.") from None
+        signing_key = Ed25519PrivateKey.from_seed(seed)
+        if signing_key.public_bytes != public:
+            # Power failed between the keystore and the transaction of a PIN reset:
+            # peers know another key.
+            raise PolicyRefused(
+                "officer_key_stale", "This PIN opens a key that was never announced. Reset the PIN again."
+            )
+        return alias, role, public, signing_key
 
     def session(self, token: str, *, touch: bool = True) -> Session:
         """The live session of a token; PolicyRefused ``session_ended``. ``touch``: counts as use."""

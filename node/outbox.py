@@ -595,8 +595,11 @@ class Outbox:
         address = tx.value("SELECT broker_address FROM peer WHERE office_id = ?", (row.peer,))
         tx.on_commit(lambda: self._wake(address))
 
-    def note_broker_loss(self, tx: Transaction, address: str, loss: int) -> None:
-        """A broker lost what it held: note each alert it had promised to keep, and ask for everything now."""
+    def note_broker_loss(self, tx: Transaction, address: str, loss: int, up_since_ms: int) -> None:
+        """A broker lost what it held: note each alert it had promised to keep, and ask for everything now.
+
+        What it took since the link came up, it took after the loss: that is not sent again.
+        """
         now_ms = self._env.clock.now_ms()
         rows = tx.execute(
             f"SELECT {_ROW} FROM delivery INDEXED BY delivery_due WHERE next_at_ms IS NOT NULL"  # noqa: S608
@@ -606,7 +609,7 @@ class Outbox:
         for row in map(_row, rows):
             if row.state.held_since_ms is None:
                 continue
-            if row.alert_id is not None:
+            if row.alert_id is not None and row.state.held_since_ms < up_since_ms:
                 tx.execute(
                     "INSERT INTO broker_loss_item (loss, hh, attempt) VALUES (?, ?, ?)",
                     (loss, row.hh, row.attempt),

@@ -1,4 +1,4 @@
-"""A meeting code as a picture, for a terminal.
+"""A meeting code as a picture, for a terminal and for a page.
 
 Spec: docs/spec/pairing.md#in-person. One rule: the picture holds the code's bytes, not its text, so that 180
 of them still fit a picture that a cheap camera reads (53 modules a side, medium correction).
@@ -15,6 +15,25 @@ _QUIET_MODULES = 4
 def qr_terminal(encoded: bytes) -> str:
     """Two modules a character, in the colours of the terminal: a reader takes either way round."""
     out = io.StringIO()
-    code = segno.make_qr(encoded, error=_CORRECTION, mode="byte", boost_error=False)
-    code.terminal(out=out, border=_QUIET_MODULES, compact=True)
+    _make(encoded).terminal(out=out, border=_QUIET_MODULES, compact=True)
     return out.getvalue()
+
+
+def qr_svg(encoded: bytes) -> bytes:
+    """Black on white whatever the colours of the page: a camera of a cheap laptop wants the contrast."""
+    out = io.BytesIO()
+    _make(encoded).save(
+        out,
+        kind="svg",
+        border=_QUIET_MODULES,
+        scale=8,
+        dark="#000",
+        light="#fff",
+        svgclass=None,
+        lineclass=None,
+    )
+    return out.getvalue()
+
+
+def _make(encoded: bytes) -> segno.QRCode:
+    return segno.make_qr(encoded, error=_CORRECTION, mode="byte", boost_error=False)

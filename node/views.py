@@ -263,6 +263,26 @@ class VerifyView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AlertSentAgain:
+    """An alert that a broker had promised to keep and lost. ``state``: a rung of the ladder."""
+
+    alert_id: str
+    peer_name: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerLossView:
+    """A broker lost its mailboxes. ``mailboxes`` of ours were made again; ``alerts_more`` are not listed."""
+
+    broker: str  # host:port
+    at_ms: int
+    mailboxes: int
+    alerts: tuple[AlertSentAgain, ...]
+    alerts_more: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StatusView:
     """The whole node at a glance."""
 
@@ -281,3 +301,29 @@ class StatusView:
     disk_free_bytes: int
     clock_doubt: str | None
     quarantined: int
+    broker_losses: tuple[BrokerLossView, ...] = ()
+
+
+MeetingStep = Literal[
+    "none", "working", "show", "read", "answer", "recognise", "replace", "waiting", "paired", "failed"
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeetingView:
+    """Where pairing in person stands for one session.
+
+    ``show``: our code is on the screen and the other office's is awaited; ``read``: the other's comes first;
+    ``answer``: ours is shown and the other office has to read it. ``turn`` names the question that is open,
+    so that an answer sent twice answers once.
+    """
+
+    step: MeetingStep
+    turn: int = 0
+    code: str | None = None
+    name: str = ""
+    country: str = ""
+    safety_number: str = ""
+    error: str | None = None  # why the last code was not taken, or why it failed
+    error_family: str = ""
+    error_detail: str = ""

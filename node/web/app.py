@@ -14,7 +14,7 @@ from aiohttp.typedefs import Middleware
 
 from keys.errors import BrokenInvariant, MalformedInput, PolicyRefused, SalweenError
 from node.views import Session
-from node.web import answering, pages
+from node.web import answering, pages, pairing_pages
 from node.web.desk_api import DeskApi
 from node.web.events import Streams
 from node.web.forms import Form, parse_form_untrusted, parse_json_untrusted
@@ -46,6 +46,8 @@ _log = get_logger("web")
 _STATIC: Final = {
     "salween.css": "text/css",
     "salween.js": "text/javascript",
+    "pair.js": "text/javascript",
+    "vendor/jsQR.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
 _ID: Final = "[0-9a-f]{8,64}"
@@ -70,6 +72,10 @@ _CLOSED: Final[tuple[tuple[str, str, Closed], ...]] = (
     ("GET", "/partners", pages.partners),
     ("POST", "/partners/revocation", pages.apply_notice),
     ("POST", f"/partners/{{office_id:{_ID}}}/{{verb:suspend|resume}}", pages.hold_partner),
+    ("GET", "/pair", pairing_pages.show),
+    ("GET", "/pair/wait", pairing_pages.show),
+    ("GET", "/pair/code.svg", pairing_pages.picture),
+    ("POST", "/pair/{verb:begin|answer|reply|end}", pairing_pages.act),
     ("GET", "/audit", pages.audit),
     ("POST", "/audit/verify", pages.verify),
     ("GET", "/status", pages.status),
@@ -78,6 +84,7 @@ _CLOSED: Final[tuple[tuple[str, str, Closed], ...]] = (
 )
 # Sent by the page's own script when nobody touched it: must not keep an unattended screen unlocked.
 _PASSIVE: Final = "X-Salween-Passive"
+_PASSIVE_PATHS: Final = frozenset({"/events", "/pair/wait", "/pair/code.svg"})
 
 
 def make_app(
@@ -230,7 +237,7 @@ async def _session(shared: Site, request: web.Request) -> Session | None:
     token = request.cookies.get(shared.session_cookie, "")
     if not (len(token) == 64 and token.isascii() and token.isalnum()):
         return None
-    is_passive = _PASSIVE in request.headers or request.path == "/events"
+    is_passive = _PASSIVE in request.headers or request.path in _PASSIVE_PATHS
     try:
         return await shared.desk.session(token, touch=not is_passive)
     except PolicyRefused:

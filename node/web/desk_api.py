@@ -13,6 +13,7 @@ from node.views import (
     AlertView,
     EntryView,
     Learnt,
+    MeetingView,
     OfficerView,
     OutboxRow,
     PeerView,
@@ -41,6 +42,34 @@ class DeskEvent(Protocol):
         ...
 
 
+class MeetingApi(Protocol):
+    """Pairing in person; every call refuses who is no supervisor (``pairing_supervisor``)."""
+
+    async def look(self, session: Session) -> MeetingView:
+        """Where this session's ceremony stands."""
+        ...
+
+    async def picture(self, session: Session) -> bytes:
+        """The code on our screen as SVG. PolicyRefused ``meeting_gone``."""
+        ...
+
+    async def begin(self, session: Session, pin: str, broker: str, token: str) -> None:
+        """Show our code first. PolicyRefused as ``login``, and ``pairing_under_way``."""
+        ...
+
+    async def answer(self, session: Session, pin: str) -> None:
+        """Read the other office's code first; refused as ``begin``."""
+        ...
+
+    async def reply(self, session: Session, turn: int, text: str) -> None:
+        """Answer the open question ``turn``; a second answer says nothing. ``meeting_gone``."""
+        ...
+
+    async def end(self, session: Session) -> None:
+        """Give up, or put away what is over."""
+        ...
+
+
 class DeskApi(Protocol):
     """The desk of one office. Every call may raise the five families of keys/errors.py."""
 
@@ -52,6 +81,11 @@ class DeskApi(Protocol):
     @property
     def office_id_hex(self) -> str:
         """64 hex digits."""
+        ...
+
+    @property
+    def meeting(self) -> MeetingApi:
+        """Pairing in person."""
         ...
 
     async def login(self, officer: int, pin: str) -> Session:

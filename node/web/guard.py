@@ -35,6 +35,8 @@ _PATH: Final = re.compile(
 _QUERY: Final = re.compile(r"[A-Za-z0-9_=&%.+~*/-]*")
 _CONTENT_TYPE: Final = re.compile(r'([a-z]+/[a-z-]+)(?:; ?charset="?utf-8"?)?', re.IGNORECASE)
 
+_NO_SENSORS: Final = "microphone=(), geolocation=(), usb=(), payment=(), clipboard-read=()"
+CAMERA_POLICY: Final = f"camera=(self), {_NO_SENSORS}"  # of the one page that reads a code
 SECURITY_HEADERS: Final[Mapping[str, str]] = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
@@ -49,7 +51,7 @@ SECURITY_HEADERS: Final[Mapping[str, str]] = {
     # Not no-referrer: under it a browser sends "Origin: null" with our own forms, and null is refused here.
     "Referrer-Policy": "same-origin",
     "Cache-Control": "no-store",
-    "Permissions-Policy": "camera=(), microphone=(), geolocation=(), usb=(), payment=(), clipboard-read=()",
+    "Permissions-Policy": f"camera=(), {_NO_SENSORS}",
     "Server": "salween",
 }
 
@@ -161,4 +163,7 @@ async def read_body_untrusted(request: web.Request, env: Env) -> bytes:
 
 async def add_security_headers(_: web.BaseRequest, response: web.StreamResponse) -> None:
     """Signal handler: every answer of this application, errors and streams included, carries them."""
+    wants_camera = response.headers.get("Permissions-Policy") == CAMERA_POLICY
     response.headers.update(SECURITY_HEADERS)
+    if wants_camera:
+        response.headers["Permissions-Policy"] = CAMERA_POLICY

@@ -129,6 +129,57 @@ MESSAGES: Final[Mapping[str, str]] = {
     "answer_after_outcome": N_("This alert has an outcome already. To correct it, choose another outcome."),
     "answers_too_many": N_("This alert has too many outcomes already. Write a new alert instead."),
     "window_full": N_("Too many alerts wait for the other office to confirm. Try again when it answers."),
+    # --- pairing in person ---
+    "pairing_supervisor": N_("Only a supervisor may pair offices. Ask one to log in."),
+    "pairing_under_way": N_("Another pairing is under way in this office. Finish or end it first."),
+    "pairing_expired": N_("The time for this pairing is over. Both offices begin again."),
+    "meeting_code_expired": N_("The time for this pairing is over. Both offices begin again."),
+    "pairing_aborted": N_("This pairing has ended and nothing more was done. Begin again."),
+    "pairing_out_of_turn": N_("This pairing has ended and nothing more was done. Begin again."),
+    "meeting_gone": N_("This pairing has ended and nothing more was done. Begin again."),
+    "pairing_not_recognised": N_(
+        "You did not recognise the other office, so nothing was paired. Begin again."
+    ),
+    "already_paired": N_("This office is already paired with that one. Nothing was changed."),
+    "pairing_bundle_foreign": N_(
+        "What came from the broker does not fit the two codes, so nothing was paired. Begin again."
+    ),
+    "meeting_key_foreign": N_(
+        "What came from the broker does not fit the two codes, so nothing was paired. Begin again."
+    ),
+    "pairing_item_malformed": N_(
+        "What came from the broker does not fit the two codes, so nothing was paired. Begin again."
+    ),
+    "pair_ok_foreign": N_(
+        "What came from the broker does not fit the two codes, so nothing was paired. Begin again."
+    ),
+    "pair_ok_malformed": N_(
+        "What came from the broker does not fit the two codes, so nothing was paired. Begin again."
+    ),
+    "bundle_log_origin": N_(
+        "What came from the broker does not fit the two codes, so nothing was paired. Begin again."
+    ),
+    "meeting_code_malformed": N_("This is not a whole code. Copy the whole line, or read the picture again."),
+    "meeting_code_mistyped": N_("This is not a whole code. Copy the whole line, or read the picture again."),
+    "meeting_code_version": N_("The program of the other office has another version. Bring both up to date."),
+    "meeting_code_own": N_("This is our own code. Read the one on the other screen."),
+    "meeting_code_turn": N_(
+        "This code does not fit now. One office shows its code first, the other reads it."
+    ),
+    "meeting_code_foreign": N_(
+        "This code answers another one than ours. Let the other office read our code again."
+    ),
+    "meeting_host_long": N_("The broker’s name is too long for a code. Use its number, or pair by voice."),
+    "token_malformed": N_("This is not a whole token. Copy the whole line that the operator gave you."),
+    "token_mistyped": N_("This is not a whole token. Copy the whole line that the operator gave you."),
+    "token_unknown": N_(
+        "The broker does not know this token, or it is used up. Ask its operator for another."
+    ),
+    "broker_address_malformed": N_("This is not the address of a broker. Copy the whole line."),
+    "broker_card_mismatch": N_(
+        "Another machine answers in the place of the broker. Do not go on; ask its operator."
+    ),
+    "mailbox_refused": N_("The broker made no mailbox for this pairing. Ask its operator."),
     # --- the link and deliveries ---
     "not_paired": N_("This office is not paired with any other yet, so nothing can be sent or received."),
     "broker_dns": N_("The name of the broker cannot be found. Check the network cable and the address."),
@@ -149,6 +200,14 @@ MESSAGES: Final[Mapping[str, str]] = {
     "link_starting": N_("The connection to the broker is being made."),
     "address_lost": N_(
         "The broker no longer knows this office's mailbox. The other office has to announce a new one."
+    ),
+    "database_present": N_(
+        "The broker has a database, so nothing was lost and nothing was done. Move it away only if it cannot"
+        " be opened."
+    ),
+    "file_missing": N_("There is no such file. Check its name and the stick it is on."),
+    "file_not_for_us": N_(
+        "No key of this office opens this address file. Ask the other office to write a new one."
     ),
     "waiting_link": N_("Waits for the connection to the broker."),
     "waiting_pickup": N_("The broker holds it; the other office has not fetched it yet."),
@@ -204,6 +263,8 @@ _STATUS_OF_CODE: Final[Mapping[str, int]] = {
     "too_many_pages": 503,
     "alert_unknown": 404,
     "form_in_progress": 409,
+    "meeting_gone": 409,
+    "pairing_under_way": 409,
     "draft_gone": 409,
     "answer_again": 409,
     "answer_after_outcome": 409,

@@ -227,6 +227,7 @@ def test_a_replayed_envelope_is_shown_once_over_restarts(tmp_path: Path) -> None
             return results
 
         alter_answers(there, notes)
+        await asyncio.sleep(60)  # the request that waits at the broker was made before
         await here.send(an_alert("KA-1"))
         await asyncio.sleep(60)
         assert kept

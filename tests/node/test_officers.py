@@ -180,3 +180,33 @@ def test_an_added_officer_that_was_cut_off_leaves_no_officer(tmp_path: Path) -> 
         assert await count(here, "officer") == 2
 
     play(tmp_path, script)
+
+
+def test_the_pin_typed_again_is_a_try_as_any_other(tmp_path: Path) -> None:
+    """The right one clears the count, wrong ones lock and stand in the log; without a session it is none."""
+
+    async def script(offices: Offices) -> None:
+        here = offices.here
+        session = await offices.second_officer()
+        officers = node_of(here).officers
+
+        async def confirm(pin: str) -> str:
+            try:
+                await here.host.run(lambda env: officers.confirm(session, pin))
+            except PolicyRefused as error:
+                return error.code
+            return "confirmed"
+
+        assert [await confirm(pin) for pin in ("135791", "135791", OFFICER_PIN, "135791", "135791")] == [
+            "pin_wrong",
+            "pin_wrong",
+            "confirmed",
+            "pin_wrong",
+            "pin_wrong",
+        ]
+        assert [await confirm(pin) for pin in ("135791", OFFICER_PIN)] == ["pin_wrong", "officer_locked"]
+        assert len(await entries(here, "ses.fail")) == 5
+        await here.host.run(lambda env: node_of(here).desk.logout(session))
+        assert await confirm(OFFICER_PIN) == "session_ended"
+
+    play(tmp_path, script)

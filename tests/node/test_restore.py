@@ -8,21 +8,24 @@ from typing import Any
 
 import pytest
 
-from keys.errors import SalweenError
+from keys.errors import PolicyRefused, SalweenError
 from keys.secret import SecretBytes
 from node.backup import Contents, extract, verify_backup
 from node.daemon import Node
 from node.outbox import CONTROL_LIFE_MS, ToSend
 from node.paper import read_sheet
 from node.peers import load_peers, save_peer
-from node.restore import restore, version_after_loss
+from node.restore import begin_in_place, restore, version_after_loss
 from protocol import limits
 from protocol.conversation import with_my_instance
+from protocol.evidence import Clash
 from protocol.items import SeenItem
 from protocol.message import MessageType, certificate_core
+from protocol.onetime import OfferedKeys
 from runtime.env import Env
 from runtime.sqlite import Transaction
 from tests.node.offices import Offices, an_alert, count, entries, node_of, play, read, shown, write
+from tests.node.papers import a_revocation, sheet_of
 from tests.simulation.daemons import CHEAP_PROFILE, PASSPHRASE, OfficeHost
 
 SECRET = SecretBytes(b"paper stone scissors well")
@@ -209,3 +212,60 @@ def test_a_key_version_after_a_loss_is_above_all_before() -> None:
     with pytest.raises(SalweenError) as unset:
         version_after_loss(1, 0, None)
     assert unset.value.code == "clock_unset"
+
+
+async def begin_again(office: OfficeHost) -> None:
+    """Its root certifies a new key on the directory as it stands, and every partner is told."""
+    office.host.kill()
+    office.host.boot()
+    await office.host.run(
+        lambda env: begin_in_place(env, "node", read_sheet(env, "sheet"), SecretBytes(PASSPHRASE))
+    )
+    office.host.kill()
+    await office.restart()
+    await office.log_in()
+
+
+@pytest.mark.parametrize("trouble", ["revoked", "frozen"])
+def test_a_reset_makes_a_pair_whole_that_was_revoked_or_frozen(tmp_path: Path, trouble: str) -> None:
+    """Key and address come with it: alerts cross both ways, and no ceremony is needed."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        await here.send(an_alert("KA-1"))
+        await there.send(an_alert("KB-1"))
+        await asyncio.sleep(300)
+        if trouble == "revoked":
+            node, paper = node_of(there), a_revocation(await sheet_of(here))
+            await there.host.run(lambda env: node.revocations.take_notice(paper.data, "paper"))
+        else:
+            await write(
+                there,
+                lambda tx: tx.execute(
+                    "UPDATE peer SET frozen_ms = 1, frozen_code = ?", (Clash.NUMBER.value,)
+                ),
+            )
+        with pytest.raises(PolicyRefused) as told:
+            await there.send(an_alert("KB-2"))
+        assert told.value.code == {"revoked": "pair_suspended", "frozen": "pair_frozen"}[trouble]
+        await begin_again(here)
+        await asyncio.sleep(600)
+        await there.log_in()
+        (peer,) = await there.peers()
+        assert (peer.state, peer.pause, peer.frozen_code) == ("active", None, None)
+        assert await count(there, "one_time_offered") == 0 or await one_time_version(there) > 1
+        await there.send(an_alert("KB-3"))
+        await here.send(an_alert("KA-3"))
+        await asyncio.sleep(600)
+        assert await shown(here) == 2
+        assert await shown(there) == 2
+        await there.log_in()
+        assert [row.state for row in await there.outbox()] == ["delivered", "delivered"]
+
+    play(tmp_path, script)
+
+
+async def one_time_version(office: OfficeHost) -> int:
+    """Under which key version of the partner the keys were offered that may be used."""
+    offered = await read(office, lambda tx: tx.value("SELECT keys FROM one_time_offered"))
+    return OfferedKeys.decode(offered).key_version

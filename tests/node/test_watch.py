@@ -298,7 +298,7 @@ def test_items_under_a_deleted_key_get_no_nack(tmp_path: Path, number: int) -> N
 
         alter_answers(there, repeats)
         link_of(there).reread()
-        await asyncio.sleep(3600)
+        await asyncio.sleep(2 * 3600)
         assert left == 0
         assert await count(there, "delivery", "type = 7") == 0
         assert await count(there, "nack_due") == 0

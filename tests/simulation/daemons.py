@@ -242,6 +242,8 @@ async def pair(broker: BrokerHost, inviter: OfficeHost, joiner: OfficeHost) -> N
     assert joiner.node is not None
     inviting, joining = inviter.node.ceremonies, joiner.node.ceremonies
     invited = asyncio.ensure_future(inviter.host.run(lambda env: inviting.invite(broker.address, token, one)))
+    # Whoever is left alone when the other one is killed runs out of time later: that is nobody's failure.
+    invited.add_done_callback(lambda done: done.cancelled() or done.exception())
     waits: list[asyncio.Future[Any]] = [invited, one.invitation]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     if invited.done():

@@ -5,13 +5,20 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, cast
 
 from keys.errors import PolicyRefused
+from keys.inperson import JoinerCode, code_text, encode_code
 from keys.notice import parse_notice_text_untrusted
+from keys.secret import SecretBytes
+from node.control import Channel
+from node.inperson import Meetings
+from node.meetingdesk import MeetingDesk
+from node.officers import Officers
 from node.views import (
     AlertRow,
     AlertView,
+    BrokerLossView,
     EntryView,
     LadderStep,
     Learnt,
@@ -32,6 +39,7 @@ from node.views import (
 from node.web.desk_api import EventKind
 from protocol.alert import Alert, headline
 from protocol.release import needs_second_officer
+from runtime.env import real_env
 
 NOW_MS = 1_763_900_000_000
 MINUTE_MS = 60_000
@@ -43,6 +51,17 @@ SUSPENDED = "99" * 32
 VICTIM_ALERT = "d4" * 32
 PLAIN_ALERT = "a1" * 32
 EXERCISE_ALERT = "e3" * 32
+OUR_CODE, THEIR_CODE = (
+    code_text(
+        encode_code(
+            JoinerCode(
+                office_id=office, secret=SecretBytes(office[:16]), answers=b"\1" * 32, key_hash=b"\2" * 32
+            )
+        )
+    )
+    for office in (b"\x5a" * 32, b"\x7e" * 32)
+)
+SAFETY_NUMBER = " ".join(f"{54321 + 89 * group:05d}" for group in range(12))
 HOSTILE_ALERT = "bb" * 32
 
 # B30, B31, B32, B40, B45: what a registered but hostile peer may put into any text.
@@ -95,12 +114,86 @@ def an_alert(**changed: object) -> Alert:
 
 
 @dataclass
+class ScriptedMeetings:
+    """A ceremony as the pages see one; no broker and no keys."""
+
+    begun: list[tuple[str, ...]] = field(default_factory=list)
+    ended: int = 0
+    taken: list[str] = field(default_factory=list)
+    was_read: asyncio.Event = field(default_factory=asyncio.Event)
+    peer_name: str = "Tengchong BLO"
+    fails_with: Exception | None = None
+
+    async def begin(self, broker: str, token: str, channel: Channel) -> PeerView:
+        self.begun.append((broker, token))
+        try:
+            await self._read(channel, {"event": "meeting-code", "code": OUR_CODE, "asks": True})
+            return await self._recognise(channel)
+        finally:
+            self.ended += 1
+
+    async def answer(self, channel: Channel) -> PeerView:
+        self.begun.append(())
+        try:
+            await self._read(channel, {"event": "scan", "asks": True})
+            await channel.emit({"event": "meeting-code", "code": OUR_CODE})
+            await self.was_read.wait()
+            return await self._recognise(channel)
+        finally:
+            self.ended += 1
+
+    async def _read(self, channel: Channel, event: dict[str, object]) -> None:
+        while True:
+            text = await channel.ask(event)
+            self.taken.append(text)
+            if text == THEIR_CODE:
+                return
+            event = {**event, "again": "typing error", "again_code": "meeting_code_mistyped"}
+
+    async def _recognise(self, channel: Channel) -> PeerView:
+        if self.fails_with is not None:
+            raise self.fails_with
+        facts = {"name": self.peer_name, "country": "CN", "safety_number": SAFETY_NUMBER}
+        answer = await channel.ask({"event": "recognise", **facts, "asks": True})
+        self.taken.append(answer)
+        if answer != "yes":
+            raise PolicyRefused("pairing_not_recognised")
+        return PeerView(
+            office_id=TENGCHONG,
+            state="active",
+            since_ms=NOW_MS,
+            last_heard_ms=None,
+            waiting_out=0,
+            missing_in=0,
+            name=facts["name"],
+            country=facts["country"],
+            safety_number=facts["safety_number"],
+        )
+
+
+@dataclass
+class _ScriptedOfficers:
+    desk: "FakeDesk"
+
+    async def confirm(self, session: Session, pin: str) -> None:
+        await asyncio.sleep(0)
+        if pin != PIN:
+            raise PolicyRefused("pin_wrong", "2 tries left")
+
+    def session(self, token: str, *, touch: bool = True) -> Session:
+        if token not in self.desk.sessions:
+            raise PolicyRefused("session_ended")
+        return self.desk.sessions[token]
+
+
+@dataclass
 class FakeDesk:
     """Implements node.web.desk_api.DeskApi."""
 
     office_name: str = "Myitkyina BLO"
     office_id_hex: str = OFFICE_ID
     link_state: str = "online"
+    losses: tuple[BrokerLossView, ...] = ()
     sessions: dict[str, Session] = field(default_factory=dict)
     held: list[str] = field(default_factory=list)
     drafts: dict[str, PendingView] = field(default_factory=dict)
@@ -116,6 +209,13 @@ class FakeDesk:
     extra_inbox: list[AlertRow] = field(default_factory=list)
     inbox_is_empty: bool = False
     made: int = 0
+    meetings: ScriptedMeetings = field(default_factory=ScriptedMeetings)
+
+    def __post_init__(self) -> None:
+        # The real one, so that its rules are tested through the pages; only what it drives is scripted.
+        self.meeting = MeetingDesk(
+            real_env(), cast(Officers, _ScriptedOfficers(self)), cast(Meetings, self.meetings)
+        )
 
     # --- sessions ---
 
@@ -149,6 +249,7 @@ class FakeDesk:
         return self.sessions[token]
 
     async def logout(self, session: Session) -> None:
+        await self.meeting.end(session)
         self.sessions.pop(session.token, None)
 
     def lock_all(self) -> None:
@@ -521,6 +622,7 @@ class FakeDesk:
             disk_free_bytes=41 * 2**30 if online else 100 * 2**20,
             clock_doubt=None if online else "The broker's clock differs by 190 s.",
             quarantined=0 if online else 1,
+            broker_losses=self.losses,
         )
 
     async def log_entries(

@@ -13,9 +13,16 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 _SPOKEN_ATTRIBUTES = frozenset(
     {"alt", "title", "placeholder", "aria-label", "aria-description", "label", "content"}
 )
-# Names of keys, units, settings for the browser, and the one label that speaks all languages at once.
+# Names of keys, units, what browsers are told, and the one label that speaks all languages at once.
 _SPELT_ALIKE = frozenset(
-    {"Enter", "ms", "width=device-width, initial-scale=1", "light dark", "Language · ဘာသာစကား · 语言 · ภาษา"}
+    {
+        "Enter",
+        "ms",
+        "width=device-width, initial-scale=1",
+        "light dark",
+        "3; url=/pair/wait",
+        "Language · ဘာသာစကား · 语言 · ภาษา",
+    }
 )
 
 

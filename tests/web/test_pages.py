@@ -7,7 +7,7 @@ import pytest
 
 from keys.errors import BrokenInvariant, PolicyRefused, Unavailable, VerificationFailed
 from keys.notice import notice_text
-from node.views import StatusView
+from node.views import AlertSentAgain, BrokerLossView, StatusView
 from node.web import forms
 from node.web.guard import cookie_name
 from node.web.languages import LANGUAGES
@@ -16,6 +16,7 @@ from tests.web.fake_desk import (
     HOSTILE,
     HOSTILE_ALERT,
     MAE_SAI,
+    NOW_MS,
     OFFICE_ID,
     PIN,
     PLAIN_ALERT,
@@ -31,6 +32,7 @@ PAGES = (
     "/alert/" + HOSTILE_ALERT, "/alert/" + EXERCISE_ALERT, "/alert/" + "0a" * 32, "/new", "/new?kind=person",
     "/new?kind=text", "/pending", "/outbox", "/partners", "/audit", "/audit?before=40", "/status", "/help",
 )  # fmt: skip
+SCRIPTS = ("/static/salween.js", "/static/pair.js", "/static/vendor/jsQR.js")
 FORM: dict[str, str | list[str]] = {
     "kind": "vehicle",
     "recipients": TENGCHONG,
@@ -90,11 +92,14 @@ def check_page(answer: Answer) -> Page:
     for tag, attributes in found.tags:
         # Inline code or style would be stopped by the policy; here it must not even be written.
         assert not [name for name in attributes if name.startswith("on") or name == "style"], attributes
-        assert tag not in ("iframe", "object", "embed", "base", "style", "img", "foreignobject")
+        assert tag not in ("iframe", "object", "embed", "base", "style", "foreignobject")
         for name in ("href", "src", "action", "formaction"):
             assert attributes.get(name, "/").startswith(("/", "#")), attributes
         if tag == "script":
-            assert attributes["src"] == "/static/salween.js"
+            assert attributes["src"] in SCRIPTS
+        if tag == "img":
+            assert attributes["src"] == "/pair/code.svg"
+            assert attributes["alt"]
         if tag in ("input", "select", "textarea") and attributes.get("type") not in (
             "hidden",
             "radio",
@@ -482,6 +487,32 @@ async def test_the_buttons_under_a_received_alert_answer_it(
     assert (answer.status, desk.answers) == (303, [(PLAIN_ALERT, *kept)])
     said = page(await officer.get("/inbox?done=answered")).words
     assert "Your answer is kept and on its way to the other office." in said
+
+
+async def test_a_broker_that_lost_its_disk_is_told_with_the_alerts_sent_again(
+    officer: Client, desk: FakeDesk
+) -> None:
+    """Which broker, when, how many, and exactly which; one that could not make them again says what to do."""
+    sent = tuple(
+        AlertSentAgain(alert_id=letter * 64, peer_name=HOSTILE[:48], state=state)
+        for letter, state in (("a", "on_broker"), ("b", "delivered"))
+    )
+    desk.losses = (
+        BrokerLossView(broker="203.0.113.7:7440", at_ms=NOW_MS, mailboxes=2, alerts=sent, alerts_more=1),
+        BrokerLossView(broker="203.0.113.8:7440", at_ms=NOW_MS, mailboxes=0, alerts=(), alerts_more=0),
+    )
+    answer = await officer.get("/status")
+    found = check_page(answer)
+    assert {f"/alert/{letter * 64}" for letter in "ab"} <= set(found.having("href"))
+    words = " ".join(found.words.split())
+    assert "The broker at 203.0.113.7:7440 lost its mailboxes; they were made again at" in words
+    assert "3 alerts are sent again." in words
+    assert "The outbox shows the others." in words
+    assert "could not make them again. The administrator gets a token" in words
+    assert "0 alerts are sent again." in words
+    for language in LANGUAGES:
+        await officer.post("/language", {"language": language.tag, "next": "/status"})
+        assert "203.0.113.7:7440" in check_page(await officer.get("/status")).words
 
 
 async def test_a_waiting_alert_says_why(officer: Client, desk: FakeDesk) -> None:

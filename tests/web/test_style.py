@@ -1,5 +1,6 @@
 """The sheet and the script: legible in light and dark, small, and without anything the policy forbids."""
 
+import hashlib
 import re
 
 import pytest
@@ -8,6 +9,7 @@ from tests.web.catalogue import WEB
 
 SHEET = (WEB / "static" / "salween.css").read_text(encoding="utf-8")
 SCRIPT = (WEB / "static" / "salween.js").read_text(encoding="utf-8")
+PAIRING = (WEB / "static" / "pair.js").read_text(encoding="utf-8")
 SURFACES = ("ground", "surface", "sunk")
 # (what is read, on what); WCAG 1.4.3 asks 4.5 of text.
 TEXTS = [
@@ -57,7 +59,7 @@ def test_every_colour_is_one_of_the_named_ones() -> None:
 
 def test_nothing_is_fetched_from_elsewhere() -> None:
     """No address of another host, no import, no font file."""
-    for text in (SHEET, SCRIPT):
+    for text in (SHEET, SCRIPT, PAIRING):
         assert "://" not in text
         assert "@import" not in text
         assert "url(" not in text
@@ -75,7 +77,21 @@ def test_the_script_stays_small_and_clean() -> None:
         "Function(",
         "DOMParser",
     ):
-        assert sink not in SCRIPT, sink
+        assert sink not in SCRIPT + PAIRING, sink
     for store in ("sessionStorage", "indexedDB", "pushState", "replaceState", "document.cookie", "caches"):
-        assert store not in SCRIPT, store
+        assert store not in SCRIPT + PAIRING, store
+    assert "localStorage" not in PAIRING
     assert re.findall(r"localStorage\.setItem\((\w+),", SCRIPT) == ["SINGLE_KEYS"]
+
+
+def test_the_code_of_others_is_what_its_list_says() -> None:
+    """Each vendored file has the SHA-256 in the list beside it, and comes with its licence."""
+    vendor = WEB / "static" / "vendor"
+    listed = dict(
+        re.findall(r"^\| (\S+\.js) \|.*\| ([0-9a-f]{64}) \|$", (vendor / "README.md").read_text(), re.M)
+    )
+    assert listed == {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in vendor.glob("*.js")
+    }
+    assert listed["jsQR.js"] == "bc40c8a15196236b2314db0856f72ca0b49980cd5413b8c852a7349f5fee0859"
+    assert "Apache License" in (vendor / "LICENSE-jsQR").read_text()
