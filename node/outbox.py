@@ -111,6 +111,10 @@ class Row:
 
 # Only what was never acknowledged can expire; the rest of the line is history.
 _EXPIRED = "expires_ms <= ? AND phase IN ('kept', 'held', 'address_lost')"
+# No retry of a link waits longer than the first of these, no question to a broker longer than the second.
+_STRANDED = (
+    "INDEXED BY delivery_due WHERE next_at_ms > ? AND (phase IN ('kept', 'address_lost') OR next_at_ms > ?)"
+)
 _ROW = "hh, peer, alert_id, msg_id, urgent, envelope, envelope_hash, attempt, state"
 
 
@@ -670,7 +674,7 @@ class Outbox:
         """Expiry; acknowledgements, key announcements and officer lists that found no company."""
         now_ms = self._env.clock.now_ms()
 
-        def look(tx: Snapshot) -> tuple[list[bytes], list[bytes], bool]:
+        def look(tx: Snapshot) -> tuple[list[bytes], list[bytes], bool, bool]:
             newest: int = tx.value("SELECT max(version) FROM officer_list")
             active = [peer for peer in load_peers(tx) if peer.is_talking]
             talking = [
@@ -685,14 +689,13 @@ class Outbox:
                     " (SELECT office_id FROM peer WHERE frozen_ms IS NOT NULL)"
                 )
             ]
-            acknowledging = [
-                p.office_id for p in active if p.ack_due_ms is not None and p.ack_due_ms <= now_ms
-            ]
+            acknowledging = [p.office_id for p in active if _has_come(p.ack_due_ms, now_ms, ACK_DELAY_MS)]
+            stranded = bool(tx.execute(f"SELECT 1 FROM delivery {_STRANDED} LIMIT 1", _ahead(now_ms)))  # noqa: S608
             expiring = bool(tx.execute(f"SELECT 1 FROM delivery WHERE {_EXPIRED} LIMIT 1", (now_ms,)))  # noqa: S608
             speaking = [*talking, *owing]
-            return speaking, list(dict.fromkeys([*speaking, *acknowledging])), expiring
+            return speaking, list(dict.fromkeys([*speaking, *acknowledging])), expiring, stranded
 
-        talking, due, expiring = await self._db.read(look)
+        talking, due, expiring, stranded = await self._db.read(look)
         # A message that only acknowledges makes and announces no key: its peer would have to answer it,
         # and two idle offices would talk for ever.
         await self._keys.prepare(talking)
@@ -704,6 +707,20 @@ class Outbox:
                 log.warning("control_waits", code=full.code)
         if expiring:
             await self._db.transact(lambda tx: self._expire(tx, now_ms))
+        if stranded:
+            await self._db.transact(lambda tx: self._fetch_back(tx, now_ms))
+
+    def _fetch_back(self, tx: Transaction, now_ms: int) -> None:
+        """The clock was set back: timers further ahead than any may lie are due now."""
+        for row in tx.execute(f"SELECT {_ROW} FROM delivery {_STRANDED} LIMIT 256", _ahead(now_ms)):  # noqa: S608
+            known = _row(row)
+            state = replace(known.state, next_at_ms=now_ms)
+            tx.execute(
+                "UPDATE delivery SET state = ?, next_at_ms = ? WHERE hh = ?",
+                (state.encode(), state.next_at_ms, known.hh),
+            )
+            address = tx.value("SELECT broker_address FROM peer WHERE office_id = ?", (known.peer,))
+            tx.on_commit(partial(self._wake, address))
 
     async def forget_settled_once(self) -> None:
         """Drop messages acknowledged before the backup horizon: no peer can ask for them any more."""
@@ -747,7 +764,7 @@ class Outbox:
                 tx, peer, self._keys, key_version=self._identity.key_version, now_ms=now_ms
             )
             items += [] if made is None else [made]
-        if items or (peer.ack_due_ms is not None and peer.ack_due_ms <= now_ms):
+        if items or _has_come(peer.ack_due_ms, now_ms, ACK_DELAY_MS):
             service = not items
             items.append(acknowledgement(peer.pair, self._identity.key_version))
             self.compose_control(tx, peer, items, service=service)
@@ -798,7 +815,15 @@ class Outbox:
 def _announces(peer: Peer, newest_list: int, now_ms: int) -> bool:
     """Whether a key or an officer list waits for this peer that found no company in time."""
     announce_ms = announcement_due_ms(peer.receive_keys)
-    return (announce_ms is not None and announce_ms <= now_ms) or peer.officer_list_sent < newest_list
+    return _has_come(announce_ms, now_ms, limits.DAY_MS) or peer.officer_list_sent < newest_list
+
+
+def _has_come(at_ms: int | None, now_ms: int, ahead_ms_max: int) -> bool:
+    """Whether a time is past, or so far ahead that only a clock since set back can have set it.
+
+    Else an office whose clock once stood a year ahead would wait for that year.
+    """
+    return at_ms is not None and not now_ms < at_ms <= now_ms + ahead_ms_max
 
 
 def _sealed_bytes(peer: Peer, message: ToSend, items: Sequence[Item]) -> int:
@@ -843,6 +868,10 @@ def row_columns() -> str:
 def decode_row(row: Sequence[Any]) -> Row:
     """One delivery as the loop reads it."""
     return _row(row)
+
+
+def _ahead(now_ms: int) -> tuple[int, int]:
+    return now_ms + limits.LINK_BACKOFF_MS_MAX, now_ms + limits.HELD_BACKOFF_MS_MAX
 
 
 def _row(row: Sequence[Any]) -> Row:

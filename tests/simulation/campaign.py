@@ -18,6 +18,7 @@ from tests.simulation.schedule import Outcome, Schedule, paired
 
 # Seeds that once found something in the real code, and what it was.
 BROKEN_BEFORE: Final[dict[int, str]] = {
+    2002: "an item waited for a time that a clock, since set back, had set",
     2: "a broker that went back to an older state hid what lay behind the node's cursor",
 }
 
