@@ -20,6 +20,7 @@ from keys.pairing import parse_pair_ok_untrusted, verify_pair_ok
 from keys.primitives import sha256
 from keys.trust import PairState
 from node.broker_link import Mailbox
+from node.evidence import thaw
 from node.identity import Identity
 from node.layout import SecretName
 from node.outbox import Outbox
@@ -220,6 +221,8 @@ class HalfPairs:
         earlier = find_peer(tx, half.peer)
         peer = peer_of(half, earlier, now_ms)
         peer.trusted = trust.activate(raise_floor(tx, peer.trusted), now_ms)
+        if earlier is not None:
+            thaw(tx, self._log, earlier, why="pairing")
         insert_peer(tx, peer)
         tx.execute("DELETE FROM half_pair WHERE peer = ? AND number <= ?", (half.peer, half.number))
         tx.execute(

@@ -363,6 +363,9 @@ async def _begin(
         log.begin_epoch(tx, how)
         # The chain of accesses to an alert is counted within one log.
         tx.execute("DELETE FROM access")
+        # Receive keys are in no backup: a ceremony that was not finished can only be held again.
+        tx.execute("DELETE FROM half_pair")
+        tx.execute("DELETE FROM pair_ok_due")
         _keep_identity(tx, again.certificate, again.key_version)
         listed = _sign_list_again(env, tx, identity, version=again.key_version)
         told = []
