@@ -119,7 +119,7 @@ def test_junk_is_kept_as_evidence_and_blocks_nothing(tmp_path: Path) -> None:
 
 
 def test_only_the_last_hundred_junk_items_are_kept(tmp_path: Path) -> None:
-    """A mailbox that somebody floods cannot fill the disk, not with unknown keys either."""
+    """F50: A mailbox that somebody floods cannot fill the disk, not with unknown keys either."""
 
     async def script(offices: Offices) -> None:
         there = offices.there
@@ -248,7 +248,7 @@ def test_a_broker_that_does_not_delete_is_not_asked_in_a_loop(tmp_path: Path, co
 
 
 def test_an_endless_list_of_the_same_is_listened_to_ever_more_seldom(tmp_path: Path) -> None:
-    """A broker that lists one item for ever gets few requests and entries; news still comes."""
+    """F49: A broker that lists one item for ever gets few requests and entries; news still comes."""
 
     async def script(offices: Offices) -> None:
         here, there = offices.here, offices.there

@@ -122,6 +122,7 @@ LIES: Final = (
     "unusable_key",  # F58: announces a key nothing can be sealed to
     "equivocate",  # F53: another message under a number that is taken
     "critical_item",  # F52: authentic, and not to be understood
+    "attachment",  # F57: of a version that knows them, as large as an envelope takes
     "wrong_clock",
 )
 
@@ -189,6 +190,9 @@ async def tell_a_lie(office: OfficeHost, lie: str, choices: random.Random) -> No
                     outbox.compose_control(tx, peer, [], service=False)
                 case "critical_item":
                     items = [UnknownItem(k="!later", encoded=wire.encode({"k": "!later", "x": 1}))]
+                case "attachment":
+                    bomb: wire.Value = {"k": "!attachment", "b": bytes(limits.ITEM_BYTES_MAX)}
+                    items = [UnknownItem(k="!attachment", encoded=wire.encode(bomb))]
                 case _:
                     pass
             if items:

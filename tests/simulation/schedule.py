@@ -165,7 +165,18 @@ def _recorded_keys(witness: Witness) -> Any:
 class Schedule:
     """See the head of this file."""
 
-    def __init__(self, seed: int, *, minutes: int = MINUTES, faults: tuple[str, ...] = FAULTS) -> None:
+    def __init__(
+        self,
+        seed: int,
+        *,
+        minutes: int = MINUTES,
+        faults: tuple[str, ...] = FAULTS,
+        tricks: tuple[str, ...] = TRICKS,
+        lies: tuple[str, ...] = LIES,
+    ) -> None:
+        """``tricks`` and ``lies``: what a broker and a third office may do; without ``lies`` it is shut."""
+        self.tricks = tricks
+        self.lies = lies
         self.seed = seed
         self.minutes = minutes
         self.faults = faults
@@ -174,7 +185,7 @@ class Schedule:
         self.played: dict[str, int] = {}
         self._numbers = 0
         self._has_lied = False
-        self._has_liar = self.choices.random() < 0.4
+        self._has_liar = bool(lies) and (lies != LIES or self.choices.random() < 0.4)
         self._tricks: tuple[str, ...] = ()
         self._liar: MaliciousStore | None = None
         self._calm = False
@@ -260,6 +271,7 @@ class Schedule:
         self.world.network.latency_s = (0.005, 0.060)
         self._tricks = ()
         if self._liar is not None:
+            self._note_tricks(self._liar)
             self._liar.tricks = ()
         for host in self._hosts():
             host.resume()
@@ -399,7 +411,9 @@ class Schedule:
                 network.latency_s = self.choices.choice(((0.005, 0.06), (0.3, 3.0), (1.0, 12.0)))
             case "trick":
                 self._has_lied = True
-                self._tricks = tuple(self.choices.sample(TRICKS, self.choices.randint(1, 4)))
+                self._tricks = tuple(
+                    self.choices.sample(self.tricks, min(len(self.tricks), self.choices.randint(1, 4)))
+                )
                 if self._liar is not None:
                     self._liar.tricks = self._tricks
             case "rollback":
@@ -408,7 +422,7 @@ class Schedule:
                 await self._erase_broker()
 
     async def _lie(self) -> None:
-        lie = self.choices.choice(LIES)
+        lie = self.choices.choice(self.lies)
         self.played[lie] = self.played.get(lie, 0) + 1
         self.world.note("lie", lie)
         await tell_a_lie(self.liar_office, lie, self.choices)
@@ -469,7 +483,14 @@ class Schedule:
         await self._check_database(office)
         await self._look(office)
 
+    def _note_tricks(self, liar: MaliciousStore) -> None:
+        for trick, times in liar.played.items():
+            self.played[trick] = self.played.get(trick, 0) + times
+        liar.played.clear()
+
     async def _boot_broker(self) -> None:
+        if self._liar is not None:
+            self._note_tricks(self._liar)
         await self._up(self.broker.host, self.broker.serve())
         assert self.broker.broker is not None
         self._liar = corrupt(
