@@ -174,7 +174,13 @@ def _copy(
     number: int,
 ) -> None:
     # The instance is one the peer never had, so that no number of the copies is a number of the peer's.
-    anew = {"alert_id": os.urandom(32), "hh": os.urandom(32), "pair_prev": os.urandom(32), "pair_seq": number}
+    hh = os.urandom(32)
+    anew: dict[str, Any] = {
+        "alert_id": os.urandom(32),
+        "hh": hh,
+        "pair_prev": os.urandom(32),
+        "pair_seq": number,
+    }
     for table, rows in sample.items():
         for row in rows:
             new = {name: anew.get(name, value) for name, value in row.items()}
@@ -185,7 +191,7 @@ def _copy(
                 f"INSERT INTO {table} ({', '.join(new)}) VALUES ({marks})",
                 tuple(new.values()),
             )
-    log.append(tx, "msg.recv", {**entry, "hh": anew["hh"].hex()})
+    log.append(tx, "msg.recv", {**entry, "hh": hh.hex()})
 
 
 # --- telling ------------------------------------------------------------------------------------------------
