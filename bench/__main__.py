@@ -1,6 +1,6 @@
 """``python -m bench``: run the benches, print JSON lines and nothing else on standard output.
 
-Spec: docs/benchmarks.md. Under six minutes on two cores; ``--quick`` is for tests and shows only that each
+Spec: docs/benchmarks.md. Some minutes on two cores; ``--quick`` is for tests and shows only that each
 bench runs.
 """
 
