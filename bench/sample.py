@@ -4,6 +4,7 @@ What the nodes keep in their databases stands here in values; everything else is
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -25,9 +26,10 @@ from protocol import limits
 from protocol.alert import Alert
 from protocol.conversation import Judgement
 from protocol.items import AudienceOpening, Item, KeyAnnouncement, encode_items
-from protocol.message import Header, LeafOpening, SignedMessage, sign_alert
+from protocol.message import Header, LeafOpening, MessageType, SignedMessage, sign_alert, sign_message
+from protocol.receipts import Receipt, ReceiptState, encode_receipts
 from protocol.release import OfficerSigner, ReleasedAlert, ReleasePolicy, prepare, release_prepared
-from protocol.sealing import OpenedAlert, open_envelope_untrusted, seal, sealed_bytes
+from protocol.sealing import OpenedAlert, OpenedMessage, open_envelope_untrusted, seal, sealed_bytes
 
 NOW_MS = 1_790_000_000_000
 _SENTENCE = (
@@ -192,6 +194,79 @@ class Sample:
         if not isinstance(opened, OpenedAlert) or opened.alert != self.alert:
             raise AssertionError(f"the sample did not open: {type(opened).__name__}")
         return opened
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlainSample:
+    """A message that is no alert on its way: no officer signs it."""
+
+    sender: Office
+    receiver: Receiver
+    type: MessageType
+    core: bytes
+
+    def send(self) -> bytes:
+        """Sign and seal: the envelope."""
+        opening = an_opening(self.sender)
+        recipient = self.receiver.office
+        message = sign_message(
+            type=self.type,
+            msg_id=os.urandom(limits.MESSAGE_ID_BYTES),
+            sender=self.sender.id,
+            key_version=1,
+            signer=self.sender.operational,
+            instance=self.sender.instance,
+            created_ms=NOW_MS,
+            expires_ms=NOW_MS + 90 * limits.DAY_MS,
+            core=self.core,
+            recipient=recipient.id,
+            opening=opening,
+            items=(),
+        )
+        return seal(
+            message,
+            opening=opening,
+            sender=self.sender.id,
+            recipient=recipient.id,
+            receive_key_id=recipient.receive_key_id,
+            receive_key_public=recipient.receive.public_bytes,
+            random=os.urandom,
+        )
+
+    def open(self, envelope: bytes) -> OpenedMessage:
+        """Open and verify; anything but the whole message ends the bench."""
+        opened = open_envelope_untrusted(envelope, self.receiver)
+        if not isinstance(opened, OpenedMessage) or opened.message.core != self.core:
+            raise AssertionError(f"the sample did not open: {type(opened).__name__}")
+        return opened
+
+
+def receipts_sample(count: int) -> PlainSample:
+    """So many receipts under one signature."""
+    receipts = [
+        Receipt(
+            alert_id=os.urandom(limits.HASH_BYTES),
+            hh=os.urandom(limits.HASH_BYTES),
+            state=ReceiptState.DELIVERED,
+            at_ms=NOW_MS,
+            log_index=number,
+            code="",
+            actor="",
+        )
+        for number in range(count)
+    ]
+    return _plain(MessageType.RECEIPT, lambda sender: encode_receipts(receipts))
+
+
+def control_sample() -> PlainSample:
+    """A key announcement that found no company."""
+    return _plain(MessageType.CONTROL, lambda sender: encode_items([sender.announcement]))
+
+
+def _plain(type_: MessageType, core: Callable[[Office], bytes]) -> PlainSample:
+    sender, recipient = Office("Myitkyina BLO", "MM"), Office("Tengchong BLO", "CN")
+    receiver = Receiver(office=recipient, them=sender, known=sender.as_peer())
+    return PlainSample(sender=sender, receiver=receiver, type=type_, core=core(sender))
 
 
 def an_opening(sender: Office) -> LeafOpening:

@@ -115,6 +115,7 @@ _EXPIRED = "expires_ms <= ? AND phase IN ('kept', 'held', 'address_lost')"
 _STRANDED = (
     "INDEXED BY delivery_due WHERE next_at_ms > ? AND (phase IN ('kept', 'address_lost') OR next_at_ms > ?)"
 )
+_FULL = "broker_quota"
 _ROW = "hh, peer, alert_id, msg_id, urgent, envelope, envelope_hash, attempt, state"
 
 
@@ -568,11 +569,34 @@ class Outbox:
             row = self._load_by_seq(tx, peer, number)
             if row is not None:
                 self.apply(tx, row, PeerAcknowledged())
+        self._refill(tx, peer, len(numbers))
         for gap in passed(peer.pair):
             for number in gap:
                 row = self._load_by_seq(tx, peer, number)
                 if row is not None:
                     self.apply(tx, row, PeerMarkPassed())
+
+    def _refill(self, tx: Transaction, peer: Peer, count: int) -> None:
+        """The peer took ``count`` items out of its full mailbox: as many that found no room are due now.
+
+        Their own timers have grown to a quarter of an hour while the peer was away, and would keep an office
+        that is back waiting for what is at hand.
+        """
+        now_ms = self._env.clock.now_ms()
+        rows = tx.execute(
+            f"SELECT {_ROW} FROM delivery INDEXED BY delivery_due"  # noqa: S608 - our own constant
+            " WHERE next_at_ms > ? AND peer = ? AND phase = 'kept' AND cause = ? ORDER BY pair_seq LIMIT ?",
+            (now_ms, peer.office_id, _FULL, count),
+        )
+        for known in map(_row, rows):
+            # From the first wait again: the item it takes the place of may be deleted a moment later.
+            state = replace(known.state, attempt=0, next_at_ms=now_ms)
+            tx.execute(
+                "UPDATE delivery SET state = ?, next_at_ms = ? WHERE hh = ?",
+                (state.encode(), now_ms, known.hh),
+            )
+        if rows:
+            tx.on_commit(lambda: self._wake(peer.broker_address))
 
     def readdress(self, tx: Transaction, peer_id: bytes, *, ask_again: bool) -> None:
         """The peer's address is known, or known again: nothing waits for it any longer.

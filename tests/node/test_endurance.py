@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from audit.policy import single_log_policy
 from audit.reader import PublishedLog
 from node.peers import load_peers
 from protocol import limits
+from protocol.mailbox import QUOTAS
 from protocol.requests import Op, Result
 from runtime.sqlite import Snapshot
 from tests.node.offices import Offices, alter_answers, an_alert, count, entries, node_of, play, read, shown
@@ -294,5 +296,25 @@ def test_years_of_history_do_not_slow_what_happens_every_second(tmp_path: Path) 
             if "sqlite_autoindex_delivery_2 (peer=?)" in plan
         ]
         assert (slow, whole) == ([], [])
+
+    play(tmp_path, script)
+
+
+def test_a_full_mailbox_is_refilled_as_it_drains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five times what the mailbox holds, and a peer back after an hour: all there within two minutes."""
+    small = replace(QUOTAS["pair"], items_max=10, reserved_items=2)
+    monkeypatch.setitem(QUOTAS, "pair", small)
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        there.host.kill()
+        for number in range(40):
+            await here.send(an_alert(f"KA-{number:03d}"))
+        await asyncio.sleep(3600)
+        assert await count(here, "delivery", "cause = 'broker_quota'") >= 30
+        await there.restart()
+        await asyncio.sleep(120)
+        assert await shown(there) == 40
+        assert await count(here, "delivery", "phase <> 'acknowledged' AND alert_id IS NOT NULL") == 0
 
     play(tmp_path, script)
