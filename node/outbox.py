@@ -737,14 +737,7 @@ class Outbox:
     def _fetch_back(self, tx: Transaction, now_ms: int) -> None:
         """The clock was set back: timers further ahead than any may lie are due now."""
         for row in tx.execute(f"SELECT {_ROW} FROM delivery {_STRANDED} LIMIT 256", _ahead(now_ms)):  # noqa: S608
-            known = _row(row)
-            state = replace(known.state, next_at_ms=now_ms)
-            tx.execute(
-                "UPDATE delivery SET state = ?, next_at_ms = ? WHERE hh = ?",
-                (state.encode(), state.next_at_ms, known.hh),
-            )
-            address = tx.value("SELECT broker_address FROM peer WHERE office_id = ?", (known.peer,))
-            tx.on_commit(partial(self._wake, address))
+            self._ask_now(tx, _row(row), now_ms)
 
     async def forget_settled_once(self) -> None:
         """Drop messages acknowledged before the backup horizon: no peer can ask for them any more."""
