@@ -192,7 +192,7 @@ def test_a_mailbox_falsely_called_gone_for_an_hour_loses_nothing(tmp_path: Path)
         liar = Liar(here, lambda op: OpRefused(code=Refusal.GONE) if isinstance(op, Put) else None)
         await lasting_alert(here, "KA-1")
         await asyncio.sleep(HOUR_S)
-        assert 1 <= liar.asked <= 100
+        assert 1 <= liar.asked <= 300  # the alert and a few control messages, each ever more seldom
         await here.log_in()
         (peer,) = await here.peers()
         assert peer.address_lost_ms is not None
