@@ -69,7 +69,7 @@ async def test_an_erased_broker_begins_again_and_every_alert_arrives_once(world:
     first = await submit(world, here, "KA-1")
     await held_by_the_broker(here, 1)
     await world.start(world.receiver.daemon)
-    await delivered(here, 1)
+    await delivered(here, 1, timeout_s=1000)
     await world.receiver.daemon.stop()
     kept = {await submit(world, here, f"KA-{number}") for number in (2, 3)}
     await held_by_the_broker(here, 2)
@@ -113,7 +113,7 @@ async def test_a_broker_lost_with_its_keys_is_left_for_a_new_one_by_file(
     await world.start()
     here, there = await world.sender.pages(), await world.receiver.pages()
     await submit(world, here, "KA-1")
-    await delivered(here, 1)
+    await delivered(here, 1, timeout_s=1000)
     await world.broker.stop()
     await submit(world, here, "KA-2")
     await submit(world, there, "TC-1")
