@@ -15,6 +15,8 @@ pytestmark = pytest.mark.scenario
 LINK_UP_S = 60.0
 PROMISED_S = 30.0
 
+ADDRESS_RETRY_S = 1000.0  # a put that met no mailbox is tried again within a quarter of an hour
+
 
 async def the_other(pages: Pages) -> str:
     """The id of the only partner."""
@@ -69,7 +71,7 @@ async def test_an_erased_broker_begins_again_and_every_alert_arrives_once(world:
     first = await submit(world, here, "KA-1")
     await held_by_the_broker(here, 1)
     await world.start(world.receiver.daemon)
-    await delivered(here, 1, timeout_s=1000)
+    await delivered(here, 1)
     await world.receiver.daemon.stop()
     kept = {await submit(world, here, f"KA-{number}") for number in (2, 3)}
     await held_by_the_broker(here, 2)
@@ -90,8 +92,8 @@ async def test_an_erased_broker_begins_again_and_every_alert_arrives_once(world:
     await submit(world, here, "KA-4")
     for number in (1, 2):
         await submit(world, there, f"TC-{number}")
-    await delivered(here, 4, LINK_UP_S)
-    await delivered(there, 2, LINK_UP_S)
+    await delivered(here, 4, ADDRESS_RETRY_S)
+    await delivered(there, 2, ADDRESS_RETRY_S)
     await arrived_once(world.receiver, {"KA-1", "KA-2", "KA-3", "KA-4"})
     await arrived_once(world.sender, {"TC-1", "TC-2"})
     (loss,) = (await here.get("/status"))["broker_losses"]
@@ -113,7 +115,7 @@ async def test_a_broker_lost_with_its_keys_is_left_for_a_new_one_by_file(
     await world.start()
     here, there = await world.sender.pages(), await world.receiver.pages()
     await submit(world, here, "KA-1")
-    await delivered(here, 1, timeout_s=1000)
+    await delivered(here, 1)
     await world.broker.stop()
     await submit(world, here, "KA-2")
     await submit(world, there, "TC-1")
