@@ -188,6 +188,7 @@ class Node:
             note_arrival=lambda tx, name: self.mailboxes.note_arrival(tx, name),
             address_moved=lambda: self.mailboxes.stir(),
             shown=lambda: self.events.tell("inbox"),
+            owes=self._stirred.set,
             ladder_moved=lambda: self.events.tell("outbox"),
             revocations=self.revocations.learn_items,
         )
@@ -392,7 +393,7 @@ class Node:
             if await self.alerts.erase_due():
                 self.events.tell("inbox")
             with contextlib.suppress(TimeoutError):
-                async with self._env.timeout(IDLE_ROUND_S):
+                async with self._env.timeout(await self._outbox.rest_s(IDLE_ROUND_S)):
                     await self._stirred.wait()
             self._stirred.clear()
             await self._env.sleep(BUSY_ROUND_S)

@@ -169,6 +169,7 @@ class Inbox:
         note_arrival: Callable[[Transaction, str], None],
         address_moved: Callable[[], None],
         shown: Callable[[], None],
+        owes: Callable[[], None],
         ladder_moved: Callable[[], None],
         revocations: Callable[[Transaction, Peer, Sequence[RevocationItem]], None],
     ) -> None:
@@ -190,6 +191,7 @@ class Inbox:
         self._note_arrival = note_arrival
         self._address_moved = address_moved
         self._shown = shown
+        self._owes = owes
         self._ladder_moved = ladder_moved
         self._revocations = revocations
         # Envelopes of one mailbox are taken in one after another, whoever brings them.
@@ -386,6 +388,8 @@ class Inbox:
             self._note_arrival(tx, arrival.mailbox.name)
         if peer.pair.ack_due and peer.ack_due_ms is None:
             peer.ack_due_ms = now_ms + ACK_DELAY_MS
+            # Else an idle node would notice a minute later, and the peer would have sent its item again.
+            tx.on_commit(self._owes)
         if half is None:
             save_peer(tx, peer)
         return outcome

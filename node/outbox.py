@@ -734,6 +734,15 @@ class Outbox:
         if stranded:
             await self._db.transact(lambda tx: self._fetch_back(tx, now_ms))
 
+    async def rest_s(self, at_most_s: float) -> float:
+        """How long nothing falls due here: until the next acknowledgement that found no company must leave."""
+        now_ms = self._env.clock.now_ms()
+        # What was due before stays owed for a reason that time alone does not mend, as a full window.
+        due_ms = await self._db.read(
+            lambda tx: tx.value("SELECT min(ack_due_ms) FROM peer WHERE ack_due_ms > ?", (now_ms,))
+        )
+        return at_most_s if due_ms is None else min((due_ms - now_ms) / 1000, at_most_s)
+
     def _fetch_back(self, tx: Transaction, now_ms: int) -> None:
         """The clock was set back: timers further ahead than any may lie are due now."""
         for row in tx.execute(f"SELECT {_ROW} FROM delivery {_STRANDED} LIMIT 256", _ahead(now_ms)):  # noqa: S608

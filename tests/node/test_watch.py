@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from node.peers import load_peers, save_peer
-from node.views import PeerView
+from node.views import EntryView, PeerView
 from protocol import limits
 from protocol.envelope import envelope_hash
 from protocol.items import HeartBeat, KeyAnnouncement, UnknownKeyNotice
@@ -39,6 +39,11 @@ async def peer_of(office: OfficeHost) -> PeerView:
     return peer
 
 
+def is_again(entry: EntryView) -> bool:
+    """Whether an entry tells of a message that was sealed, or came, a second time."""
+    return entry.fields.get("att", 1) != 1 or entry.fields.get("verdict") == "dup"
+
+
 def test_an_idle_pair_says_once_an_hour_that_it_is_there_and_nothing_else(tmp_path: Path) -> None:
     """24 hours: about 24 items each way, none of them answered, no entry in a log."""
 
@@ -57,6 +62,8 @@ def test_an_idle_pair_says_once_an_hour_that_it_is_there_and_nothing_else(tmp_pa
             assert (await peer_of(office)).no_proof_since_ms is None
             # Each heartbeat acknowledges the other's: what was sent is settled and will be forgotten.
             assert await count(office, "delivery", "phase <> 'acknowledged'") <= 2
+            # An acknowledgement that travels alone leaves in time: nothing was asked after and sealed again.
+            assert not [e for e in await entries(office, "msg.seal", "msg.recv") if is_again(e)]
         print(f"idle pair: {sent} items a day each way, {max(sent) * 8192} bytes sealed")  # noqa: T201 - the figure
 
     play(tmp_path, script)

@@ -28,6 +28,7 @@ from types import TracebackType
 from typing import Any, TypeVar, cast
 
 import apsw
+from aiohttp import web_app
 
 from runtime.env import Env
 from tests.simulation.disk import DiskVfs, Killed, SimulatedDisk
@@ -259,6 +260,8 @@ class World:
             self._graveyard.clear()
             self._hosts.clear()
             self.loop.close()
+            # It keeps the last 1024 handlers of the whole process, and through each a broker's world.
+            web_app._cached_build_middleware.cache_clear()
             gc.collect()
             for layer in self._file_layers:
                 layer.unregister()
