@@ -392,23 +392,26 @@ class BrokerLink:
         rereads = self._rereads
         brought = False
         waiting: list[Arrival] = []
+        cursor = listed.items[0].cursor
         for item in listed.items:
             envelope = item.envelope
             if envelope is None:
+                if listed.items[0].envelope is not None:
+                    break  # the next list brings as many again, in one answer and for one receipt
                 # A poor link may not last for the next one: what came first is kept first.
                 brought |= await self._take_in(waiting)
                 waiting = []
                 (got,) = await self._ask(
                     [Get(get_secret=mailbox.get_secret.reveal(), envelope_hash=item.envelope_hash)]
                 )
-                if not isinstance(got, Got):
-                    continue
-                envelope = got.envelope
-            waiting.append(Arrival(mailbox=mailbox, envelope_hash=item.envelope_hash, envelope=envelope))
+                envelope = got.envelope if isinstance(got, Got) else None
+            cursor = item.cursor
+            if envelope is not None:
+                waiting.append(Arrival(mailbox=mailbox, envelope_hash=item.envelope_hash, envelope=envelope))
         brought |= await self._take_in(waiting)
         # The cursor moves only past what is committed: what was not taken in is listed again.
         if self._rereads == rereads:
-            self._cursors[mailbox.name] = listed.items[-1].cursor
+            self._cursors[mailbox.name] = cursor
         return brought
 
     async def _take_in(self, arrivals: Sequence[Arrival]) -> bool:
