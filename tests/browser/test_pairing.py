@@ -1,8 +1,6 @@
 """Pairing in person in a real Chromium: two real offices by pasted text, and a code read by the camera."""
 
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import segno
@@ -12,24 +10,10 @@ from demo.office import Office, Officer
 from demo.stage import Stage
 from keys.inperson import encode_code, read_code_text_untrusted
 from tests.browser.chromium import SCREENSHOTS, SIZE, chromium
+from tests.scenarios.strangers import two_strangers
 
 WAIT_MS = 20_000
 SAFETY = re.compile(r"[0-9]{5}(?: [0-9]{5}){11}")
-
-
-@asynccontextmanager
-async def two_strangers(stage: Stage) -> AsyncIterator[tuple[Office, Office, str, str]]:
-    """Two running offices, not paired, a broker's address and a token of it."""
-    first, second = Office(stage, "Myitkyina BLO", "MM", "a"), Office(stage, "Tengchong BLO", "CN", "b")
-    home = stage.directory / "broker"
-    await stage.command("broker", "init", "--dir", home, "--port", "0", "--health-port", "0")
-    broker = stage.daemon("broker", "broker", "run", "--dir", home, "--json")
-    for office in (first, second):
-        await office.init("Supervisor", "supervisor")
-        await office.daemon.start()
-    await broker.start()
-    made = await stage.command("broker", "tokens", "--dir", home)
-    yield first, second, broker.ready["address"], made["tokens"][0]
 
 
 async def log_in(page: Page, office: Office, officer: Officer) -> None:

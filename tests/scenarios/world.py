@@ -98,17 +98,7 @@ class World:
 
     def form(self, plate: str) -> Form:
         """A vehicle alert to the other office."""
-        return {
-            "kind": "vehicle",
-            "recipients": [self.template.peer_id],
-            "status": "exercise",
-            "urgency": "expected",
-            "crime_type": "drug_trafficking",
-            "source": "B",
-            "information": "2",
-            "vehicle.plate": plate,
-            "vehicle.colour": "white",
-        }
+        return vehicle(self.template.peer_id, plate)
 
     async def run(self, package: str, *arguments: str | Path) -> Ended:
         """A command, however it ends."""
@@ -129,6 +119,21 @@ class World:
         path = self.stage.directory / "typed.pin"
         path.unlink(missing_ok=True)
         return self.stage.secret_file(path.name, pin)
+
+
+def vehicle(peer_id: str, plate: str) -> Form:
+    """A vehicle alert to one office."""
+    return {
+        "kind": "vehicle",
+        "recipients": [peer_id],
+        "status": "exercise",
+        "urgency": "expected",
+        "crime_type": "drug_trafficking",
+        "source": "B",
+        "information": "2",
+        "vehicle.plate": plate,
+        "vehicle.colour": "white",
+    }
 
 
 @asynccontextmanager
