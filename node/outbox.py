@@ -735,7 +735,7 @@ class Outbox:
             await self._db.transact(lambda tx: self._fetch_back(tx, now_ms))
 
     async def rest_s(self, at_most_s: float) -> float:
-        """How long nothing falls due here: until the next acknowledgement that found no company must leave."""
+        """How long nothing falls due here: until an acknowledgement that found no company must leave."""
         now_ms = self._env.clock.now_ms()
         # What was due before stays owed for a reason that time alone does not mend, as a full window.
         due_ms = await self._db.read(

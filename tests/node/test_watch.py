@@ -95,7 +95,7 @@ def test_a_broker_that_withholds_is_seen_within_two_heartbeats(tmp_path: Path) -
         peer = await peer_of(there)
         assert peer.no_proof_since_ms is not None
         assert begun_ms - limits.HOUR_MS - limits.HEARTBEAT_SLACK_MS <= peer.no_proof_since_ms <= begun_ms
-        # It says "nothing" at once, instead of when the wait is over: that costs us no line full of questions.
+        # It says "nothing" at once, not when the wait is over: the line is not filled with questions.
         hours = (there.now_ms() - begun_ms) / limits.HOUR_MS
         assert len(asked) < hours * 2 * limits.HOUR_MS / FRUITLESS_PAUSE_MS_MAX + 100, len(asked)
         withholding = False
