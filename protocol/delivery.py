@@ -33,6 +33,7 @@ class DeliveryState:
     since the last progress, for the back-off. ``bodyless``: what is sent from now on has no body (receive
     key rule 6); it stays true after the acknowledgement, when the receipts tell what the peer saw.
     ``service``: the peer may never acknowledge it by itself, so it is not asked after on a timer.
+    ``resealed`` counts what was sealed anew on a broker's word alone, up to 255.
     """
 
     phase: Delivery
@@ -42,9 +43,10 @@ class DeliveryState:
     held_since_ms: int | None  # None while no broker is known to hold the latest envelope
     bodyless: bool
     service: bool
+    resealed: int = 0
 
     def encode(self) -> bytes:
-        """For one database column, 32 bytes."""
+        """For one database column, 33 bytes."""
         return _COLUMN.pack(
             _VERSION,
             _PHASES.index(self.phase),
@@ -54,13 +56,16 @@ class DeliveryState:
             _NEVER if self.held_since_ms is None else self.held_since_ms,
             self.bodyless,
             self.service,
+            self.resealed,
         )
 
     @staticmethod
     def decode(data: bytes) -> "DeliveryState":
         """The inverse of ``encode``, for our own database: other bytes are BrokenInvariant."""
+        if data[:1] == _VERSION_1:
+            data = _VERSION.to_bytes() + data[1:] + bytes(1)
         try:
-            version, phase, attempt, next_at_ms, expires_ms, held_since_ms, bodyless, service = (
+            version, phase, attempt, next_at_ms, expires_ms, held_since_ms, bodyless, service, resealed = (
                 _COLUMN.unpack(data)
             )
         except struct.error as error:
@@ -75,12 +80,15 @@ class DeliveryState:
             held_since_ms=None if held_since_ms == _NEVER else held_since_ms,
             bodyless=bodyless,
             service=service,
+            resealed=resealed,
         )
 
 
 # The database column: a fixed layout. Phases are stored by their place here, so new ones go to the end.
-_VERSION: Final = 1
-_COLUMN: Final = struct.Struct(">BBIqQq??")
+_VERSION: Final = 2
+_VERSION_1: Final = b"\x01"  # without ``resealed``, in older databases
+_COLUMN: Final = struct.Struct(">BBIqQq??B")
+_RESEALED_MAX: Final = 255
 _PHASES: Final = tuple(Delivery)
 _NEVER: Final = -1
 
@@ -354,7 +362,12 @@ def step(
             soon = (state.held_since_ms or 0) + limits.RESEAL_SPACING_MS
             earlier = soon if state.next_at_ms is None else min(soon, state.next_at_ms)
             return replace(state, next_at_ms=earlier), ()
-        case AddressKnown() | HeldNo() | PeerMarkPassed() | Nacked() | ResetAsked():
+        case HeldNo():
+            # The broker's word alone: each time it is believed, the next question waits twice as long.
+            return _reseal(replace(moved, resealed=min(state.resealed + 1, _RESEALED_MAX)), now_ms)
+        case AddressKnown() | ResetAsked():
+            return _reseal(replace(moved, resealed=0), now_ms)  # another broker, or another life of the peer
+        case PeerMarkPassed() | Nacked():
             return _reseal(moved, now_ms)
         case PeerAcknowledged():
             ended = replace(moved, attempt=0, next_at_ms=None, held_since_ms=None)
@@ -397,8 +410,8 @@ def _held(state: DeliveryState, now_ms: int, jitter: float) -> DeliveryState:
     if state.held_since_ms is not None:
         return state
     # Nobody acknowledges a service item on its own account: only a passed mark, a nack or a reset moves it.
-    next_at_ms = None if state.service else now_ms + held_retry_ms(0, jitter)
-    return replace(state, attempt=0, next_at_ms=next_at_ms, held_since_ms=now_ms)
+    next_at_ms = None if state.service else now_ms + held_retry_ms(state.resealed, jitter)
+    return replace(state, attempt=state.resealed, next_at_ms=next_at_ms, held_since_ms=now_ms)
 
 
 def _ask_later(state: DeliveryState, now_ms: int, jitter: float) -> DeliveryState:

@@ -29,7 +29,18 @@ from protocol.requests import (
     Result,
 )
 from runtime.env import Env
-from tests.node.offices import Offices, alter_answers, an_alert, count, entries, link_of, node_of, play, shown
+from tests.node.offices import (
+    Offices,
+    alter_answers,
+    an_alert,
+    count,
+    entries,
+    link_of,
+    node_of,
+    play,
+    read,
+    shown,
+)
 
 
 class Requests:
@@ -365,6 +376,34 @@ def test_a_broker_that_forgets_what_it_holds_is_sent_it_again(tmp_path: Path) ->
         await asyncio.sleep(900)
         assert await shown(there) == 1
         assert await count(here, "ladder", "step = 'delivered'") == 1
+
+    play(tmp_path, script)
+
+
+def test_a_broker_that_keeps_saying_no_has_an_alert_sealed_anew_ever_more_seldom(tmp_path: Path) -> None:
+    """It withholds and denies what it took: not a seal a minute and item, and the alert is there in the end."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        there.host.kill()
+        alter_answers(
+            here,
+            lambda ops, results: [
+                HeldAnswer(held=False) if isinstance(r, HeldAnswer) else r for r in results
+            ],
+        )
+        await here.send(an_alert("KA-1"))
+        await asyncio.sleep(24 * 3600)
+        sealed = await read(
+            here, lambda tx: tx.value("SELECT attempt FROM delivery WHERE alert_id IS NOT NULL")
+        )
+        # 1 min doubling, each up to a half less: 11 questions in 17 hours, 12 in 34.
+        assert 10 <= sealed - 1 <= 13
+        await there.restart()
+        await asyncio.sleep(120)
+        assert await shown(there) == 1
+        await asyncio.sleep(60)
+        assert await count(here, "delivery", "alert_id IS NOT NULL AND phase = 'acknowledged'") == 1
 
     play(tmp_path, script)
 

@@ -1,6 +1,8 @@
 """The delivery machine of one outbox item: its whole table, its timers, and what it never does."""
 
+import struct
 import typing
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -195,6 +197,53 @@ def test_nothing_is_sealed_again_while_the_broker_holds_it() -> None:
         if any(isinstance(command, Reseal | PutNow) for command in commands):
             resealing.append(type(event))
     assert set(resealing) == {HeldNo, PeerMarkPassed, Nacked, ResetAsked}
+
+
+def test_a_broker_that_always_says_no_is_believed_ever_more_seldom() -> None:
+    """Each no seals anew at once; the question after it waits 1 min doubling to 24 h, whatever yes comes between."""
+    state = new_delivery(now_ms=NOW, expires_ms=NOW + 90 * limits.DAY_MS, service=False)
+    waits, now_ms = [], NOW
+    for _ in range(14):
+        state, _ = step(state, PutAccepted(), now_ms, 0.0)
+        assert state.next_at_ms is not None
+        waits.append((state.next_at_ms - now_ms) // limits.MINUTE_MS)
+        now_ms = state.next_at_ms
+        state, _ = step(state, TimerFired(), now_ms, 0.0)
+        state, commands = step(state, HeldNo(), now_ms, 0.0)
+        assert commands == (Reseal(bodyless=False),)
+    assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 1440, 1440, 1440]
+    state, _ = step(state, PutAccepted(), now_ms, 0.0)
+    state, _ = step(state, HeldYes(), now_ms, 0.0)
+    assert state.next_at_ms == now_ms + limits.HELD_BACKOFF_MS_MAX
+
+
+@pytest.mark.parametrize("event", [PeerMarkPassed(), Nacked()])
+def test_the_word_of_the_peer_costs_no_patience(event: Event) -> None:
+    """What the peer signed is true: sealing anew for it leaves the next question as it was."""
+    held = replace(at(Delivery.HELD), resealed=3)
+    state, commands = step(held, event, NOW, 0.0)
+    assert (state.resealed, commands) == (3, (Reseal(bodyless=False),))
+
+
+def test_another_broker_or_another_life_of_the_peer_is_believed_anew() -> None:
+    """A count of the broker before says nothing about this one."""
+    for phase, event in ((Delivery.ADDRESS_LOST, AddressKnown()), (Delivery.ACKNOWLEDGED, ResetAsked())):
+        assert step(replace(at(phase), resealed=9), event, NOW, 0.0)[0].resealed == 0
+
+
+def test_a_row_of_an_older_database_is_read() -> None:
+    """Version 1 had no count of what was sealed anew."""
+    old = struct.pack(">BBIqQq??", 1, 1, 7, NOW, NOW + 5, NOW - 5, False, True)
+    assert DeliveryState.decode(old) == DeliveryState(
+        phase=Delivery.HELD,
+        attempt=7,
+        next_at_ms=NOW,
+        expires_ms=NOW + 5,
+        held_since_ms=NOW - 5,
+        bodyless=False,
+        service=True,
+        resealed=0,
+    )
 
 
 def test_a_mark_that_passes_right_after_the_put_is_looked_at_again_later() -> None:
