@@ -33,7 +33,7 @@ class AddressState:
 class Readdress(Protocol):
     """What waits for this peer may be put again; ``ask_again`` also about what a broker said it holds."""
 
-    def __call__(self, tx: Transaction, peer_id: bytes, *, ask_again: bool) -> None:
+    def __call__(self, tx: Transaction, peer: Peer, *, ask_again: bool) -> None:
         """Outbox.readdress."""
         ...
 
@@ -62,7 +62,7 @@ def take_announcement(
         # Said again, as after its broker had lost it: whatever waits for the address goes now.
         generation = max(known.generation, item.generation)
         _store(tx, peer, replace(known, generation=generation, lost_ms=None))
-        readdress(tx, peer.office_id, ask_again=known.lost_ms is not None)
+        readdress(tx, peer, ask_again=known.lost_ms is not None)
         return False
     newest = known.generation if known.announced is None else known.announced.generation
     if item.generation <= newest:
@@ -97,7 +97,7 @@ def switch(
         "UPDATE peer SET broker_address = ?, put_secret = ? WHERE office_id = ?",
         (address, item.put_secret, peer.office_id),
     )
-    readdress(tx, peer.office_id, ask_again=moved)
+    readdress(tx, peer, ask_again=moved)
 
 
 def note_gone(tx: Transaction, peer_id: bytes, put_secret: bytes, now_ms: int) -> bool:

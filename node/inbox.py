@@ -516,8 +516,11 @@ class Inbox:
         outcome.shown = True
 
     def _apply_items(self, tx: Transaction, peer: Peer, items: Sequence[Item], outcome: _Outcome) -> None:
-        """Facts the peer signed beside its message. One that does not hold is dropped; the message stands."""
-        for item in items:
+        """Facts the peer signed beside its message. One that does not hold is dropped; the message stands.
+
+        Keys come first, wherever they stand: what the other items have sealed anew is sealed to them.
+        """
+        for item in sorted(items, key=lambda item: not isinstance(item, KeyAnnouncement | OneTimeOffer)):
             try:
                 match item:
                     case Acknowledgement():

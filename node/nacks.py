@@ -99,8 +99,6 @@ class Nacks:
 
     def obey(self, tx: Transaction, peer: Peer, notice: UnknownKeyNotice) -> None:
         """Seal anew what the peer could not open. Its key announcement must have been adopted before."""
-        # Sealing reads the peer from the database, and must find the new key there.
-        save_peer(tx, peer)
         one_time.drop_offered(tx, peer.office_id)
         now_ms = self._env.clock.now_ms()
         for named in notice.envelope_hashes:
@@ -110,4 +108,4 @@ class Nacks:
             if not watch.take(tx, peer.office_id, "resealed", now_ms, most=limits.NACK_RESEALS_PER_HOUR_MAX):
                 log.warning("nack_ignored", code="nack_flood")
                 return
-            self._outbox.apply(tx, row, Nacked())
+            self._outbox.apply(tx, row, Nacked(), peer=peer)

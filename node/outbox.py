@@ -519,8 +519,13 @@ class Outbox:
 
     # --- what moves an item ---------------------------------------------------------------------------------
 
-    def apply(self, tx: Transaction, row: Row, event: Event, *, cause: str | None = None) -> None:
-        """One event on one item: step, carry out, store."""
+    def apply(
+        self, tx: Transaction, row: Row, event: Event, *, cause: str | None = None, peer: Peer | None = None
+    ) -> None:
+        """One event on one item: step, carry out, store.
+
+        ``peer`` is its peer when the caller knows more of it than the database does, as a key just announced.
+        """
         now_ms = self._env.clock.now_ms()
         state, commands = step(row.state, event, now_ms, self._env.jitter())
         if state == row.state and not commands:
@@ -530,7 +535,7 @@ class Outbox:
             match command:
                 case Reseal(bodyless=bodyless):
                     attempt += 1
-                    envelope = self._reseal(tx, row, attempt, bodyless=bodyless)
+                    envelope = self._reseal(tx, row, attempt, bodyless=bodyless, peer=peer)
                     sealed_hash = envelope_hash(envelope)
                     # The machine gives the put two minutes to be answered; it is we who must send it first.
                     state = replace(state, next_at_ms=now_ms)
@@ -574,7 +579,7 @@ class Outbox:
             for number in gap:
                 row = self._load_by_seq(tx, peer, number)
                 if row is not None:
-                    self.apply(tx, row, PeerMarkPassed())
+                    self.apply(tx, row, PeerMarkPassed(), peer=peer)
 
     def _refill(self, tx: Transaction, peer: Peer, count: int) -> None:
         """The peer took ``count`` items out of its full mailbox: as many that found no room are due now.
@@ -598,7 +603,7 @@ class Outbox:
         if rows:
             tx.on_commit(lambda: self._wake(peer.broker_address))
 
-    def readdress(self, tx: Transaction, peer_id: bytes, *, ask_again: bool) -> None:
+    def readdress(self, tx: Transaction, peer: Peer, *, ask_again: bool) -> None:
         """The peer's address is known, or known again: nothing waits for it any longer.
 
         ``ask_again``: its broker is another one or lost its mailboxes, so what it said it holds is asked for.
@@ -607,14 +612,14 @@ class Outbox:
         rows = tx.execute(
             f"SELECT {_ROW} FROM delivery INDEXED BY delivery_due"  # noqa: S608 - our own constant
             " WHERE next_at_ms IS NOT NULL AND peer = ?",
-            (peer_id,),
+            (peer.office_id,),
         )
         for row in map(_row, rows):
             if row.state.held_since_ms is not None:
                 if ask_again:
                     self._ask_now(tx, row, now_ms)
             elif row.state.phase is not Delivery.KEPT:
-                self.apply(tx, row, AddressKnown())
+                self.apply(tx, row, AddressKnown(), peer=peer)
             else:
                 tx.execute("UPDATE delivery SET state = ?, next_at_ms = ? WHERE hh = ?", _due_at(row, now_ms))
 
@@ -661,8 +666,10 @@ class Outbox:
                     (envelope, envelope_hash(envelope), row.attempt + 1, hh),
                 )
 
-    def _reseal(self, tx: Transaction, row: Row, attempt: int, *, bodyless: bool) -> bytes:
-        peer = load_peer(tx, row.peer)
+    def _reseal(
+        self, tx: Transaction, row: Row, attempt: int, *, bodyless: bool, peer: Peer | None = None
+    ) -> bytes:
+        peer = peer or load_peer(tx, row.peer)
         stored = tx.one("SELECT message, opening, pair_seq FROM delivery WHERE hh = ?", (row.hh,))
         if stored is None or stored[0] is None:
             raise BrokenInvariant("message_missing", "An item to be sealed again has lost its message.")

@@ -381,7 +381,7 @@ def test_a_broker_that_forgets_what_it_holds_is_sent_it_again(tmp_path: Path) ->
 
 
 def test_a_broker_that_keeps_saying_no_has_an_alert_sealed_anew_ever_more_seldom(tmp_path: Path) -> None:
-    """It withholds and denies what it took: not a seal a minute and item, and the alert is there in the end."""
+    """It withholds and denies what it took: not a seal a minute, and the alert is there in the end."""
 
     async def script(offices: Offices) -> None:
         here, there = offices.here, offices.there

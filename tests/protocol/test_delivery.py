@@ -200,7 +200,7 @@ def test_nothing_is_sealed_again_while_the_broker_holds_it() -> None:
 
 
 def test_a_broker_that_always_says_no_is_believed_ever_more_seldom() -> None:
-    """Each no seals anew at once; the question after it waits 1 min doubling to 24 h, whatever yes comes between."""
+    """Each no seals anew at once; the question after that waits 1 min doubling to 24 h."""
     state = new_delivery(now_ms=NOW, expires_ms=NOW + 90 * limits.DAY_MS, service=False)
     waits, now_ms = [], NOW
     for _ in range(14):
