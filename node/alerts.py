@@ -574,7 +574,12 @@ def _recipients(tx: Snapshot, alert_id: bytes, names: dict[bytes, str]) -> tuple
     """Every delivery of one of our alerts with its ladder, lowest rung first."""
     ladders = ladders_of(tx, alert_id)
     deliveries = tx.execute(
-        "SELECT peer, cause, next_at_ms, phase FROM delivery WHERE alert_id = ? ORDER BY rowid", (alert_id,)
+        # What rests because the mailbox is full has the reason and the next try of the mailbox.
+        "SELECT d.peer, coalesce(d.cause, CASE WHEN f.peer IS NOT NULL THEN 'broker_quota' END),"
+        " coalesce(f.next_at_ms, d.next_at_ms), d.phase FROM delivery d LEFT JOIN full_mailbox f"
+        " ON f.peer = d.peer AND f.urgent = d.urgent AND d.envelope IS NOT NULL"
+        " WHERE d.alert_id = ? ORDER BY d.rowid",
+        (alert_id,),
     )
     return tuple(
         Recipient(

@@ -14,7 +14,7 @@ from audit.store import AuditLog
 from keys.card import BrokerCard
 from keys.errors import BrokenInvariant, PolicyRefused, VerificationFailed
 from keys.primitives import sha256
-from node import one_time
+from node import full_mailboxes, one_time
 from node.addresses import note_gone, note_taken
 from node.broker_link import Batch
 from node.identity import Identity
@@ -66,7 +66,7 @@ from protocol.message import (
 from protocol.receipts import Receipt, ReceiptState, encode_receipts
 from protocol.receivekeys import after_announced, announcement, announcement_due_ms
 from protocol.release import ReleasedAlert
-from protocol.requests import Held, HeldAnswer, Op, OpRefused, Put, Result
+from protocol.requests import Held, HeldAnswer, Op, OpRefused, Put, Refusal, Result
 from protocol.sealing import seal, sealed_bytes
 from runtime.env import Env
 from runtime.logs import get_logger
@@ -115,7 +115,13 @@ _EXPIRED = "expires_ms <= ? AND phase IN ('kept', 'held', 'address_lost')"
 _STRANDED = (
     "INDEXED BY delivery_due WHERE next_at_ms > ? AND (phase IN ('kept', 'address_lost') OR next_at_ms > ?)"
 )
-_FULL = "broker_quota"
+# Peers at one broker for whom something may leave now.
+_TALKING = "FROM peer WHERE broker_address = ? AND state = 'active' AND frozen_ms IS NULL"
+_DUE = (
+    # The planner would rather read every delivery there ever was to these peers.
+    f"FROM delivery INDEXED BY delivery_due WHERE next_at_ms <= ? AND rowid NOT IN ({full_mailboxes.RESTING})"
+    f" AND peer IN (SELECT office_id {_TALKING})"
+)
 _ROW = "hh, peer, alert_id, msg_id, urgent, envelope, envelope_hash, attempt, state"
 
 
@@ -203,6 +209,8 @@ class Outbox:
             self._log.append(tx, "msg.submit", entry)
         if not message.service:
             self._log_seal(tx, peer, msg_id, signed.hh, slot.pair_seq, 1, envelope, sealed_hash)
+        if message.urgent and message.released is not None:
+            full_mailboxes.try_now(tx, peer.office_id, now_ms)
         address = peer.broker_address
         tx.on_commit(lambda: self._wake(address))
         return signed.hh, msg_id
@@ -389,19 +397,19 @@ class Outbox:
 
         def read(tx: Snapshot) -> tuple[list[Row], dict[bytes, bytes]]:
             secrets: dict[bytes, bytes] = dict(
-                tx.execute(
-                    "SELECT office_id, put_secret FROM peer WHERE broker_address = ? AND state = 'active'"
-                    " AND frozen_ms IS NULL",
-                    (address,),
-                )
+                tx.execute(f"SELECT office_id, put_secret {_TALKING}", (address,))
             )
-            rows = tx.execute(
-                # The planner would rather read every delivery there ever was to these peers.
-                f"SELECT {_ROW} FROM delivery INDEXED BY delivery_due WHERE next_at_ms <= ?"  # noqa: S608
-                " AND peer IN (SELECT office_id FROM peer WHERE broker_address = ? AND state = 'active'"
-                " AND frozen_ms IS NULL)"
-                " ORDER BY urgent DESC, rowid LIMIT ?",
+            # Envelopes are read of those alone that are chosen.
+            found = tx.execute(
+                f"SELECT rowid {_DUE} ORDER BY urgent DESC, rowid LIMIT ?",
                 (now_ms, address, ops_max + len(self._in_flight)),
+            )
+            chosen = [row[0] for row in found]
+            chosen += full_mailboxes.let_through(tx, list(secrets), now_ms, most=ops_max)
+            rows = tx.execute(
+                f"SELECT {_ROW} FROM delivery WHERE rowid IN ({', '.join('?' * len(chosen))})"  # noqa: S608
+                " ORDER BY urgent DESC, rowid",
+                chosen,
             )
             return [_row(row) for row in rows], secrets
 
@@ -432,14 +440,15 @@ class Outbox:
     async def next_due_ms(self, address: str) -> int | None:
         """When the next timer of an item for this broker fires."""
 
+        now_ms = self._env.clock.now_ms()
+
         def read(tx: Snapshot) -> int | None:
-            found: int | None = tx.value(
-                "SELECT min(next_at_ms) FROM delivery INDEXED BY delivery_due WHERE next_at_ms IS NOT NULL"
-                " AND peer IN (SELECT office_id FROM peer WHERE broker_address = ? AND state = 'active'"
-                " AND frozen_ms IS NULL)",
-                (address,),
-            )
-            return found
+            peers = [row[0] for row in tx.execute(f"SELECT office_id {_TALKING}", (address,))]
+            times: list[int | None] = [
+                tx.value(f"SELECT min(next_at_ms) {_DUE}", (limits.TIME_MS_MAX, address)),
+                full_mailboxes.next_due_ms(tx, peers, now_ms),
+            ]
+            return min((at_ms for at_ms in times if at_ms is not None), default=None)
 
         return await self._db.read(read)
 
@@ -452,6 +461,7 @@ class Outbox:
         def record(tx: Transaction) -> None:
             for row, op, result in zip(rows, ops, verified, strict=True):
                 self._settle_one(tx, row, op, result)
+            self._note_room(tx, rows, ops, verified)
 
         try:
             await self._db.transact(record)
@@ -493,10 +503,39 @@ class Outbox:
             case OpRefused(code=code) if isinstance(op, Held) and code != "gone":
                 self.apply(tx, row, LinkFailed(), cause=f"broker_{code}")
             case OpRefused(code=code):
-                cause = "address_lost" if code == "gone" else f"broker_{code}"
+                cause = f"broker_{code}"
+                if code == "gone":
+                    cause = "address_lost"
+                    full_mailboxes.forget(tx, row.peer)
                 self.apply(tx, row, PutRefused(code=code), cause=cause)
             case _:
                 raise BrokenInvariant("result_unmatched", "A result of another kind came for a put.")
+
+    def _note_room(
+        self, tx: Transaction, rows: Sequence[Row], ops: Sequence[Op], results: Sequence[Result]
+    ) -> None:
+        """What these answers say of the room in each mailbox."""
+        now_ms = self._env.clock.now_ms()
+        words: dict[tuple[bytes, bool], list[Result]] = {}
+        for row, op, result in zip(rows, ops, results, strict=True):
+            if isinstance(op, Put):
+                words.setdefault((row.peer, row.urgent), []).append(result)
+        for (peer_id, urgent), said in words.items():
+            taken = sum(isinstance(result, Custody) for result in said)
+            # To a mailbox that is full already, whatever is no custody is one more try for nothing.
+            is_full = full_mailboxes.is_full(tx, peer_id, urgent=urgent)
+            refused = sum(
+                isinstance(result, OpRefused) and (is_full or result.code == Refusal.QUOTA) for result in said
+            )
+            full_mailboxes.note_puts(
+                tx,
+                peer_id,
+                urgent=urgent,
+                taken=taken,
+                refused=refused,
+                now_ms=now_ms,
+                jitter=self._env.jitter(),
+            )
 
     def _record_custody(self, tx: Transaction, row: Row, note: Custody) -> None:
         """Keep the broker's signed word as evidence."""
@@ -570,38 +609,21 @@ class Outbox:
 
     def acknowledged(self, tx: Transaction, peer: Peer, numbers: Sequence[int]) -> None:
         """The peer acknowledged these numbers of ours; what it passed over is looked at again."""
+        taken_out = {False: 0, True: 0}
         for number in numbers:
             row = self._load_by_seq(tx, peer, number)
             if row is not None:
+                taken_out[row.urgent] += row.state.held_since_ms is not None
                 self.apply(tx, row, PeerAcknowledged())
-        self._refill(tx, peer, len(numbers))
+        now_ms = self._env.clock.now_ms()
+        for urgent, count in taken_out.items():
+            if full_mailboxes.note_taken_out(tx, peer.office_id, urgent=urgent, count=count, now_ms=now_ms):
+                tx.on_commit(partial(self._wake, peer.broker_address))
         for gap in passed(peer.pair):
             for number in gap:
                 row = self._load_by_seq(tx, peer, number)
                 if row is not None:
                     self.apply(tx, row, PeerMarkPassed(), peer=peer)
-
-    def _refill(self, tx: Transaction, peer: Peer, count: int) -> None:
-        """The peer took ``count`` items out of its full mailbox: as many that found no room are due now.
-
-        Their own timers have grown to a quarter of an hour while the peer was away, and would keep an office
-        that is back waiting for what is at hand.
-        """
-        now_ms = self._env.clock.now_ms()
-        rows = tx.execute(
-            f"SELECT {_ROW} FROM delivery INDEXED BY delivery_due"  # noqa: S608 - our own constant
-            " WHERE next_at_ms > ? AND peer = ? AND phase = 'kept' AND cause = ? ORDER BY pair_seq LIMIT ?",
-            (now_ms, peer.office_id, _FULL, count),
-        )
-        for known in map(_row, rows):
-            # From the first wait again: the item it takes the place of may be deleted a moment later.
-            state = replace(known.state, attempt=0, next_at_ms=now_ms)
-            tx.execute(
-                "UPDATE delivery SET state = ?, next_at_ms = ? WHERE hh = ?",
-                (state.encode(), now_ms, known.hh),
-            )
-        if rows:
-            tx.on_commit(lambda: self._wake(peer.broker_address))
 
     def readdress(self, tx: Transaction, peer: Peer, *, ask_again: bool) -> None:
         """The peer's address is known, or known again: nothing waits for it any longer.
@@ -609,6 +631,7 @@ class Outbox:
         ``ask_again``: its broker is another one or lost its mailboxes, so what it said it holds is asked for.
         """
         now_ms = self._env.clock.now_ms()
+        full_mailboxes.note_empty(tx, peer.office_id, now_ms)
         rows = tx.execute(
             f"SELECT {_ROW} FROM delivery INDEXED BY delivery_due"  # noqa: S608 - our own constant
             " WHERE next_at_ms IS NOT NULL AND peer = ?",
@@ -634,6 +657,8 @@ class Outbox:
         What it took since the link came up, it took after the loss: that is not sent again.
         """
         now_ms = self._env.clock.now_ms()
+        for (peer_id,) in tx.execute("SELECT office_id FROM peer WHERE broker_address = ?", (address,)):
+            full_mailboxes.note_empty(tx, peer_id, now_ms)
         rows = tx.execute(
             f"SELECT {_ROW} FROM delivery INDEXED BY delivery_due WHERE next_at_ms IS NOT NULL"  # noqa: S608
             " AND peer IN (SELECT office_id FROM peer WHERE broker_address = ?)",

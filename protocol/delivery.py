@@ -399,6 +399,59 @@ def held_retry_ms(attempt: int, jitter: float) -> int:
     return _spread(min(doubled, limits.HELD_BACKOFF_MS_MAX), jitter)
 
 
+# --- a mailbox without room -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FullMailbox:
+    """A mailbox that refused an item as over its quota: what waits for it rests, but for so many at a time.
+
+    ``probe``: how many are tried at ``next_at_ms``, while nothing is known of any room. ``credit``: how many
+    the peer took out since, each of which left room for one. The whole envelope travels with a put, so trying
+    every item costs a poor line all it has; a broker that says "full" for ever is asked for ever, with one.
+    """
+
+    attempt: int
+    next_at_ms: int
+    probe: int
+    credit: int
+
+    def allowance(self, now_ms: int) -> int:
+        """How many may be put now. A time further ahead than any may lie is of a clock since set back."""
+        if now_ms < self.next_at_ms <= now_ms + limits.LINK_BACKOFF_MS_MAX:
+            return 0
+        return self.credit or self.probe
+
+
+def after_puts(
+    full: FullMailbox | None, *, taken: int, refused: int, now_ms: int, jitter: float
+) -> FullMailbox | None:
+    """What is known of the mailbox after it took and refused so many items. None: there is room for all.
+
+    Room that nobody told of, as of items whose time was over, is found by doubling what is tried.
+    """
+    if refused:
+        attempt = 1 if full is None or taken else full.attempt + 1
+        return _no_room(attempt, now_ms, jitter)
+    if full is None or not taken:
+        return full
+    if not full.credit:
+        return replace(full, attempt=0, next_at_ms=now_ms, probe=2 * taken)
+    if taken >= full.credit:
+        return _no_room(1, now_ms, jitter)
+    return replace(full, next_at_ms=now_ms, credit=full.credit - taken)
+
+
+def after_taken_out(full: FullMailbox, count: int, now_ms: int) -> FullMailbox:
+    """The peer acknowledged ``count`` items, and so has deleted them."""
+    return FullMailbox(attempt=0, next_at_ms=now_ms, probe=1, credit=full.credit + count)
+
+
+def _no_room(attempt: int, now_ms: int, jitter: float) -> FullMailbox:
+    wait_ms = link_retry_ms(attempt, jitter)
+    return FullMailbox(attempt=attempt, next_at_ms=now_ms + wait_ms, probe=1, credit=0)
+
+
 # --- inside ---------------------------------------------------------------------------------------
 
 

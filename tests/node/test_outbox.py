@@ -1,7 +1,11 @@
-"""What leaves and when: sealed to the newest key, and never whole again and again to a mailbox that is full."""
+"""What leaves and when: sealed to the newest key, and not again and again to a mailbox that is full."""
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from keys.primitives import XWingPrivateKey
 from keys.secret import SecretBytes
@@ -10,10 +14,155 @@ from node.peers import load_peers
 from protocol import limits
 from protocol.envelope import parse_envelope_untrusted
 from protocol.items import Acknowledgement, KeyAnnouncement, ReceivedRange
+from protocol.mailbox import QUOTAS
+from protocol.requests import Op, OpRefused, Put, Result
 from runtime.sqlite import Transaction
-from tests.node.offices import Offices, an_alert, node_of, play, write
+from tests.node.offices import Offices, alter_answers, an_alert, count, node_of, play, shown, write
+from tests.simulation.daemons import OfficeHost
 
 NEW_KEY_ID = b"newest.."
+ROOM = 8  # of the small mailbox below, besides what is kept for urgent items
+URGENT_ROOM = 2
+
+
+class Puts:
+    """Counts the envelopes an office puts, from now on."""
+
+    def __init__(self, office: OfficeHost, *, always_full: bool = False) -> None:
+        self.made = 0
+        self.urgent = 0
+        self._always_full = always_full
+        alter_answers(office, self._answered)
+
+    def _answered(self, ops: Sequence[Op], results: tuple[Result, ...]) -> Sequence[Result]:
+        self.made += sum(isinstance(op, Put) for op in ops)
+        self.urgent += sum(isinstance(op, Put) and op.priority for op in ops)
+        if not self._always_full:
+            return results
+        full = OpRefused(code="quota")
+        return [full if isinstance(op, Put) else said for op, said in zip(ops, results, strict=True)]
+
+
+@pytest.fixture
+def small_mailbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mailbox with room for ten."""
+    items_max = ROOM + URGENT_ROOM
+    monkeypatch.setitem(
+        QUOTAS, "pair", replace(QUOTAS["pair"], items_max=items_max, reserved_items=URGENT_ROOM)
+    )
+
+
+async def _causes(office: OfficeHost) -> list[str | None]:
+    await office.log_in()
+    return [row.recipients[0].cause for row in await office.outbox()]
+
+
+@pytest.mark.usefixtures("small_mailbox")
+def test_a_full_mailbox_is_tried_with_one_item(tmp_path: Path) -> None:
+    """Forty alerts, room for eight, a peer away for a day: thirty rest, one is tried, all arrive."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        there.host.kill()
+        puts = Puts(here)
+        for number in range(40):
+            await here.send(an_alert(f"KA-{number:03d}"))
+        await asyncio.sleep(3600)
+        assert await count(here, "custody") >= ROOM
+        # 2 s doubling to 15 min, up to a half less: at most 20 tries in the hour.
+        assert puts.made - puts.urgent <= ROOM + 20
+        causes = await _causes(here)
+        assert causes.count("broker_quota") == 40 - ROOM, "every alert says why it waits"
+        here.host.kill()
+        await here.restart()
+        puts = Puts(here)
+        await asyncio.sleep(3600)
+        assert puts.made <= 10, "a restart does not start the tries over"
+        await there.restart()
+        await asyncio.sleep(120)
+        assert await shown(there) == 40
+        assert await count(here, "delivery", "phase <> 'acknowledged' AND alert_id IS NOT NULL") == 0
+        assert puts.made <= 10 + 40 + 20
+        assert await count(here, "full_mailbox") == 0
+
+    play(tmp_path, script)
+
+
+@pytest.mark.usefixtures("small_mailbox")
+def test_an_urgent_alert_does_not_wait_behind_a_full_mailbox(tmp_path: Path) -> None:
+    """It has room of its own; where that is full too it is tried at once, before what is not urgent."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        there.host.kill()
+        for number in range(ROOM + 5):
+            await here.send(an_alert(f"KA-{number:03d}"))
+        await asyncio.sleep(1800)
+        urgent = {"urgency": "immediate", "urgency_reason": "crosses within the hour"}
+        await here.log_in()
+        await here.send(an_alert("KA-100").model_copy(update=urgent))
+        await asyncio.sleep(5)
+        assert await count(here, "delivery", "urgent AND alert_id IS NOT NULL AND phase = 'held'") == 1
+        for number in range(101, 105):
+            await here.send(an_alert(f"KA-{number}").model_copy(update=urgent))
+        await asyncio.sleep(1800)
+        await here.log_in()
+        puts = Puts(here)
+        await here.send(an_alert("KA-105").model_copy(update=urgent))
+        await asyncio.sleep(5)
+        assert (puts.made, puts.urgent) == (1, 1)
+        await there.restart()
+        await asyncio.sleep(120)
+        assert await shown(there) == ROOM + 5 + 6
+
+    play(tmp_path, script)
+
+
+def test_a_broker_that_always_says_full_silences_nothing(tmp_path: Path) -> None:
+    """Few puts, every alert still shown as kept with its cause and next try; honest again, all arrive."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        client = node_of(here)._links[offices.broker.address].link.client
+        honest = client.exchange
+        there.host.kill()
+        puts = Puts(here, always_full=True)
+        for number in range(20):
+            await here.send(an_alert(f"KA-{number:03d}"))
+        await asyncio.sleep(24 * 3600)
+        assert puts.made - puts.urgent <= 24 * 8 + 20
+        assert await _causes(here) == ["broker_quota"] * 20
+        rows = await here.outbox()
+        assert all(row.recipients[0].ladder[0].step == "kept" for row in rows)
+        next_ms = {row.recipients[0].next_try_ms for row in rows}
+        assert len(next_ms) == 1
+        client.exchange = honest  # type: ignore[method-assign]
+        await there.restart()
+        await asyncio.sleep(1800)
+        assert await shown(there) == 20
+
+    play(tmp_path, script)
+
+
+@pytest.mark.usefixtures("small_mailbox")
+def test_a_clock_set_back_does_not_silence_a_full_mailbox(tmp_path: Path) -> None:
+    """The next try lay a year ahead: it is due now, and so is what waits behind it."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        there.host.kill()
+        for number in range(ROOM + 5):
+            await here.send(an_alert(f"KA-{number:03d}"))
+        await asyncio.sleep(600)
+        ahead_ms = 365 * limits.DAY_MS
+        await write(
+            here, lambda tx: tx.execute("UPDATE full_mailbox SET next_at_ms = next_at_ms + ?", (ahead_ms,))
+        )
+        puts = Puts(here)
+        await asyncio.sleep(1800)
+        assert 1 <= puts.made - puts.urgent <= 12
+
+    play(tmp_path, script)
 
 
 def test_what_an_acknowledgement_passes_is_sealed_to_the_key_beside_it(tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ from protocol.delivery import (
     Reseal,
     ResetAsked,
     TimerFired,
+    after_puts,
+    after_taken_out,
     held_retry_ms,
     link_retry_ms,
     new_delivery,
@@ -357,3 +359,48 @@ def test_a_damaged_row_is_our_bug_and_says_so(data: bytes) -> None:
     """A column that cannot be read stops the task; the item is never taken for delivered."""
     with pytest.raises(BrokenInvariant):
         DeliveryState.decode(data)
+
+
+def test_a_full_mailbox_is_tried_with_one_until_there_is_room() -> None:
+    """A refusal waits 2 s doubling to 15 min; as many follow as were taken out; unknown room is doubled."""
+    full = after_puts(None, taken=3, refused=5, now_ms=NOW, jitter=0.0)
+    waits, now_ms = [], NOW
+    for _ in range(12):
+        assert full is not None
+        assert full.allowance(full.next_at_ms - 1) == 0
+        waits.append((full.next_at_ms - now_ms) // 1_000)
+        now_ms = full.next_at_ms
+        assert full.allowance(now_ms) == 1
+        full = after_puts(full, taken=0, refused=1, now_ms=now_ms, jitter=0.0)
+    assert waits == [2, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900, 900]
+    assert full is not None
+    full = after_taken_out(after_taken_out(full, 2, now_ms), 3, now_ms)
+    assert full.allowance(now_ms) == 5
+    part = after_puts(full, taken=4, refused=0, now_ms=now_ms, jitter=0.0)
+    assert part is not None
+    assert part.allowance(now_ms) == 1
+    used_up = after_puts(part, taken=1, refused=0, now_ms=now_ms, jitter=0.0)
+    assert used_up is not None
+    assert used_up.allowance(now_ms) == 0
+    grown = []
+    for _ in range(5):
+        now_ms = max(now_ms, used_up.next_at_ms)
+        grown.append(used_up.allowance(now_ms))
+        again = after_puts(used_up, taken=grown[-1], refused=0, now_ms=now_ms, jitter=0.0)
+        assert again is not None
+        used_up = again
+    assert grown == [1, 2, 4, 8, 16]
+
+
+def test_a_mailbox_with_room_is_not_counted() -> None:
+    """Nothing is known of a mailbox that never refused, and an answer that says nothing changes nothing."""
+    assert after_puts(None, taken=90, refused=0, now_ms=NOW, jitter=0.0) is None
+    full = after_puts(None, taken=0, refused=1, now_ms=NOW, jitter=0.0)
+    assert after_puts(full, taken=0, refused=0, now_ms=NOW, jitter=0.0) == full
+
+
+def test_a_clock_set_back_does_not_keep_a_full_mailbox_shut() -> None:
+    """A next try further ahead than any wait was set by a clock that stood ahead."""
+    full = after_puts(None, taken=0, refused=1, now_ms=NOW + 365 * limits.DAY_MS, jitter=0.0)
+    assert full is not None
+    assert full.allowance(NOW) == 1
