@@ -362,12 +362,14 @@ class BrokerLink:
             self._looked_anew_ms = self._env.clock.monotonic_ms()
             self._cursors.clear()
         share = INLINE_BYTES_MAX // len(mailboxes)
+        # A first look answers at once: it also proves that the link works.
+        wait_ms = POLL_WAIT_MS if self._state.state == "online" else 0
+        began_ms = self._env.clock.monotonic_ms()
         ops = [
             List(
                 get_secret=mailbox.get_secret.reveal(),
                 cursor=self._cursors.get(mailbox.name, 0),
-                # A first look answers at once: it also proves that the link works.
-                wait_ms=POLL_WAIT_MS if self._state.state == "online" else 0,
+                wait_ms=wait_ms,
                 inline_bytes_max=share,
             )
             for mailbox in mailboxes
@@ -378,11 +380,13 @@ class BrokerLink:
             for mailbox, result in zip(mailboxes, results, strict=True)
             if isinstance(result, Listed) and result.items
         ]
+        has_waited = self._env.clock.monotonic_ms() - began_ms >= wait_ms // 2
         brought = [await self._take(mailbox, result) for mailbox, result in listed]
-        if not listed or any(brought):
+        if any(brought) or (not listed and has_waited):
             self._fruitless = 0
             return
-        # A broker that lists the same again and again is listened to, but ever more seldom.
+        # A broker that lists the same again and again, or says "nothing" at once instead of when the wait is
+        # over, is listened to, but ever more seldom: a telephone line is paid by the byte.
         self._fruitless += 1
         pause_ms = min(link_retry_ms(self._fruitless, self._env.jitter()), FRUITLESS_PAUSE_MS_MAX)
         await self._env.sleep(pause_ms / 1000)

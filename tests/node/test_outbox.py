@@ -9,13 +9,15 @@ import pytest
 
 from keys.primitives import XWingPrivateKey
 from keys.secret import SecretBytes
+from node import broker_link
 from node.inbox import _Outcome
 from node.peers import load_peers
 from protocol import limits
 from protocol.envelope import parse_envelope_untrusted
 from protocol.items import Acknowledgement, KeyAnnouncement, ReceivedRange
 from protocol.mailbox import QUOTAS
-from protocol.requests import Op, OpRefused, Put, Result
+from protocol.message import MessageType
+from protocol.requests import Get, Op, OpRefused, Put, Result
 from runtime.sqlite import Transaction
 from tests.node.offices import Offices, alter_answers, an_alert, count, node_of, play, shown, write
 from tests.simulation.daemons import OfficeHost
@@ -199,5 +201,35 @@ def test_what_an_acknowledgement_passes_is_sealed_to_the_key_beside_it(tmp_path:
             return sealed
 
         assert parse_envelope_untrusted(await write(here, told)).key_id == NEW_KEY_ID
+
+    play(tmp_path, script)
+
+
+def test_what_waits_is_fetched_many_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list says of more than it brings: the next list brings as many again, answered with one receipt."""
+    monkeypatch.setattr(broker_link, "INLINE_BYTES_MAX", 10 * limits.ENVELOPE_BUCKETS_BYTES[0])
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        there.host.kill()
+        for number in range(40):
+            await here.send(an_alert(f"KA-{number:03d}"))
+        await asyncio.sleep(60)
+        fetched = 0
+
+        def counts(ops: Sequence[Op], results: tuple[Result, ...]) -> Sequence[Result]:
+            nonlocal fetched
+            fetched += sum(isinstance(op, Get) for op in ops)
+            return results
+
+        there.host.boot()
+        await there.serve()
+        alter_answers(there, counts)
+        await asyncio.sleep(60)
+        assert await shown(there) == 40
+        assert fetched == 0
+        receipts = await count(there, "delivery", f"type = {int(MessageType.RECEIPT)}")
+        assert receipts <= 10
+        assert await count(here, "ladder", "step = 'delivered'") == 40
 
     play(tmp_path, script)
