@@ -242,24 +242,25 @@ class Alerts:
         for office_id, _ in released.audience:
             peer = load_peer(tx, office_id)
             check_talks(peer)
-            hh, _ = self._outbox.compose(
-                tx,
-                peer,
-                ToSend(
-                    type=MessageType.ALERT,
-                    released=released,
-                    expires_ms=released.expires_ms,
-                    urgent=alert.urgency == "immediate",
-                    submitted={
-                        "com": commitments,
-                        "exp": released.expires_ms,
-                        "alert": released.alert_id.hex(),
-                        "kind": alert.kind,
-                        "urgency": alert.urgency,
-                        "erase": released.erase_at_ms,
-                    },
-                ),
+            message = ToSend(
+                type=MessageType.ALERT,
+                released=released,
+                expires_ms=released.expires_ms,
+                urgent=alert.urgency == "immediate",
+                submitted={
+                    "com": commitments,
+                    "exp": released.expires_ms,
+                    "alert": released.alert_id.hex(),
+                    "kind": alert.kind,
+                    "urgency": alert.urgency,
+                    "erase": released.erase_at_ms,
+                },
             )
+            try:
+                hh, _ = self._outbox.compose(tx, peer, message)
+            except PolicyRefused as refused:
+                # Nothing of it leaves for anybody: the officer must know whom to leave out.
+                raise PolicyRefused(refused.code, f"{peer.name}: {refused.detail}") from refused
             save_peer(tx, peer)
             watch_delivery(tx, hh, alert)
             add_rung(tx, released.alert_id, office_id, "kept", now_ms, self._identity.name)

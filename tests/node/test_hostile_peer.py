@@ -333,6 +333,8 @@ def test_a_full_window_is_told_and_ends_nothing(tmp_path: Path) -> None:
         with pytest.raises(PolicyRefused) as told:
             await here.send(an_alert("KA-1"))
         assert told.value.code == "window_full"
+        assert told.value.detail.startswith("Tengchong BLO: ")
+        assert await count(here, "alert", "incoming = 0") == 0, "nothing is half kept"
         await there.send(an_alert("KA-2"))
         await offices.second_officer()
         await asyncio.sleep(600)
