@@ -1,9 +1,9 @@
-"""An office that was away catches up: two daemons and a broker, three processes, and what the wires carried.
+"""An office that was away catches up: daemons and a broker, a process each, and what the wires carried.
 
-While the second office is off, the first presses alerts until all are pressed or its window is full. What the
-broker's mailbox has no room for waits in the outbox; what the window has no room for is pressed as soon as
-the page takes it. Then the second office comes back. *Link up* is its first connection to the broker; *caught
-up* is when the sender's status says that nothing waits: every alert is committed there, acknowledged here.
+While one office is off, its partners press alerts, each no more than its window takes. What the broker's
+mailboxes have no room for waits in their outboxes. Then the office comes back. *Link up* is its first
+connection to the broker; *caught up* is when the status of every sender says that nothing waits: every alert
+is committed there, acknowledged here.
 
 Every byte between an office and the broker passes a counting relay on loopback, which tells the offices apart
 by who owns the socket. Counted is what TCP carries, HTTP and sealed requests, not the headers of TCP and IP.
@@ -12,6 +12,7 @@ by who owns the socket. Counted is what TCP carries, HTTP and sealed requests, n
 import asyncio
 import contextlib
 import itertools
+import math
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -26,8 +27,7 @@ from bench.measure import RUNS, cost_us
 from bench.report import figure, machine, progress, speed_ratio
 from bench.stored import database_of
 from demo.ceremony import pair
-from demo.office import Form, Office, PageRefused, Pages
-from demo.playground import OFFICES
+from demo.office import Form, Office, Pages
 from demo.stage import Daemon, Stage
 from keys.card import parse_broker_address_untrusted
 from protocol.message import SignedMessage
@@ -35,8 +35,8 @@ from protocol.message import SignedMessage
 BENCH = "catch_up"
 PRESSES_AT_ONCE = 16
 POLL_S = 0.1
-FULL_WAIT_S = 0.5
 STALL_S = 1800.0
+ALERTS_PER_SENDER_MAX = 3_900  # with the receipts and heartbeats beside them, within limits.WINDOW_MESSAGES
 _RELAY_CHUNK_BYTES = 1 << 16
 _TEXT = (
     "White pickup with a false plate left the old bridge northbound, two men, tarpaulin over the load. " * 8
@@ -141,44 +141,34 @@ class _Absence:
     """One time away and what it took to catch up."""
 
     alerts: int
-    kept: int  # pressed before the other office came back; the rest found the window full
     seconds: float
-    offline: Mapping[str, tuple[int, int]]  # bytes up and down by office, before it came back
+    offline: Mapping[str, tuple[int, int]]  # bytes up and down by role, before it came back
     online: Mapping[str, tuple[int, int]]
 
 
 @dataclass(slots=True, kw_only=True)
-class _Pressing:
-    """The sender's officers at their page."""
+class _Sender:
+    """One partner's officers at their page."""
 
     pages: Pages
     peer: str
-    plates: "itertools.count[int]"
-    pressed: int = 0
-    full: asyncio.Event = field(default_factory=asyncio.Event)
+    plates: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
     async def press(self, alerts: int) -> None:
-        """Press every alert; what the window refuses is pressed again until it is taken."""
+        """Press so many alerts, many at once."""
         left = itertools.repeat(None, alerts)
 
         async def one_by_one() -> None:
             for _ in left:
-                form = self._form()
-                while True:
-                    try:
-                        await self.pages.submit(form)
-                    except PageRefused as refused:
-                        if refused.word != "window_full":
-                            raise
-                        self.full.set()
-                        await asyncio.sleep(FULL_WAIT_S)
-                    else:
-                        break
-                self.pressed += 1
+                await self.pages.submit(self._form())
 
         async with asyncio.TaskGroup() as tasks:
             for _ in range(PRESSES_AT_ONCE):
                 tasks.create_task(one_by_one())
+
+    async def waiting(self) -> int:
+        """Alerts it holds without a verified receipt."""
+        return int((await self.pages.get("/status"))["outbox_waiting"])
 
     def _form(self) -> Form:
         return {
@@ -197,92 +187,88 @@ class _Pressing:
 
 
 async def _run(*, alerts: int, runs: int, bare_rounds: int) -> None:
-    progress(f"{BENCH}: starting a broker and two offices")
+    count = math.ceil(alerts / ALERTS_PER_SENDER_MAX)
+    progress(f"{BENCH}: starting a broker and {count + 1} offices")
     bare = BareMessage(officer_signatures=1)
     async with Stage.open() as stage:
         broker_home = stage.directory / "broker"
-        first, second = (Office(stage, *facts) for facts in OFFICES)
-        await asyncio.gather(
-            stage.command("broker", "init", "--dir", broker_home, "--port", "0", "--health-port", "0"),
-            first.init("Duty officer", "officer"),
-            second.init("Duty officer", "officer"),
-        )
+        away = Office(stage, "Tengchong BLO", "CN", "tengchong")
+        partners = [
+            Office(stage, f"Partner {number} BLO", "MM", f"partner{number}") for number in range(count)
+        ]
+        await stage.command("broker", "init", "--dir", broker_home, "--port", "0", "--health-port", "0")
         broker = stage.daemon("broker", "broker", "run", "--dir", broker_home, "--json")
-        await asyncio.gather(broker.start(), first.daemon.start(), second.daemon.start())
+        await broker.start()
+        for office in (away, *partners):
+            await office.init("Duty officer", "officer")
+            await office.daemon.start()
         address = parse_broker_address_untrusted(str(broker.ready["address"]))
         wire = _Wire(port_behind=address.port)
         async with wire.listen() as relay_port:
-            tokens = (await stage.command("broker", "tokens", "--dir", broker_home))["tokens"]
-            wire.watch("sender", first.daemon)
-            wire.watch("receiver", second.daemon)
-            await pair(stage, first, second, str(replace(address, port=relay_port)), tokens[0])
-            pages = await first.pages()
+            wire.watch("receiver", away.daemon)
+            for partner in partners:
+                wire.watch(partner.short, partner.daemon)
+                tokens = (await stage.command("broker", "tokens", "--dir", broker_home))["tokens"]
+                await pair(stage, partner, away, str(replace(address, port=relay_port)), tokens[0])
+            senders = []
             try:
-                peer = (await pages.get("/partners"))[0]["office_id"]
-                pressing = _Pressing(pages=pages, peer=peer, plates=itertools.count(1))
+                for partner in partners:
+                    pages = await partner.pages()
+                    senders.append(_Sender(pages=pages, peer=(await pages.get("/partners"))[0]["office_id"]))
                 absences: list[_Absence] = []
                 bare_us: list[float] = []
                 for number in range(runs):
                     progress(f"{BENCH}: absence {number + 1} of {runs}, {alerts} alerts")
                     bare_us += cost_us({"open": bare.receive}, rounds=bare_rounds, each=10, runs=1)["open"]
-                    absences.append(await _absence(pressing, wire, second, alerts))
+                    absences.append(await _absence(senders, wire, away, alerts))
             finally:
-                await first.leave_pages()
-            await first.daemon.stop()
-            payload_bytes = await _payload_bytes(first)
-    _tell(absences, bare_us, payload_bytes)
+                for partner in partners:
+                    await partner.leave_pages()
+            await partners[0].daemon.stop()
+            payload_bytes = await _payload_bytes(partners[0])
+    _tell(absences, bare_us, payload_bytes, count)
 
 
-async def _absence(pressing: _Pressing, wire: _Wire, away: Office, alerts: int) -> _Absence:
+async def _absence(senders: list[_Sender], wire: _Wire, away: Office, alerts: int) -> _Absence:
     await away.daemon.stop()
     before, wire.seen["receiver"] = wire.totals(), asyncio.Event()
-    already = pressing.pressed
-    pressing.full.clear()
-    async with asyncio.timeout(STALL_S), asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(pressing.press(alerts))
-        full = tasks.create_task(pressing.full.wait())
-        await asyncio.wait((task, full), return_when=asyncio.FIRST_COMPLETED)
-        full.cancel()
-        kept = pressing.pressed - already
-        # Let the broker have what it takes: the outbox is quiet when two readings of the wire agree.
+    async with asyncio.timeout(STALL_S):
+        shares = [alerts // len(senders) + (place < alerts % len(senders)) for place in range(len(senders))]
+        await asyncio.gather(*(sender.press(share) for sender, share in zip(senders, shares, strict=True)))
+        # Let the broker have what it takes: the outboxes are quiet when two readings of the wire agree.
         readings = [wire.totals()]
-        while len(readings) < 2 or readings[-1]["sender"] != readings[-2]["sender"]:
+        while len(readings) < 2 or readings[-1] != readings[-2]:
             await asyncio.sleep(10 * POLL_S)
             readings.append(wire.totals())
-            if len(readings) > 60:
-                break  # full mailboxes are tried again for ever
         offline = wire.totals()
-        progress(f"{BENCH}: {kept} kept; the other office comes back")
+        progress(f"{BENCH}: the office comes back")
         await away.daemon.start()
         await wire.seen["receiver"].wait()
         begun_s = told_s = time.perf_counter()
-        while waiting := await _waiting(pressing.pages) or not task.done():
+        while waiting := sum([await sender.waiting() for sender in senders]):
             await asyncio.sleep(POLL_S)
             if time.perf_counter() - told_s > 10:
                 told_s = time.perf_counter()
-                progress(
-                    f"{BENCH}: {told_s - begun_s:.0f} s, {pressing.pressed - already} pressed, {waiting} wait"
-                )
+                progress(f"{BENCH}: {told_s - begun_s:.0f} s, {waiting} wait")
         seconds = time.perf_counter() - begun_s
     online = wire.totals()
     return _Absence(
         alerts=alerts,
-        kept=kept,
         seconds=seconds,
-        offline=_difference(offline, before),
-        online=_difference(online, offline),
+        offline=_by_role(before, offline),
+        online=_by_role(offline, online),
     )
 
 
-def _difference(
-    after: Mapping[str, tuple[int, int]], before: Mapping[str, tuple[int, int]]
+def _by_role(
+    before: Mapping[str, tuple[int, int]], after: Mapping[str, tuple[int, int]]
 ) -> dict[str, tuple[int, int]]:
-    return {name: (up - before[name][0], down - before[name][1]) for name, (up, down) in after.items()}
-
-
-async def _waiting(pages: Pages) -> int:
-    """Alerts that the sender holds without a verified receipt."""
-    return int((await pages.get("/status"))["outbox_waiting"])
+    """What was carried up and down between two readings, by the receiver and by all senders together."""
+    carried = {"receiver": (0, 0), "senders": (0, 0)}
+    for name, (up, down) in after.items():
+        role = name if name == "receiver" else "senders"
+        carried[role] = (carried[role][0] + up - before[name][0], carried[role][1] + down - before[name][1])
+    return carried
 
 
 async def _payload_bytes(sender: Office) -> float:
@@ -298,8 +284,8 @@ async def _payload_bytes(sender: Office) -> float:
 # --- telling ------------------------------------------------------------------------------------------------
 
 
-def _tell(absences: list[_Absence], bare_us: list[float], payload_bytes: float) -> None:
-    facts = {"alerts": absences[0].alerts, "kept_while_away": min(one.kept for one in absences)}
+def _tell(absences: list[_Absence], bare_us: list[float], payload_bytes: float, senders: int) -> None:
+    facts = {"alerts": absences[0].alerts, "senders": senders}
     per_s = [one.alerts / one.seconds for one in absences]
     figure(
         BENCH,
@@ -314,9 +300,9 @@ def _tell(absences: list[_Absence], bare_us: list[float], payload_bytes: float) 
         ),
     )
     for case, office, direction, offline in (
-        ("sender to broker while the other is away", "sender", 0, True),
-        ("sender to broker during catch-up", "sender", 0, False),
-        ("broker to sender during catch-up", "sender", 1, False),
+        ("sender to broker while the other is away", "senders", 0, True),
+        ("sender to broker during catch-up", "senders", 0, False),
+        ("broker to sender during catch-up", "senders", 1, False),
         ("broker to receiver during catch-up", "receiver", 1, False),
         ("receiver to broker during catch-up", "receiver", 0, False),
     ):
