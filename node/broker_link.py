@@ -27,6 +27,7 @@ from protocol.requests import (
     List,
     Listed,
     Op,
+    Put,
     Result,
     open_answer_untrusted,
     request_bytes,
@@ -46,6 +47,7 @@ LOOK_ANEW_MS = 5 * limits.MINUTE_MS
 INLINE_BYTES_MAX = 512 * 1024
 SEND_OPS_MAX = 128
 SEND_BYTES_MAX = 768 * 1024
+LATE_S = 20.0  # what takes longer may not end before EXCHANGE_TIMEOUT_S on a day a little worse
 BINARY = {"Content-Type": "application/octet-stream"}
 
 log = get_logger("broker_link")
@@ -258,6 +260,32 @@ def _connection_error(fault: aiohttp.ClientError | OSError) -> Unavailable:
     return Unavailable("broker_lost", "The connection to the broker broke.")
 
 
+@dataclass(slots=True)
+class _Load:
+    """How many bytes of envelopes one exchange may carry: a telephone line does not bring half a megabyte in
+    the minute an exchange has, and what breaks off half-way begins anew.
+    """
+
+    most: int
+    now: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.now = self.most
+
+    def broke(self) -> None:
+        """It did not arrive, or not in time. The largest envelope always may."""
+        self.now = max(self.now // 2, limits.ENVELOPE_BYTES_MAX)
+
+    def arrived(self, carried_bytes: int, seconds: float) -> None:
+        """So many bytes took so long: a load that was about full says what the line can do."""
+        if 2 * carried_bytes < self.now:
+            return
+        if seconds > LATE_S:
+            self.broke()
+        elif seconds < LATE_S / 4:
+            self.now = min(2 * self.now, self.most)
+
+
 class BrokerLink:
     """Keeps one broker talked to. ``run`` until cancelled; ``wake`` when there is something new to send."""
 
@@ -272,6 +300,7 @@ class BrokerLink:
         self._cursors: dict[str, int] = {}
         self._looked_anew_ms = env.clock.monotonic_ms()
         self._rereads = 0
+        self._inline, self._send = _Load(INLINE_BYTES_MAX), _Load(SEND_BYTES_MAX)
         self._fruitless = 0  # answers in a row that listed items and brought us no further
         self._state: LinkView = self._view("connecting")
 
@@ -322,11 +351,11 @@ class BrokerLink:
 
     async def _send_turn(self) -> None:
         self._due.clear()
-        batch = await self._traffic.due(self._address, ops_max=SEND_OPS_MAX, bytes_max=SEND_BYTES_MAX)
+        batch = await self._traffic.due(self._address, ops_max=SEND_OPS_MAX, bytes_max=self._send.now)
         if batch.ops:
             assert request_bytes(batch.ops) <= limits.REQUEST_BYTES_MAX
             try:
-                results = await self._ask(batch.ops)
+                results = await self._ask_for_much(batch.ops, self._send)
                 await self._traffic.settle(self._address, batch, results)
             finally:
                 self._traffic.abandon(batch)
@@ -361,7 +390,7 @@ class BrokerLink:
             # lies behind our cursor would wait until this node starts again.
             self._looked_anew_ms = self._env.clock.monotonic_ms()
             self._cursors.clear()
-        share = INLINE_BYTES_MAX // len(mailboxes)
+        share = self._inline.now // len(mailboxes)
         # A first look answers at once: it also proves that the link works.
         wait_ms = POLL_WAIT_MS if self._state.state == "online" else 0
         began_ms = self._env.clock.monotonic_ms()
@@ -374,7 +403,7 @@ class BrokerLink:
             )
             for mailbox in mailboxes
         ]
-        results = await self._ask(ops)
+        results = await self._ask_for_much(ops, self._inline)
         listed = [
             (mailbox, result)
             for mailbox, result in zip(mailboxes, results, strict=True)
@@ -430,6 +459,21 @@ class BrokerLink:
                 self._taking = None
         self.wake()  # deletions wait to be announced
         return brought
+
+    async def _ask_for_much(self, ops: Sequence[Op], load: _Load) -> tuple[Result, ...]:
+        """As ``_ask``, and learn how much the line carries."""
+        begun_ms = self._env.clock.monotonic_ms()
+        try:
+            results = await self._ask(ops)
+        except Unavailable as fault:
+            if fault.code in ("broker_timeout", "broker_lost"):
+                load.broke()
+            raise
+        listed = [item for result in results if isinstance(result, Listed) for item in result.items]
+        carried_bytes = sum(len(item.envelope or b"") for item in listed)
+        carried_bytes += sum(len(op.envelope) for op in ops if isinstance(op, Put))
+        load.arrived(carried_bytes, (self._env.clock.monotonic_ms() - begun_ms) / 1000)
+        return results
 
     async def _ask(self, ops: Sequence[Op]) -> tuple[Result, ...]:
         results = await self.client.exchange(ops)

@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from aiohttp import ClientSession
 
+from keys.errors import Unavailable
 from keys.primitives import XWingPrivateKey
 from keys.secret import SecretBytes
 from node import broker_link
@@ -19,7 +21,7 @@ from protocol.mailbox import QUOTAS
 from protocol.message import MessageType
 from protocol.requests import Get, Op, OpRefused, Put, Result
 from runtime.sqlite import Transaction
-from tests.node.offices import Offices, alter_answers, an_alert, count, node_of, play, shown, write
+from tests.node.offices import Offices, alter_answers, an_alert, count, link_of, node_of, play, shown, write
 from tests.simulation.daemons import OfficeHost
 
 NEW_KEY_ID = b"newest.."
@@ -231,5 +233,44 @@ def test_what_waits_is_fetched_many_at_once(tmp_path: Path, monkeypatch: pytest.
         receipts = await count(there, "delivery", f"type = {int(MessageType.RECEIPT)}")
         assert receipts <= 10
         assert await count(here, "ladder", "step = 'delivered'") == 40
+
+    play(tmp_path, script)
+
+
+def test_a_telephone_line_carries_what_waits(tmp_path: Path) -> None:
+    """Half a megabyte does not come in the minute an exchange has: less is asked and sent, until it does."""
+    bytes_per_s = 4_000  # a modem
+
+    def slow_line(office: OfficeHost) -> None:
+        client = link_of(office).client
+        honest = client._read
+
+        async def slowly(
+            session: ClientSession, method: str, scheme: str, body: bytes, bytes_max: int
+        ) -> bytes:
+            answer = await honest(session, method, scheme, body, bytes_max)
+            seconds = (len(body) + len(answer)) / bytes_per_s
+            await asyncio.sleep(min(seconds, broker_link.EXCHANGE_TIMEOUT_S))
+            if seconds > broker_link.EXCHANGE_TIMEOUT_S:
+                raise Unavailable("broker_timeout", "The broker did not answer in time.")
+            return answer
+
+        client._read = slowly  # type: ignore[method-assign]
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        there.host.kill()
+        offices.broker.host.kill()
+        for number in range(100):
+            await here.send(an_alert(f"KA-{number:03d}"))
+        slow_line(here)
+        await offices.broker.restart()
+        await asyncio.sleep(1800)
+        assert await count(here, "custody") >= 100
+        await there.restart()
+        slow_line(there)
+        link_of(there).reread()
+        await asyncio.sleep(1800)
+        assert await shown(there) == 100
 
     play(tmp_path, script)
