@@ -8,6 +8,7 @@ no inbox opens one. The empty office has an officer, no peer and no message; the
 
 import asyncio
 import hashlib
+import json
 import os
 import time
 from collections.abc import Mapping
@@ -35,6 +36,14 @@ COPIES_PER_TRANSACTION = 1000
 POLL_S = 0.05
 STALL_S = 120.0
 _TABLES = ("alert", "vault", "received", "ladder")
+# What the daemon's own log says of its start, in this order; what is before and after, the clock says.
+_STEPS = {
+    "self_tested": "known answers of the primitives",
+    "keystore_opened": "key derivation and keystore",
+    "database_opened": "database, every page checked",
+    "log_opened": "audit log",
+    "keys_loaded": "keys and mailboxes",
+}
 _LEFT_OUT = ("v", "t", "seq", "ts", "bt", "mo", "z")  # what the log adds to every entry
 
 
@@ -58,6 +67,7 @@ class _Starts:
     ready_s: list[float] = field(default_factory=list)
     inbox_s: list[float] = field(default_factory=list)  # login included: a key derivation made to be slow
     page_s: list[float] = field(default_factory=list)
+    steps_s: dict[str, list[float]] = field(default_factory=dict)
 
 
 async def _run(messages: int) -> None:
@@ -100,9 +110,12 @@ async def _send_real(sender: Office) -> None:
 
 
 async def _start(office: Office, spent: _Starts) -> None:
+    log = office.daemon.log
+    read_before = log.stat().st_size if log.exists() else 0
     begun_s = time.perf_counter()
     await office.daemon.start()
     spent.ready_s.append(time.perf_counter() - begun_s)
+    _note_steps(spent, log, read_before)
     pages = await office.pages("officer")
     asked_s = time.perf_counter()
     await pages.inbox()
@@ -111,6 +124,19 @@ async def _start(office: Office, spent: _Starts) -> None:
     spent.page_s.append(shown_s - asked_s)
     await office.leave_pages()
     await office.daemon.stop()
+
+
+def _note_steps(spent: _Starts, log: Path, read_before: int) -> None:
+    """What the daemon said of the steps of its start; the rest is the interpreter and the pages."""
+    with log.open("rb") as opened:
+        opened.seek(read_before)
+        events = [json.loads(row) for row in opened if row.startswith(b"{")]
+    told_s = {
+        _STEPS[event["event"]]: event["duration_ms"] / 1000 for event in events if event["event"] in _STEPS
+    }
+    told_s["interpreter, imports and pages: the rest"] = spent.ready_s[-1] - sum(told_s.values())
+    for step, seconds in told_s.items():
+        spent.steps_s.setdefault(step, []).append(seconds)
 
 
 def _read_once(file: Path) -> float:
@@ -213,6 +239,11 @@ def _tell(full: _Starts, empty: _Starts, reads_s: list[float], messages: int, fi
         figure(
             BENCH, f"{case}, against the file", ours, "s", **facts,
             **cost_ratio(ours, reads_s, against=read),
+        )  # fmt: skip
+    for step, ours in full.steps_s.items():
+        figure(
+            BENCH, f"start to serving, of which {step}", ours, "s", **facts,
+            against_value=median(empty.steps_s[step]), against="the same at an office without messages",
         )  # fmt: skip
     figure(BENCH, "start to serving, what the messages add", [
         our - other for our, other in zip(full.ready_s, empty.ready_s, strict=True)

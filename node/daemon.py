@@ -258,13 +258,26 @@ class Node:
     async def open(
         cls, env: Env, directory: str, passphrase: SecretBytes, *, kdf: KdfProfile | None = None
     ) -> "Node":
-        """Open keystore, database and log. The caller holds the directory or is its only user."""
+        """Open keystore, database and log. The caller holds the directory or is its only user.
+
+        Each step is told with its duration: an operator asks what a slow start is doing.
+        """
+        begun_ms = env.clock.monotonic_ms()
+
+        def opened(what: str) -> None:
+            nonlocal begun_ms
+            now_ms = env.clock.monotonic_ms()
+            _log.info(what, duration_ms=now_ms - begun_ms)
+            begun_ms = now_ms
+
         self_test()
         config = load_config(env.files, directory)
         base = Path(directory)
+        opened("self_tested")
         keystore = await env.run_blocking(
             lambda: Keystore.open(env.files, str(base / KEYSTORE_NAME), passphrase, random=env.random)
         )
+        opened("keystore_opened")
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def fail(error: SalweenError) -> None:
@@ -274,6 +287,7 @@ class Node:
         db = await open_node_database(
             env, str(base / DATABASE_NAME), keystore.get(SecretName.DATABASE), on_failure=fail
         )
+        opened("database_opened")
         try:
             await finish_epoch(env, db, Secrets(env, keystore))
             signer = NoteSigner(
@@ -283,6 +297,7 @@ class Node:
             log = await AuditLog.open(
                 env=env, db=db, directory=base / LOG_NAME, high_water=base / HIGH_WATER_NAME, signer=signer
             )
+            opened("log_opened")
             identity = await db.read(lambda tx: load_identity(tx, Secrets(env, keystore)))
             node = cls(
                 env, directory, config, keystore, db, log, signer, identity, kdf or KdfProfile(), failed
@@ -293,6 +308,7 @@ class Node:
             # What an auditor needs to verify our log, beside it; a real auditor brings a copy of their own.
             policy = single_log_policy(signer.log_key).encode()
             await env.run_blocking(env.files.write_atomic, str(base / POLICY_NAME), policy, 0o644)
+            opened("keys_loaded")
         except BaseException:
             await db.close()
             raise
