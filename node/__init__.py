@@ -13,6 +13,7 @@ Reading order:
 - ``reset_keys``, ``resets``  a peer that lost state: what it is told to, and what is sent again
 - ``backup``, ``restore``, ``recovery_commands``  the backup file, and the ceremonies of the recovery sheet
 - ``officers``, ``vault``  who may open what, and what is kept sealed until they do
+- ``full_mailboxes``  which of what waits for a mailbox without room may be tried
 - ``halfpairs``, ``partnering``  a pair of which one word is missing, and what every ceremony shares
 - ``ceremony``, ``inperson``, ``meetingdesk``  pairing by voice and side by side, and from pages
 - ``revocations``, ``paper``  keys that are void: learnt from anyone, made from a recovery sheet
