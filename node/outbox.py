@@ -4,6 +4,7 @@ Spec: docs/spec/conversation.md#delivery. One rule: nothing is sent that is not 
 may be repeated safely. The table of ``protocol.delivery`` says what is due; this file carries it out.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -407,9 +408,9 @@ class Outbox:
             chosen = [row[0] for row in found]
             chosen += full_mailboxes.let_through(tx, list(secrets), now_ms, most=ops_max)
             rows = tx.execute(
-                f"SELECT {_ROW} FROM delivery WHERE rowid IN ({', '.join('?' * len(chosen))})"  # noqa: S608
+                f"SELECT {_ROW} FROM delivery WHERE rowid IN (SELECT value FROM json_each(?))"  # noqa: S608
                 " ORDER BY urgent DESC, rowid",
-                chosen,
+                (json.dumps(chosen),),
             )
             return [_row(row) for row in rows], secrets
 
