@@ -23,8 +23,8 @@ from statistics import mean
 import click
 
 from bench.bare import BareMessage
-from bench.measure import RUNS, cost_us
-from bench.report import figure, machine, progress, speed_ratio
+from bench.measure import CPU_TICK_S, RUNS, cost_us, process_cpu_s
+from bench.report import cost_ratio, figure, machine, progress, speed_ratio
 from bench.stored import database_of
 from demo.ceremony import pair
 from demo.office import Form, Office, Pages
@@ -142,6 +142,7 @@ class _Absence:
 
     alerts: int
     seconds: float
+    cpu_s: Mapping[str, float]  # from link up to caught up, by role
     offline: Mapping[str, tuple[int, int]]  # bytes up and down by role, before it came back
     online: Mapping[str, tuple[int, int]]
 
@@ -220,7 +221,7 @@ async def _run(*, alerts: int, runs: int, bare_rounds: int) -> None:
                 for number in range(runs):
                     progress(f"{BENCH}: absence {number + 1} of {runs}, {alerts} alerts")
                     bare_us += cost_us({"open": bare.receive}, rounds=bare_rounds, each=10, runs=1)["open"]
-                    absences.append(await _absence(senders, wire, away, alerts))
+                    absences.append(await _absence(senders, wire, broker, away, alerts))
             finally:
                 for partner in partners:
                     await partner.leave_pages()
@@ -229,7 +230,9 @@ async def _run(*, alerts: int, runs: int, bare_rounds: int) -> None:
     _tell(absences, bare_us, payload_bytes, count)
 
 
-async def _absence(senders: list[_Sender], wire: _Wire, away: Office, alerts: int) -> _Absence:
+async def _absence(
+    senders: list[_Sender], wire: _Wire, broker: Daemon, away: Office, alerts: int
+) -> _Absence:
     await away.daemon.stop()
     before, wire.seen["receiver"] = wire.totals(), asyncio.Event()
     async with asyncio.timeout(STALL_S):
@@ -245,19 +248,31 @@ async def _absence(senders: list[_Sender], wire: _Wire, away: Office, alerts: in
         await away.daemon.start()
         await wire.seen["receiver"].wait()
         begun_s = told_s = time.perf_counter()
+        cpu_before_s = _cpu_s(wire, broker)
         while waiting := sum([await sender.waiting() for sender in senders]):
             await asyncio.sleep(POLL_S)
             if time.perf_counter() - told_s > 10:
                 told_s = time.perf_counter()
                 progress(f"{BENCH}: {told_s - begun_s:.0f} s, {waiting} wait")
         seconds = time.perf_counter() - begun_s
+        cpu_s = {role: spent - cpu_before_s[role] for role, spent in _cpu_s(wire, broker).items()}
     online = wire.totals()
     return _Absence(
         alerts=alerts,
         seconds=seconds,
+        cpu_s=cpu_s,
         offline=_by_role(before, offline),
         online=_by_role(offline, online),
     )
+
+
+def _cpu_s(wire: _Wire, broker: Daemon) -> dict[str, float]:
+    """Processor time so far, by role."""
+    spent = {"receiver": 0.0, "senders": 0.0, "broker": 0.0}
+    for name, daemon in (*wire.owners.items(), ("broker", broker)):
+        assert daemon.pid is not None
+        spent[name if name in spent else "senders"] += process_cpu_s(daemon.pid)
+    return spent
 
 
 def _by_role(
@@ -299,6 +314,18 @@ def _tell(absences: list[_Absence], bare_us: list[float], payload_bytes: float, 
             against="bare opening and verifying of the same messages on one core",
         ),
     )
+    for role in absences[0].cpu_s:
+        # Of a few messages it may be less than a tick.
+        per_message_us = [max(one.cpu_s[role], CPU_TICK_S) / one.alerts * 1e6 for one in absences]
+        compared = cost_ratio(per_message_us, bare_us, against="bare opening and verifying of one message")
+        figure(
+            BENCH,
+            f"processor time of the {role} during catch-up",
+            per_message_us,
+            "us of one core per message",
+            **facts,
+            **(compared if role == "receiver" else {}),
+        )
     for case, office, direction, offline in (
         ("sender to broker while the other is away", "senders", 0, True),
         ("sender to broker during catch-up", "senders", 0, False),

@@ -13,20 +13,18 @@ daemons are idle.
 import asyncio
 import contextlib
 import itertools
-import os
 import signal
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import aiohttp
 
 from bench.bare import BareMessage
-from bench.measure import RUNS, cost_us, percentile
+from bench.measure import RUNS, cost_us, percentile, process_cpu_s
 from bench.report import cost_ratio, figure, progress, speed_ratio
 from demo.office import Form, Office, Pages
 from demo.playground import Playground, open_playground
@@ -40,7 +38,6 @@ SETTLE_S = 0.03  # between two alerts that are sent one at a time
 POLL_S = 0.01
 CHANGE_WAIT_S = 0.25  # a change may be told together with another
 STALL_S = 60.0
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _TEXT = (
     "White pickup with a false plate left the old bridge northbound, two men, tarpaulin over the load. " * 8
 )
@@ -311,17 +308,11 @@ async def _receipt_messages(bench: _Bench) -> list[int]:
 
 
 def _cpu_s(bench: _Bench) -> dict[str, float]:
-    return {name: _process_cpu_s(pid) for name, pid in bench.processes.items()}
+    return {name: process_cpu_s(pid) for name, pid in bench.processes.items()}
 
 
 def _since(bench: _Bench, before: Mapping[str, float]) -> dict[str, float]:
     return {name: spent - before[name] for name, spent in _cpu_s(bench).items()}
-
-
-def _process_cpu_s(pid: int) -> float:
-    """User and system time of a process, threads that ended included; in ticks of 10 ms."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
 
 # --- telling ------------------------------------------------------------------------------------------------

@@ -4,10 +4,13 @@ Cost is the processor time of this thread, which a neighbour on the same machine
 and latencies are taken by the clock on the wall, because waiting is part of them.
 """
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 RUNS = 3
+CPU_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 def cost_us(
@@ -28,6 +31,12 @@ def cost_us(
         for name, total_ns in spent_ns.items():
             costs[name].append(total_ns / (rounds * each) / 1000)
     return costs
+
+
+def process_cpu_s(pid: int) -> float:
+    """User and system time of a process, threads that ended included; in ticks."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * CPU_TICK_S
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
