@@ -298,6 +298,7 @@ class BrokerLink:
         self._poll: asyncio.Task[None] | None = None
         self._taking: asyncio.Task[bool] | None = None
         self._cursors: dict[str, int] = {}
+        self._behind: set[str] = set()  # mailboxes whose last list named more than it brought
         self._looked_anew_ms = env.clock.monotonic_ms()
         self._rereads = 0
         self._inline, self._send = _Load(INLINE_BYTES_MAX), _Load(SEND_BYTES_MAX)
@@ -390,7 +391,9 @@ class BrokerLink:
             # lies behind our cursor would wait until this node starts again.
             self._looked_anew_ms = self._env.clock.monotonic_ms()
             self._cursors.clear()
+        behind = [mailbox for mailbox in mailboxes if mailbox.name in self._behind]
         share = self._inline.now // len(mailboxes)
+        share_behind = self._inline.now // max(1, len(behind))
         # A first look answers at once: it also proves that the link works.
         wait_ms = POLL_WAIT_MS if self._state.state == "online" else 0
         began_ms = self._env.clock.monotonic_ms()
@@ -399,7 +402,7 @@ class BrokerLink:
                 get_secret=mailbox.get_secret.reveal(),
                 cursor=self._cursors.get(mailbox.name, 0),
                 wait_ms=wait_ms,
-                inline_bytes_max=share,
+                inline_bytes_max=share_behind if mailbox in behind else share,
             )
             for mailbox in mailboxes
         ]
@@ -442,6 +445,10 @@ class BrokerLink:
             if envelope is not None:
                 waiting.append(Arrival(mailbox=mailbox, envelope_hash=item.envelope_hash, envelope=envelope))
         brought |= await self._take_in(waiting)
+        if cursor == listed.items[-1].cursor:
+            self._behind.discard(mailbox.name)
+        else:
+            self._behind.add(mailbox.name)
         # The cursor moves only past what is committed: what was not taken in is listed again.
         if self._rereads == rereads:
             self._cursors[mailbox.name] = cursor
