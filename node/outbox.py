@@ -528,15 +528,16 @@ class Outbox:
             refused = sum(
                 isinstance(result, OpRefused) and (is_full or result.code == Refusal.QUOTA) for result in said
             )
-            full_mailboxes.note_puts(
-                tx,
-                peer_id,
-                urgent=urgent,
-                taken=taken,
-                refused=refused,
-                now_ms=now_ms,
-                jitter=self._env.jitter(),
-            )
+            if is_full or refused:
+                full_mailboxes.note_puts(
+                    tx,
+                    peer_id,
+                    urgent=urgent,
+                    taken=taken,
+                    refused=refused,
+                    now_ms=now_ms,
+                    jitter=self._env.jitter(),
+                )
 
     def _record_custody(self, tx: Transaction, row: Row, note: Custody) -> None:
         """Keep the broker's signed word as evidence."""
