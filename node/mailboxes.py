@@ -244,17 +244,30 @@ class Mailboxes:
         self._stirred.set()
 
     async def run(self) -> None:
-        """Each link that came up is looked at once, everything every few hours, what is unfinished sooner."""
+        """Each link that came up is looked at once, everything every few hours, what is unfinished sooner.
+
+        The first time at once: until the broker granted a mailbox nobody could make it again.
+        """
         wait_s = 0.0
         while True:
+            is_whole = True
             with contextlib.suppress(TimeoutError):
                 async with self._env.timeout(wait_s):
                     await self._stirred.wait()
-                await self._env.sleep(ROUND_PAUSE_S)
-            is_whole = not self._stirred.is_set()
+                is_whole = False
+                async with self._env.timeout(ROUND_PAUSE_S):
+                    while not self._is_new_online():
+                        self._stirred.clear()
+                        await self._stirred.wait()
             self._stirred.clear()
             unfinished = await self.round_once(is_whole=is_whole)
             wait_s = UNFINISHED_ROUND_S if unfinished else ROUND_S
+
+    def _is_new_online(self) -> bool:
+        return any(
+            link.view.state == "online" and address not in self._tended
+            for address, link in self._links().items()
+        )
 
     async def round_once(self, *, is_whole: bool = True) -> bool:
         """Plan, ask the brokers, write what peers must hear; whether something is left to do soon."""
@@ -265,8 +278,8 @@ class Mailboxes:
             for address, link in list(self._links().items()):
                 view = link.view
                 is_known = not is_whole and self._tended.get(address) == view.since_ms
-                # Not asked again for each change of a screen, unless something waits to be made there.
-                if view.state != "online" or (is_known and not await self._is_asked_at(address)):
+                # Not asked again for each change of a screen, unless a mailbox waits to be made or granted.
+                if view.state != "online" or (is_known and not await self._is_owed_at(address)):
                     continue
                 try:
                     await self._tend(address, link)
@@ -277,12 +290,13 @@ class Mailboxes:
             await self._carry_out_plans()
             return unfinished or await self._db.read(_is_unfinished)
 
-    async def _is_asked_at(self, address: str) -> bool:
+    async def _is_owed_at(self, address: str) -> bool:
         return await self._db.read(
             lambda tx: bool(
                 tx.execute(
-                    "SELECT 1 FROM mailbox"
-                    " WHERE broker_address = ? AND stage = 'asked' AND parent IS NOT NULL",
+                    "SELECT 1 FROM mailbox WHERE broker_address = ? AND"
+                    " ((stage = 'asked' AND parent IS NOT NULL)"
+                    "  OR (stage IN ('made', 'proven') AND grant_bytes IS NULL))",
                     (address,),
                 )
             )

@@ -623,8 +623,8 @@ class Outbox:
     def _try_lost(self, tx: Transaction, peer_id: bytes) -> None:
         """The broker knows the mailbox again: what waits for it need not wait out its own timer.
 
-        As it is, and with the wait it has reached: a broker that takes one item and forgets the rest each time
-        has us seal nothing anew.
+        As it is, and with the wait it has reached: a broker that takes one item and forgets the rest each
+        time has us seal nothing anew.
         """
         now_ms = self._env.clock.now_ms()
         rows = tx.execute(

@@ -216,7 +216,7 @@ def test_a_mailbox_falsely_called_gone_for_an_hour_loses_nothing(tmp_path: Path)
         liar.repent()
         await lasting_alert(here, "KA-2")
         await asyncio.sleep(60)
-        assert await shown(there) == 2, "the first that the broker takes brings the others, not their own timers"
+        assert await shown(there) == 2, "the first that the broker takes brings the others"
         await nothing_waits(here)
         await both_ways(offices, "B")
         checks = await here.host.run(lambda env: node_of(here).doctor())

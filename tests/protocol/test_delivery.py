@@ -1,7 +1,6 @@
 """The delivery machine of one outbox item: its whole table, its timers, and what it never does."""
 
 import typing
-
 from dataclasses import replace
 
 import pytest
@@ -247,7 +246,7 @@ def test_a_lost_address_keeps_the_item_and_says_so_once() -> None:
 
 @pytest.mark.parametrize("phase", [Delivery.KEPT, Delivery.HELD])
 def test_an_address_lost_after_long_trouble_is_tried_again_at_once(phase: Delivery) -> None:
-    """How often the link failed, or the broker was asked, before it forgot the mailbox: that does not count."""
+    """How often the link failed or the broker was asked before it forgot the mailbox does not count."""
     state, _ = step(replace(at(phase), attempt=20), AddressGone(), NOW, 0.0)
     assert (state.phase, state.held_since_ms) == (Delivery.ADDRESS_LOST, None)
     assert state.next_at_ms == NOW + limits.LINK_BACKOFF_MS_MIN
