@@ -155,6 +155,7 @@ class Mailboxes:
         """Give a row to each mailbox in the keystore without one: of a pairing, or cut off before its row."""
         async with self._one_at_a_time:
             await self._adopt()
+        self.stir()
 
     async def _adopt(self) -> None:
         peers: dict[bytes, str] = dict(
@@ -168,7 +169,8 @@ class Mailboxes:
         if all(name in known for found in named.values() for _, name in found):
             return
 
-        def record(tx: Transaction) -> None:
+        def record(tx: Transaction) -> set[str]:
+            grown = set()
             # What an unfinished ceremony made is no address yet: it is read, and announced to nobody.
             half = {one.mailbox for one in half_pairs(tx)}
             for peer_id, found in named.items():
@@ -179,8 +181,11 @@ class Mailboxes:
                 for place, (number, name) in enumerate(reversed(orphans)):
                     stage, parent = _stage_of_orphan(rows, place, len(orphans))
                     self._insert(tx, name, peer_id, number, address, stage, parent)
+                    grown.add(address)
+            return grown
 
-        await self._db.transact(record)
+        for address in await self._db.transact(record):
+            self._tended.pop(address, None)  # looked at before it had this one
 
     def _insert(
         self,
@@ -278,8 +283,8 @@ class Mailboxes:
             for address, link in list(self._links().items()):
                 view = link.view
                 is_known = not is_whole and self._tended.get(address) == view.since_ms
-                # Not asked again for each change of a screen, unless a mailbox waits to be made or granted.
-                if view.state != "online" or (is_known and not await self._is_owed_at(address)):
+                # Not asked again for each change of a screen, unless something waits to be made there.
+                if view.state != "online" or (is_known and not await self._is_asked_at(address)):
                     continue
                 try:
                     await self._tend(address, link)
@@ -290,13 +295,12 @@ class Mailboxes:
             await self._carry_out_plans()
             return unfinished or await self._db.read(_is_unfinished)
 
-    async def _is_owed_at(self, address: str) -> bool:
+    async def _is_asked_at(self, address: str) -> bool:
         return await self._db.read(
             lambda tx: bool(
                 tx.execute(
-                    "SELECT 1 FROM mailbox WHERE broker_address = ? AND"
-                    " ((stage = 'asked' AND parent IS NOT NULL)"
-                    "  OR (stage IN ('made', 'proven') AND grant_bytes IS NULL))",
+                    "SELECT 1 FROM mailbox"
+                    " WHERE broker_address = ? AND stage = 'asked' AND parent IS NOT NULL",
                     (address,),
                 )
             )

@@ -620,20 +620,13 @@ class Seen:
     again_entries: int  # written when the same bytes came a second time
 
 
+_LOGGED = {"leaf", "subtree", "cp", "log_state", "sqlite_sequence"}
 # What every arrival may write: evidence, the intent to delete at the broker, the log.
 # ``watch`` counts what nobody vouches for, so that it fills no log.
-_MAY_CHANGE = {
-    "quarantine",
-    "broker_delete",
-    "leaf",
-    "subtree",
-    "cp",
-    "log_state",
-    "sqlite_sequence",
-    "watch",
-}
-# What an authentic one changes besides: its number, the receipt it is owed, the next of our own messages.
-_MARKED = {"received", "receipt_due", "peer", "delivery"}
+_MAY_CHANGE = {"quarantine", "broker_delete", "watch", *_LOGGED}
+# What an authentic one changes besides: its number, the receipt it is owed, the next of our own messages, and
+# that its mailbox is in use.
+_MARKED = {"received", "receipt_due", "peer", "delivery", "mailbox"}
 # Rule 7: one nack an hour, which is a message of ours and takes along what is due.
 _NACKED = {"nack_due", "peer", "delivery", "reset_key", "custody"}
 
@@ -683,8 +676,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Seen]]:
             return [json.loads(entry) for entry in await read(there, look)]
 
         bad_ones = [(item, bad) for item, make in ITEMS.items() for bad in make(forger)]
-        # Those that earn a nack, which is a message of ours and under way for a while, come last: nothing else
-        # is blamed for it.
+        # Those that earn a nack, which is a message of ours and under way for a while, come last: nothing
+        # else is blamed for it.
         bad_ones.sort(key=lambda one: one[1].code == "unknown_key")
         for item, bad in bad_ones:
             before, first = await read(there, _tables), len(await entries())

@@ -10,7 +10,7 @@ from protocol import limits
 from protocol.onetime import NOTHING_OFFERED, OfferedKeys
 from protocol.receivekeys import live_key_ids
 from runtime.sqlite import Snapshot, Transaction
-from tests.node.offices import Offices, an_alert, node_of, play, read, shown, write
+from tests.node.offices import Offices, an_alert, count, node_of, play, read, shown, write
 from tests.simulation.daemons import OfficeHost
 
 HOUR_S = 3600

@@ -311,7 +311,7 @@ def test_items_under_a_deleted_key_get_no_nack(tmp_path: Path, number: int) -> N
 
         alter_answers(there, repeats)
         link_of(there).reread()
-        # One to a list, which may wait for its whole time, and then a pause, for none of them brings anything.
+        # One to a list, which may wait for its whole time, and then a pause, for none brings anything.
         await asyncio.sleep(number * (POLL_WAIT_MS + FRUITLESS_PAUSE_MS_MAX) / 1000)
         assert left == 0
         assert await count(there, "delivery", "type = 7") == 0
