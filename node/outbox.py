@@ -864,14 +864,14 @@ def _announces(peer: Peer, newest_list: int, now_ms: int) -> bool:
 def _acknowledges(tx: Snapshot, peer: Peer, now_ms: int) -> bool:
     """Whether an acknowledgement that found no company leaves now.
 
-    None while something of service waits to leave, behind which it would wait too: else a peer that sends
-    again what it has no acknowledgement of would have us make another each time, for as long as a broker
-    takes none of them.
+    None while something of service that was refused waits for its next try: it would fare no better, and a
+    peer that sends again what it has no acknowledgement of would have us make another each time, for as long
+    as a broker takes none of them.
     """
     return _has_come(peer.ack_due_ms, now_ms, ACK_DELAY_MS) and not tx.execute(
-        "SELECT 1 FROM delivery INDEXED BY delivery_due WHERE next_at_ms IS NOT NULL AND peer = ? AND service"
+        "SELECT 1 FROM delivery INDEXED BY delivery_due WHERE next_at_ms > ? AND peer = ? AND service"
         " AND phase IN ('kept', 'address_lost') LIMIT 1",
-        (peer.office_id,),
+        (now_ms, peer.office_id),
     )
 
 
