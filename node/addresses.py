@@ -119,9 +119,10 @@ def note_gone(tx: Transaction, peer_id: bytes, put_secret: bytes, now_ms: int) -
     return True
 
 
-def note_taken(tx: Transaction, peer_id: bytes) -> None:
-    """The broker took an item: the address is there."""
+def note_taken(tx: Transaction, peer_id: bytes) -> bool:
+    """The broker took an item: the address is there; whether it was lost."""
     tx.execute("UPDATE address SET lost_ms = NULL WHERE peer = ? AND lost_ms IS NOT NULL", (peer_id,))
+    return tx.changes() > 0
 
 
 def waiting_for_cards(tx: Snapshot) -> list[tuple[bytes, MailboxSuccessor]]:

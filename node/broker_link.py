@@ -302,6 +302,7 @@ class BrokerLink:
         self._looked_anew_ms = env.clock.monotonic_ms()
         self._rereads = 0
         self._inline, self._send = _Load(INLINE_BYTES_MAX), _Load(SEND_BYTES_MAX)
+        self._is_quiet = True  # the last poll brought nothing
         self._fruitless = 0  # answers in a row that listed items and brought us no further
         self._state: LinkView = self._view("connecting")
 
@@ -386,7 +387,8 @@ class BrokerLink:
         if not mailboxes:
             await self._env.sleep(POLL_WAIT_MS / 1000)
             return
-        if self._env.clock.monotonic_ms() - self._looked_anew_ms >= LOOK_ANEW_MS:
+        # Not right after something came: its deletion is under way, and it would be listed once more.
+        if self._is_quiet and self._env.clock.monotonic_ms() - self._looked_anew_ms >= LOOK_ANEW_MS:
             # Cursors are the broker's word. One that went back to an older state counts from there, and what
             # lies behind our cursor would wait until this node starts again.
             self._looked_anew_ms = self._env.clock.monotonic_ms()
@@ -414,6 +416,7 @@ class BrokerLink:
         ]
         has_waited = self._env.clock.monotonic_ms() - began_ms >= wait_ms // 2
         brought = [await self._take(mailbox, result) for mailbox, result in listed]
+        self._is_quiet = not any(brought)
         if any(brought) or (not listed and has_waited):
             self._fruitless = 0
             return

@@ -155,6 +155,7 @@ class Mailboxes:
         """Give a row to each mailbox in the keystore without one: of a pairing, or cut off before its row."""
         async with self._one_at_a_time:
             await self._adopt()
+        self.stir()
 
     async def _adopt(self) -> None:
         peers: dict[bytes, str] = dict(
@@ -168,7 +169,8 @@ class Mailboxes:
         if all(name in known for found in named.values() for _, name in found):
             return
 
-        def record(tx: Transaction) -> None:
+        def record(tx: Transaction) -> set[str]:
+            grown = set()
             # What an unfinished ceremony made is no address yet: it is read, and announced to nobody.
             half = {one.mailbox for one in half_pairs(tx)}
             for peer_id, found in named.items():
@@ -179,8 +181,11 @@ class Mailboxes:
                 for place, (number, name) in enumerate(reversed(orphans)):
                     stage, parent = _stage_of_orphan(rows, place, len(orphans))
                     self._insert(tx, name, peer_id, number, address, stage, parent)
+                    grown.add(address)
+            return grown
 
-        await self._db.transact(record)
+        for address in await self._db.transact(record):
+            self._tended.pop(address, None)  # looked at before it had this one
 
     def _insert(
         self,
@@ -244,17 +249,30 @@ class Mailboxes:
         self._stirred.set()
 
     async def run(self) -> None:
-        """Each link that came up is looked at once, everything every few hours, what is unfinished sooner."""
+        """Each link that came up is looked at once, everything every few hours, what is unfinished sooner.
+
+        The first time at once: until the broker granted a mailbox nobody could make it again.
+        """
         wait_s = 0.0
         while True:
+            is_whole = True
             with contextlib.suppress(TimeoutError):
                 async with self._env.timeout(wait_s):
                     await self._stirred.wait()
-                await self._env.sleep(ROUND_PAUSE_S)
-            is_whole = not self._stirred.is_set()
+                is_whole = False
+                async with self._env.timeout(ROUND_PAUSE_S):
+                    while not self._is_new_online():
+                        self._stirred.clear()
+                        await self._stirred.wait()
             self._stirred.clear()
             unfinished = await self.round_once(is_whole=is_whole)
             wait_s = UNFINISHED_ROUND_S if unfinished else ROUND_S
+
+    def _is_new_online(self) -> bool:
+        return any(
+            link.view.state == "online" and address not in self._tended
+            for address, link in self._links().items()
+        )
 
     async def round_once(self, *, is_whole: bool = True) -> bool:
         """Plan, ask the brokers, write what peers must hear; whether something is left to do soon."""

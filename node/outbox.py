@@ -123,6 +123,7 @@ _DUE = (
     f"FROM delivery INDEXED BY delivery_due WHERE next_at_ms <= ? AND rowid NOT IN ({full_mailboxes.RESTING})"
     f" AND peer IN (SELECT office_id {_TALKING})"
 )
+_LOST = "address_lost"
 _ROW = "hh, peer, alert_id, msg_id, urgent, envelope, envelope_hash, attempt, state"
 
 
@@ -486,7 +487,8 @@ class Outbox:
         match result:
             case Custody():
                 self.apply(tx, row, PutAccepted())
-                note_taken(tx, row.peer)
+                if note_taken(tx, row.peer):
+                    self._try_lost(tx, row.peer)
                 if not row.state.service:
                     self._record_custody(tx, row, result)
                 if row.alert_id is not None:
@@ -504,10 +506,9 @@ class Outbox:
             case OpRefused(code=code) if isinstance(op, Held) and code != "gone":
                 self.apply(tx, row, LinkFailed(), cause=f"broker_{code}")
             case OpRefused(code=code):
-                cause = f"broker_{code}"
                 if code == "gone":
-                    cause = "address_lost"
                     full_mailboxes.forget(tx, row.peer)
+                cause = _LOST if code == "gone" else f"broker_{code}"
                 self.apply(tx, row, PutRefused(code=code), cause=cause)
             case _:
                 raise BrokenInvariant("result_unmatched", "A result of another kind came for a put.")
@@ -648,6 +649,21 @@ class Outbox:
             else:
                 tx.execute("UPDATE delivery SET state = ?, next_at_ms = ? WHERE hh = ?", _due_at(row, now_ms))
 
+    def _try_lost(self, tx: Transaction, peer_id: bytes) -> None:
+        """The broker knows the mailbox again: what waits for it need not wait out its own timer.
+
+        As it is, and with the wait it has reached: a broker that takes one item and forgets the rest each
+        time has us seal nothing anew.
+        """
+        now_ms = self._env.clock.now_ms()
+        rows = tx.execute(
+            f"SELECT {_ROW} FROM delivery INDEXED BY delivery_due"  # noqa: S608 - our own constant
+            " WHERE next_at_ms > ? AND peer = ? AND cause = ?",
+            (now_ms, peer_id, _LOST),
+        )
+        for row in map(_row, rows):
+            self._ask_now(tx, row, now_ms)
+
     def _ask_now(self, tx: Transaction, row: Row, now_ms: int) -> None:
         tx.execute("UPDATE delivery SET state = ?, next_at_ms = ? WHERE hh = ?", _due_at(row, now_ms))
         address = tx.value("SELECT broker_address FROM peer WHERE office_id = ?", (row.peer,))
@@ -747,7 +763,7 @@ class Outbox:
                     " (SELECT office_id FROM peer WHERE frozen_ms IS NOT NULL)"
                 )
             ]
-            acknowledging = [p.office_id for p in active if _has_come(p.ack_due_ms, now_ms, ACK_DELAY_MS)]
+            acknowledging = [p.office_id for p in active if _acknowledges(tx, p, now_ms)]
             stranded = bool(tx.execute(f"SELECT 1 FROM delivery {_STRANDED} LIMIT 1", _ahead(now_ms)))  # noqa: S608
             expiring = bool(tx.execute(f"SELECT 1 FROM delivery WHERE {_EXPIRED} LIMIT 1", (now_ms,)))  # noqa: S608
             speaking = [*talking, *owing]
@@ -824,7 +840,7 @@ class Outbox:
                 tx, peer, self._keys, key_version=self._identity.key_version, now_ms=now_ms
             )
             items += [] if made is None else [made]
-        if items or _has_come(peer.ack_due_ms, now_ms, ACK_DELAY_MS):
+        if items or _acknowledges(tx, peer, now_ms):
             service = not items
             items.append(acknowledgement(peer.pair, self._identity.key_version))
             self.compose_control(tx, peer, items, service=service)
@@ -876,6 +892,20 @@ def _announces(peer: Peer, newest_list: int, now_ms: int) -> bool:
     """Whether a key or an officer list waits for this peer that found no company in time."""
     announce_ms = announcement_due_ms(peer.receive_keys)
     return _has_come(announce_ms, now_ms, limits.DAY_MS) or peer.officer_list_sent < newest_list
+
+
+def _acknowledges(tx: Snapshot, peer: Peer, now_ms: int) -> bool:
+    """Whether an acknowledgement that found no company leaves now.
+
+    None while something of service that was refused waits for its next try: it would fare no better, and a
+    peer that sends again what it has no acknowledgement of would have us make another each time, for as long
+    as a broker takes none of them.
+    """
+    return _has_come(peer.ack_due_ms, now_ms, ACK_DELAY_MS) and not tx.execute(
+        "SELECT 1 FROM delivery INDEXED BY delivery_due WHERE next_at_ms > ? AND peer = ? AND service"
+        " AND phase IN ('kept', 'address_lost') LIMIT 1",
+        (now_ms, peer.office_id),
+    )
 
 
 def _has_come(at_ms: int | None, now_ms: int, ahead_ms_max: int) -> bool:

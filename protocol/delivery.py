@@ -352,7 +352,9 @@ def step(
             return _wait_for_link(moved, now_ms, jitter), ()
         case AddressGone():
             told = () if state.phase in (_L, _E, _C) else (RecordAddressLost(),)
-            return _wait_for_address(moved, now_ms, jitter), told
+            # A link that failed before says nothing of an address; what went on failing waits ever longer.
+            tries = 0 if told or state.held_since_ms is not None else state.attempt
+            return _wait_for_link(replace(moved, attempt=tries, held_since_ms=None), now_ms, jitter), told
         case LinkFailed():
             return _wait_for_link(moved, now_ms, jitter), ()
         case HeldYes():
@@ -477,11 +479,6 @@ def _ask_later(state: DeliveryState, now_ms: int, jitter: float) -> DeliveryStat
 def _wait_for_link(state: DeliveryState, now_ms: int, jitter: float) -> DeliveryState:
     attempt = state.attempt + 1
     return replace(state, attempt=attempt, next_at_ms=now_ms + link_retry_ms(attempt, jitter))
-
-
-def _wait_for_address(state: DeliveryState, now_ms: int, jitter: float) -> DeliveryState:
-    wait_ms = _spread(limits.ADDRESS_LOST_RETRY_MS, jitter)
-    return replace(state, attempt=0, next_at_ms=now_ms + wait_ms, held_since_ms=None)
 
 
 def _reseal(state: DeliveryState, now_ms: int) -> tuple[DeliveryState, tuple[Command, ...]]:

@@ -157,7 +157,6 @@ ONE_TIME_KEYS_MAX: Final = 64
 BROKER_ANSWER_WAIT_MS: Final = 2 * MINUTE_MS
 # One item is sealed anew at most this often because the peer's mark passed it.
 RESEAL_SPACING_MS: Final = 1 * MINUTE_MS
-ADDRESS_LOST_RETRY_MS: Final = 15 * MINUTE_MS
 OPS_PER_REQUEST_MAX: Final = 256
 # Sizes of a whole request: the first holds one long poll; above 2 KiB four steps to the octave.
 REQUEST_BYTES_MIN: Final = 1_280

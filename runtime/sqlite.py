@@ -58,6 +58,10 @@ _WAL_HEADER = struct.Struct(">8I")  # magic, version, page size, sequence, two s
 _WAL_FRAME = struct.Struct(">6I")  # page number, pages after a commit or 0, two salts, two checksums
 _WAL_MAGIC = (0x377F0682, 0x377F0683)  # the last bit says that checksums read big-endian words
 
+_DATABASE_FILE = 0  # to apsw's Connection.read; 1 would be the journal
+# The page it lies in is never written, https://sqlite.org/fileformat2.html#lock_byte_page.
+_LOCK_BYTE = 1 << 30
+
 _PLAIN_HEADER = b"SQLite format 3\0"
 _MIGRATION_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 
@@ -441,9 +445,10 @@ async def open_database(
     """Open, check and migrate the database at ``path``; with ``create`` make it when it is missing.
 
     ``key`` is 32 random bytes; None leaves the file in plain, for tests and for data that is public anyway.
-    Every page is read once, so damage is met here and not in the middle of a day. ``on_failure`` hears once,
-    on the event loop, that the database went dead; a daemon passes ``Daemon.fail``. While it is open nothing
-    else in this process may open the file, not even to read: closing it would drop the database's locks.
+    Every page is read here, free ones too, so damage is met now and not in the middle of a day: with a key
+    any bit that turned, without one what does not fit together. ``on_failure`` hears once, on the event loop,
+    that the database went dead; a daemon passes ``Daemon.fail``. While it is open nothing else in this
+    process may open the file, not even to read: closing it would drop the database's locks.
 
     Raises PolicyRefused ``sqlite_too_old``, ``database_missing``, ``database_newer``; VerificationFailed
     ``database_wrong_key``, ``database_damaged``; Unavailable ``database_busy``; DiskFailed.
@@ -587,8 +592,18 @@ class _Opener:
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # the journal stays as evidence
             raise _damaged(self.subject, "its journal is broken in the middle")
 
+    # quick_check passes over free pages; Database.copy_to reads them all: a damaged one would lose no row,
+    # and every backup from then on. Each read of a page through the cipher checks its tag.
     def _verify(self, connection: apsw.Connection) -> None:
         try:
+            snapshot = Snapshot(connection)
+            pages, page_bytes = snapshot.value("PRAGMA page_count"), snapshot.value("PRAGMA page_size")
+            for page in range(pages):
+                if page == _LOCK_BYTE // page_bytes:
+                    continue
+                whole, _ = connection.read("main", _DATABASE_FILE, page * page_bytes, page_bytes)
+                if not whole:
+                    raise _damaged(self.subject, "the file is cut short")
             faults = connection.execute("PRAGMA quick_check(1)").fetchall()
         except apsw.Error as error:
             raise _database_failure(error, connection, self.subject) from error

@@ -172,6 +172,19 @@ def test_an_erased_broker_makes_the_mailboxes_again_and_nothing_is_lost(tmp_path
     play(tmp_path, script)
 
 
+def test_a_mailbox_is_granted_with_the_first_link(tmp_path: Path) -> None:
+    """A broker that loses its disk makes again only what it granted: that is asked for at once."""
+
+    async def script(offices: Offices) -> None:
+        await asyncio.sleep(2)
+        for office in (offices.here, offices.there):
+            assert await count(office, "mailbox", "grant_bytes IS NOT NULL") == 1
+        await erase(offices)
+        await both_ways(offices, "A")
+
+    play(tmp_path, script)
+
+
 def test_a_broker_lost_with_its_keys_is_left_for_another_by_file(tmp_path: Path) -> None:
     """Both move; one file breaks the circle, the other direction follows by itself; what waited arrives."""
 

@@ -281,13 +281,25 @@ def test_a_lost_address_keeps_the_item_and_says_so_once() -> None:
     state = at(Delivery.KEPT)
     state, commands = step(state, PutRefused(code="gone"), NOW, 0.0)
     assert (state.phase, commands) == (Delivery.ADDRESS_LOST, (RecordAddressLost(),))
-    state, commands = step(state, TimerFired(), NOW, 0.0)
-    assert commands == (PutNow(bodyless=False),)
-    state, commands = step(state, AddressGone(), NOW, 0.0)
-    assert (state.phase, commands) == (Delivery.ADDRESS_LOST, ())
-    assert state.next_at_ms == NOW + limits.ADDRESS_LOST_RETRY_MS
+    waits = []
+    for _ in range(12):
+        assert state.next_at_ms is not None
+        waits.append((state.next_at_ms - NOW) // 1_000)
+        state, commands = step(state, TimerFired(), NOW, 0.0)
+        assert commands == (PutNow(bodyless=False),)
+        state, commands = step(state, AddressGone(), NOW, 0.0)
+        assert (state.phase, commands) == (Delivery.ADDRESS_LOST, ())
+    assert waits == [2, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900, 900]
     state, commands = step(state, AddressKnown(), NOW, 0.0)
     assert (state.phase, commands) == (Delivery.KEPT, (Reseal(bodyless=False),))
+
+
+@pytest.mark.parametrize("phase", [Delivery.KEPT, Delivery.HELD])
+def test_an_address_lost_after_long_trouble_is_tried_again_at_once(phase: Delivery) -> None:
+    """How often the link failed or the broker was asked before it forgot the mailbox does not count."""
+    state, _ = step(replace(at(phase), attempt=20), AddressGone(), NOW, 0.0)
+    assert (state.phase, state.held_since_ms) == (Delivery.ADDRESS_LOST, None)
+    assert state.next_at_ms == NOW + limits.LINK_BACKOFF_MS_MIN
 
 
 def test_a_full_mailbox_keeps_the_item() -> None:

@@ -15,8 +15,6 @@ pytestmark = pytest.mark.scenario
 LINK_UP_S = 60.0
 PROMISED_S = 30.0
 
-ADDRESS_RETRY_S = 1000.0  # a put that met no mailbox is tried again within a quarter of an hour
-
 
 async def the_other(pages: Pages) -> str:
     """The id of the only partner."""
@@ -33,13 +31,6 @@ async def held_by_the_broker(pages: Pages, count: int) -> None:
     """Wait until the broker promised to keep so many alerts."""
     async with asyncio.timeout(PROMISED_S):
         while sum(row["state"] == "on_broker" for row in await pages.outbox()) < count:
-            await asyncio.sleep(0.05)
-
-
-async def made_again(pages: Pages) -> None:
-    """Wait until the office noticed the loss and has its mailbox again."""
-    async with asyncio.timeout(LINK_UP_S):
-        while not (await pages.get("/status"))["broker_losses"]:
             await asyncio.sleep(0.05)
 
 
@@ -82,18 +73,14 @@ async def test_an_erased_broker_begins_again_and_every_alert_arrives_once(world:
     assert json.loads(refused.out)["error"] == "database_present"
     erase(world.broker_home)
     await world.stage.command(BROKER, "begin-again", "--dir", world.broker_home)
-    # One office after the other: two that come at once may each find the other's mailbox not made yet, and
-    # then wait for a quarter of an hour, which the simulation spends.
-    await world.start(world.broker, world.receiver.daemon)
-    there = await world.receiver.pages()
-    await made_again(there)
-    await world.start(world.sender.daemon)
-    here = await world.sender.pages()
+    # Both at once: each may find the other's mailbox not made yet.
+    await world.start()
+    here, there = await world.sender.pages(), await world.receiver.pages()
     await submit(world, here, "KA-4")
     for number in (1, 2):
         await submit(world, there, f"TC-{number}")
-    await delivered(here, 4, ADDRESS_RETRY_S)
-    await delivered(there, 2, ADDRESS_RETRY_S)
+    await delivered(here, 4, LINK_UP_S)
+    await delivered(there, 2, LINK_UP_S)
     await arrived_once(world.receiver, {"KA-1", "KA-2", "KA-3", "KA-4"})
     await arrived_once(world.sender, {"TC-1", "TC-2"})
     (loss,) = (await here.get("/status"))["broker_losses"]
