@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from audit.entry import TYPES
+from audit.entry import COMMON, TYPES
 from keys import labels
 from keys.trust import PairState
 from node.ladder import ORDER
@@ -171,13 +171,57 @@ def test_every_state_and_mark_has_a_word_on_its_page() -> None:
     assert all(f"`{state.name.lower()}`" in states for state in PairState)
 
 
-def test_every_type_of_a_log_entry_is_on_the_page() -> None:
-    """docs/spec/log.md lists each type of audit/entry.py once."""
+def _fields(cell: str, kinds: dict[str, str]) -> dict[str, str]:
+    return {name: kinds[kind] for name, kind in re.findall(r"`([a-z0-9]+)` ([a-z0-9_]+)", cell)}
+
+
+def test_every_type_of_a_log_entry_is_on_the_page_with_its_fields_and_their_kinds() -> None:
+    """docs/spec/log.md holds the table of audit/entry.py: whose, which fields, what each holds."""
     section = _section("log.md", "Entries")
-    rows = re.findall(r"^\| (`.+?) \| .+ \|$", section, flags=re.MULTILINE)
-    listed = [name for row in rows for name in re.findall(r"`([a-z]+\.[a-z-]+)`", row)]
-    listed += [f"wit.{name}" for row in rows for name in re.findall(r"`wit/([a-z]+)`", row)]
-    assert sorted(listed) == sorted(TYPES)
+    listed = re.findall(r"^\| ([a-z0-9_]+) \| (.+?) \|(?: `(.+?)` \|)?", section, flags=re.MULTILINE)
+    kinds = {name: meaning for name, meaning, _ in listed}
+    known = {
+        kind.meaning: kind.pattern
+        for row in TYPES.values()
+        for kind in (row.required | row.optional).values()
+    }
+    for heading in ("field", "kind", "type"):
+        del kinds[heading]
+    meanings = {meaning.replace(" | ", ", "): meaning for meaning in known}
+    assert sorted(kinds.values()) == sorted(meanings)
+    for _, meaning, form in listed:
+        assert not form or known[meaning] == f'"{form}"', meaning
+    rows = re.findall(
+        r"^\| `([a-z]+\.[a-z-]+)` \| ([a-z ]+) \| (.*?) ?\| (.*?) ?\| (.+) \|$", section, flags=re.MULTILINE
+    )
+    kinds = {name: meanings[meaning] for name, meaning in kinds.items()}
+    page = {name: (whose, _fields(must, kinds), _fields(may, kinds)) for name, whose, must, may, _ in rows}
+    assert len(page) == len(rows)
+    assert page == {
+        name: (
+            row.whose,
+            {key: kind.meaning for key, kind in row.required.items()},
+            {key: kind.meaning for key, kind in row.optional.items()},
+        )
+        for name, row in TYPES.items()
+    }
+    common = dict(re.findall(r"^\| `([a-z]+)` \| (.+) \|$", section, flags=re.MULTILINE))
+    assert {key: text.partition(":")[0] for key, text in common.items()} == {
+        key: kind.meaning for key, kind in COMMON.items()
+    }
+
+
+def test_an_entry_type_is_reserved_where_no_program_writes_it() -> None:
+    """The page says of each type when it is written, and of the rest that they are not."""
+    section = _section("log.md", "Entries")
+    reserved = re.findall(r"^\| `([a-z]+\.[a-z-]+)` .*\| reserved \|$", section, flags=re.MULTILINE)
+    source = "".join(
+        path.read_text(encoding="utf-8")
+        for package in ("audit", "broker", "node")
+        for path in (ROOT / package).rglob("*.py")
+        if path.name not in ("entry.py", "replay.py", "fsck.py", "labels.py")
+    )
+    assert sorted(reserved) == sorted(name for name in TYPES if f'"{name}"' not in source)
 
 
 # --- layouts ---
