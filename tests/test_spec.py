@@ -10,13 +10,16 @@ import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from audit.entry import COMMON, TYPES
 from keys import labels
 from keys.trust import PairState
 from node.ladder import ORDER
+from protocol import alert
 from protocol.delivery import Delivery
 from protocol.message import MessageType
 from protocol.receipts import LADDER, ReceiptState
@@ -183,7 +186,7 @@ def test_every_type_of_a_log_entry_is_on_the_page_with_its_fields_and_their_kind
     known = {
         kind.meaning: kind.pattern
         for row in TYPES.values()
-        for kind in (row.required | row.optional).values()
+        for kind in (*row.required.values(), *row.optional.values())
     }
     for heading in ("field", "kind", "type"):
         del kinds[heading]
@@ -222,6 +225,64 @@ def test_an_entry_type_is_reserved_where_no_program_writes_it() -> None:
         if path.name not in ("entry.py", "replay.py", "fsck.py", "labels.py")
     )
     assert sorted(reserved) == sorted(name for name in TYPES if f'"{name}"' not in source)
+
+
+# --- alerts ---
+
+_TEXTS = {
+    "identifier": alert.Identifier,
+    "short": alert.ShortText,
+    "name": alert.Name,
+    "reason": alert.Reason,
+    "description": alert.Description,
+    "text": alert.LongText,
+}
+
+
+def _takes(kind: str, text: str) -> bool:
+    try:
+        TypeAdapter(_TEXTS[kind]).validate_python(text)
+    except ValidationError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(("heading", "model"), [("vehicle", alert.Vehicle), ("person", alert.Person)])
+def test_every_field_of_an_entity_is_on_the_page_with_what_it_holds(
+    heading: str, model: type[BaseModel]
+) -> None:
+    """docs/spec/alert.md names each field, with its kind of text or its words."""
+    table = _page("alert.md").split(f"| field of a {heading} | holds |\n|---|---|\n")[1].split("\n\n")[0]
+    page = dict(re.findall(r"^\| `([a-z_]+)` \| (.+) \|$", table, flags=re.MULTILINE))
+    assert list(page) == list(model.model_fields)
+    for name, holds in page.items():
+        annotation = get_type_hints(model, include_extras=True)[name]
+        if holds in _TEXTS:
+            assert annotation == _TEXTS[holds] | None, name
+        else:
+            assert set(re.findall(r"`([a-z]+)`", holds)) == set(re.findall(r"'([a-z]+)'", str(annotation))), (
+                name
+            )
+
+
+def test_each_kind_of_text_has_the_limits_of_the_page() -> None:
+    """As many characters and bytes as the page allows and no more; lines and joiners as it says."""
+    rows = re.findall(
+        r"^\| ([a-z]+) \| ([\d,]+) \| ([\d,]+) \| (one|many) \| (yes|no) \|$",
+        _page("alert.md"),
+        flags=re.MULTILINE,
+    )
+    assert [row[0] for row in rows] == list(_TEXTS)
+    for kind, characters, most_bytes, lines, joiners in rows:
+        points, size = (int(number.replace(",", "")) for number in (characters, most_bytes))
+        assert _takes(kind, "a" * points), kind
+        assert not _takes(kind, "a" * (points + 1)), kind
+        # Four bytes a letter, as far as both limits allow.
+        wide = min(points, size // 4)
+        assert _takes(kind, "𠀀" * wide), kind
+        assert wide == points or not _takes(kind, "𠀀" * (wide + 1)), kind
+        assert _takes(kind, "a\nb") == (lines == "many"), kind
+        assert _takes(kind, "a\u200cb") == (joiners == "yes"), kind
 
 
 # --- layouts ---

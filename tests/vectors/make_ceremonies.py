@@ -68,16 +68,19 @@ def _confirmation_faults(inviter: Confirms, made: Recorded) -> list[dict[str, st
     """What the inviter must refuse where the joiner's P4 is due."""
     good = bytes.fromhex(made["P4"]["joiner"])
     other = labelled_hash(labels.PAIRING_TRANSCRIPT, b"another ceremony")
-    foreign = TENGCHONG.operational
     body = pairing._pair_ok_body(other, TENGCHONG.id, MYITKYINA.id, 1, (1,), NOW_MS)
     key = pairing._confirmation_key(inviter.channel_key, inviter.transcript, "joiner")
     nonce = drawn("foreign P4 nonce", 24)
-    signed = body + foreign.sign(labels.PAIRING_OK, body)
+    signed = body + TENGCHONG.operational.sign(labels.PAIRING_OK, body)
     moved = from_item_untrusted(seal_item(b"SLP4", key, nonce, signed, inviter.transcript))
     right = pairing._pair_ok_body(inviter.transcript, TENGCHONG.id, MYITKYINA.id, 1, (1,), NOW_MS)
     forged = right + MYITKYINA.operational.sign(labels.PAIRING_OK, right)
     wrong = from_item_untrusted(seal_item(b"SLP4", key, nonce, forged, inviter.transcript))
+    later = pairing._pair_ok_body(inviter.transcript, TENGCHONG.id, MYITKYINA.id, 2, (1,), NOW_MS)
+    newer = later + TENGCHONG.operational.sign(labels.PAIRING_OK, later)
+    unknown = from_item_untrusted(seal_item(b"SLP4", key, nonce, newer, inviter.transcript))
     return [
+        _fault("inviter", "P4", "a pair-ok under another key version", unknown, "pair_ok_foreign"),
         _fault("inviter", "P4", "one bit", _flipped(good, -1), "aead_invalid"),
         _fault("inviter", "P4", "our own, sent back", bytes.fromhex(made["P4"]["inviter"]), "aead_invalid"),
         _fault("inviter", "P4", "a pair-ok of another ceremony", moved, "pair_ok_foreign"),

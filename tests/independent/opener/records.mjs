@@ -237,8 +237,10 @@ function readBundle(data) {
   const [peer, nonce, peerNonce, signature] = [32, 32, 32, SIGNATURE].map((size) => reader.take(size));
   end(reader);
   const rootKey = body.slice(5, 5 + 1984);
-  const operational = body.slice(1989 + 41, 1989 + 41 + 1984);
-  return { office: H("office-id", rootKey), operational, body, peer, nonce, peerNonce, signature };
+  const certificate = new Reader(body.slice(1989), reader.code);
+  certificate.take(37);
+  const [version, operational] = [certificate.small(4), certificate.take(1984)];
+  return { office: H("office-id", rootKey), version, operational, body, peer, nonce, peerNonce, signature };
 }
 
 function verifyBundle(bundle) {
@@ -278,14 +280,16 @@ function confirmed(P4, k, T, sides) {
     const reader = new Reader(pairOk, "pair_ok_malformed");
     magic(reader, "SLWK");
     const [transcript, own, peer] = [32, 32, 32].map((size) => reader.take(size));
-    reader.take(12);
+    const version = reader.small(4);
+    reader.take(8);
     reader.take(4 * reader.small(2));
     const signed = pairOk.slice(0, reader.at);
     const signature = reader.take(SIGNATURE);
     end(reader);
-    if (!equal(transcript, T) || !equal(peer, sides[other].office)) refuse("pair_ok_foreign");
-    if (!equal(own, sides[role].office)) refuse("office_id_mismatch");
-    compositeVerify(sides[role].operational, label("pairing-ok"), signed, signature);
+    const side = sides[role];
+    const fits = equal(transcript, T) && equal(peer, sides[other].office) && equal(own, side.office);
+    if (!fits || version !== side.version) refuse("pair_ok_foreign");
+    compositeVerify(side.operational, label("pairing-ok"), signed, signature);
     found[role] = pairOk;
   }
   return found;
