@@ -430,6 +430,33 @@ def _published() -> Iterator[Record]:
     )
 
 
+def _policies() -> Iterator[Record]:
+    log, witness = LOG.log_key.encode(), WITNESS.witness_key.encode()
+    other = NoteSigner(name="salween/other/witness1", key=ed25519("other witness")).witness_key.encode()
+    base = f"# who is believed\nlog {log} https://example.org/\nwitness a {witness}\nwitness b {other}\n"
+    for about, end, enough in (
+        ("none", "quorum none\n", ("", "a", "b", "a b")),
+        ("one of two", "group both any a b\nquorum both\n", ("a", "b", "a b")),
+        ("two of two", "group both all a b\n\nquorum both\n", ("a b",)),
+        ("a number", "group both\t2 a b\nquorum both\n", ("a b",)),
+        ("a witness", "quorum b\n", ("b", "a b")),
+    ):
+        gives = {"logs": log.encode().hex(), "enough": "\n".join(enough).encode().hex()}
+        yield Record(form="policy", about=about, data=(base + end).encode(), gives=gives)
+    for about, text in (
+        ("no quorum", base),
+        ("two quorums", base + "quorum a\nquorum b\n"),
+        ("cut", base + "quorum none"),
+        ("a name nobody defined", base + "quorum c\n"),
+        ("a witness twice in groups", base + "group g any a b\ngroup h any a\nquorum g\n"),
+        ("a threshold beyond its members", base + "group g 3 a b\nquorum g\n"),
+        ("a witness's key as a log's", base.replace("log ", f"log {witness}\nlog ", 1) + "quorum none\n"),
+        ("a letter of a key", base.replace(witness[-3:], "AA=", 1) + "quorum none\n"),
+        ("another word", base + "trust a\nquorum none\n"),
+    ):
+        yield Record(form="policy", about=about, data=text.encode(), code="bad_policy")
+
+
 # --- the readers: what a second program has to do with each form ---
 
 
@@ -527,6 +554,15 @@ def _read_proof(record: Record) -> dict[str, bytes]:
     return {**_head(head.checkpoint), "index": str(proof.index).encode()}
 
 
+def _read_policy(record: Record) -> dict[str, bytes]:
+    policy = parse_policy_untrusted(record.data)
+    enough = [names for names in ("", "a", "b", "a b") if policy.reaches_quorum(names.split())]
+    return {
+        "logs": "\n".join(key.encode() for key in policy.logs).encode(),
+        "enough": "\n".join(enough).encode(),
+    }
+
+
 def _known(record: Record, name: str) -> SecretBytes:
     return SecretBytes(bytes.fromhex(record.needs[name]))
 
@@ -543,6 +579,7 @@ READERS: Final[dict[str, Callable[[Record], dict[str, bytes]]]] = {
     "bundle-of-entries": _read_bundle,
     "checkpoint": _read_checkpoint,
     "proof": _read_proof,
+    "policy": _read_policy,
 }
 
 
@@ -556,7 +593,18 @@ def answer_of(record: Record) -> tuple[str, dict[str, str]]:
 
 def records() -> list[Record]:
     """Every case, in the order of the file."""
-    made = (_keystores, _backup_files, _pins, _sheets, _meeting_codes, _places, _entries, _trees, _published)
+    made = (
+        _keystores,
+        _backup_files,
+        _pins,
+        _sheets,
+        _meeting_codes,
+        _places,
+        _entries,
+        _trees,
+        _published,
+        _policies,
+    )
     return [record for make in made for record in make()]
 
 
