@@ -98,6 +98,13 @@ def test_every_message_type_is_on_the_page() -> None:
     assert told == {kind.name.lower() for kind in MessageType}
 
 
+@pytest.mark.parametrize("folder", [SPEC, SPEC.parent])
+def test_every_page_is_in_the_index_of_its_folder(folder: Path) -> None:
+    """A page that no index names is not read."""
+    named = set(re.findall(r"\]\(([a-z-]+\.md)\)", (folder / "README.md").read_text(encoding="utf-8")))
+    assert named == {page.name for page in folder.glob("*.md")} - {"README.md"}
+
+
 # --- values in msgpack: tags and their fields, read from the source that writes them ---
 
 
