@@ -98,6 +98,15 @@ def test_every_message_type_is_on_the_page() -> None:
     assert told == {kind.name.lower() for kind in MessageType}
 
 
+def test_every_code_a_page_of_the_specification_names_exists() -> None:
+    """A table that says which code follows says one of errors.md, or a word of the page itself."""
+    known = set(re.findall(r"^\| `([a-z_0-9]+)` \|", _page("errors.md"), flags=re.MULTILINE))
+    assert len(known) > 200
+    for page, heading in (("pairing.md", "Refusals"), ("broker.md", "What a node does with an answer")):
+        codes = set(re.findall(r"`([a-z0-9]+(?:_[a-z0-9]+)+)`", _section(page, heading)))
+        assert codes - known - {"not_found", "token_unknown", "too_large", "broker_quota"} == set(), page
+
+
 @pytest.mark.parametrize("folder", [SPEC, SPEC.parent])
 def test_every_page_is_in_the_index_of_its_folder(folder: Path) -> None:
     """A page that no index names is not read."""

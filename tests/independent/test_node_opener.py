@@ -10,6 +10,7 @@ import random
 import re
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from keys import labels
 from keys.errors import MalformedInput, SalweenError, VerificationFailed
 from keys.primitives import composite_verify
 from protocol import limits, wire
+from protocol.custody import Custody, sign_custody
 from protocol.items import HeartBeat, UnknownKeyNotice, encode_items
 from protocol.message import MessageType, certificate_core
 from protocol.sealing import (
@@ -47,7 +49,7 @@ from tests.protocol.offices import (
     vehicle_alert,
 )
 from tests.support import node_packages, tools
-from tests.vectors import make_ceremonies, make_envelopes, make_records
+from tests.vectors import make_ceremonies, make_documents, make_envelopes, make_records
 
 pytestmark = pytest.mark.independent
 
@@ -419,6 +421,41 @@ def test_each_recorded_file_says_the_same_to_both(opener: Ask, record: make_reco
             "ok": True,
             "found": {name: bytes.fromhex(value) for name, value in record.gives.items()},
         }
+
+
+_EXCHANGES = [d for d in make_documents.read_file() if d.form in ("request", "answer", "custody")]
+
+
+@pytest.mark.parametrize("document", _EXCHANGES, ids=lambda document: f"{document.form}: {document.about}")
+def test_each_recorded_exchange_says_the_same_to_both(opener: Ask, document: make_documents.Document) -> None:
+    """Requests, answers and custody notes: opened and verified, or the one code."""
+    needs = {name: bytes.fromhex(value) for name, value in document.needs.items()}
+    answer = opener("read", form=document.form, data=document.data, needs=needs)
+    assert (answer["ok"], answer.get("code", "")) == (not document.code, document.code)
+
+
+def test_every_note_of_a_batch_leads_to_its_one_signature(opener: Ask) -> None:
+    """Batches of 1 to 9, odd rows too; a note moved to another place does not."""
+    key = make_documents.CUSTODY_KEY
+    for count in range(1, 10):
+        notes = [
+            Custody(
+                origin=make_documents.ORIGIN,
+                put_capability_hash=bytes(32),
+                envelope_hash=bytes([number]) * 32,
+                size_bytes=8192,
+                log_index=number,
+                time_ms=NOW_MS,
+            )
+            for number in range(count)
+        ]
+        for number, note in enumerate(sign_custody(notes, key)):
+            needs = {"custody": key.public_bytes}
+            read = opener("read", form="custody", data=note.encode(), needs=needs)
+            assert read == {"ok": True, "found": {"index": str(number).encode()}}
+            moved = replace(note, log_index=number + 1).encode()
+            altered = opener("read", form="custody", data=moved, needs=needs)
+            assert altered == {"ok": False, "code": "signature_invalid"}
 
 
 def _as_bytes(value: Any) -> Any:

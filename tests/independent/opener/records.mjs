@@ -1,4 +1,5 @@
-// Files, codes, entries, checkpoints and both pairings, from docs/spec/keys.md, pairing.md and log.md.
+// Files, codes, entries, checkpoints, a broker's requests and both pairings, from docs/spec/keys.md, pairing.md, broker.md
+// and log.md.
 
 import { xchacha20poly1305 } from "@noble/ciphers/chacha.js";
 import { ed25519, x25519 } from "@noble/curves/ed25519.js";
@@ -11,6 +12,7 @@ import { ml_kem768 } from "@noble/post-quantum/ml-kem.js";
 
 import { Reader } from "./envelope.mjs";
 import { H, compositeVerify, equal, join, label, number, refuse, unwrap } from "./suite.mjs";
+import { decode } from "./wire.mjs";
 
 const NONE = new Uint8Array(0);
 const SIZES = [8192, 16384, 32768, 65536];
@@ -220,9 +222,95 @@ function splitKey(line) {
   return [line.slice(0, first), line.slice(second + 1)];
 }
 
-const FORMS = { keystore, backup, pin, rendezvous, item, entry, checkpoint, "bundle-of-entries": bundleOfEntries };
+// --- broker ---
 
-export const read = ({ form, data, needs }) => ({ found: FORMS[form](data, needs) });
+const TOP = 2 ** 20;
+const quarters = (least) => {
+  const sizes = [];
+  for (let size = least; size < TOP; size *= 2) sizes.push(size, 1.25 * size, 1.5 * size, 1.75 * size);
+  return [...sizes, TOP];
+};
+const REQUEST_SIZES = [1280, ...quarters(2048)];
+const ANSWER_SIZES = [256, ...quarters(1024)];
+
+function unpad(padded) {
+  let end = padded.length;
+  while (end > 0 && padded[end - 1] === 0) end -= 1;
+  if (end === 0 || padded[end - 1] !== 0x80) refuse("padding");
+  return decode(padded.slice(0, end - 1));
+}
+
+async function openRequest(data, seed) {
+  if (!REQUEST_SIZES.includes(data.length)) refuse("request_size");
+  if (data[0] !== 1) refuse("request_version");
+  const read = unpad(await unwrap(seed, data.slice(1), label("broker-request")));
+  return { key: read.get("r"), enc: data.slice(1, 1121), ops: read.get("o") };
+}
+
+async function request(data, { seed }) {
+  return { kinds: bytes((await openRequest(data, seed)).ops.map((op) => op.get("k")).join(" ")) };
+}
+
+async function answer(data, { seed, request: asked, custody: key }) {
+  const { key: responseKey, enc, ops } = await openRequest(asked, seed);
+  if (!ANSWER_SIZES.includes(data.length)) refuse("answer_size");
+  const derived = derive(responseKey, data.slice(0, 32), join(label("broker-response"), enc));
+  const read = unpad(aeadOpen(derived, new Uint8Array(24), data.slice(32), NONE));
+  const results = read.get("r");
+  if (results.length > 0 && results.length !== ops.length) refuse("answer_count");
+  const notes = results.filter((result) => result.get("k") === "cus");
+  const whole = notes.map((note) => new Map([...note, ["o", read.get("o")]]));
+  if (notes.length > 0) verifySigned(key, "custody-note", rowRoot(whole.map(custodyLeaf)), read.get("s"));
+  return { kinds: bytes(results.map((result) => result.get("k")).join(" ")) };
+}
+
+const custodyLeaf = (note) =>
+  H("custody-leaf", bytes(note.get("o")), note.get("p"), note.get("h"), number(note.get("z"), 4), number(note.get("i"), 8),
+    number(note.get("t"), 8));
+
+function rowRoot(row) {
+  if (row.length === 1) return row[0];
+  const above = [];
+  for (let at = 0; at < row.length; at += 2) {
+    above.push(at + 1 < row.length ? H("custody-tree", row[at], row[at + 1]) : row[at]);
+  }
+  return rowRoot(above);
+}
+
+/** Ed25519 over H(label, message). */
+function verifySigned(key, purpose, message, signature) {
+  if (!ed25519.verify(signature, H(purpose, message), key, { zip215: false })) refuse("signature_invalid");
+}
+
+function custody(data, { custody: key }) {
+  const note = decode(data);
+  let [at, width, node] = [Number(note.get("bi")), Number(note.get("bn")), custodyLeaf(note)];
+  if (at >= width) refuse("custody_path");
+  const path = new Reader(note.get("bp"), "custody_path");
+  for (; width > 1; at = Math.floor(at / 2), width = Math.ceil(width / 2)) {
+    if (at % 2 === 1) node = H("custody-tree", path.take(32), node);
+    else if (at + 1 < width) node = H("custody-tree", node, path.take(32));
+  }
+  end(path);
+  verifySigned(key, "custody-note", node, note.get("s"));
+  return { index: bytes(`${note.get("i")}`) };
+}
+
+const FORMS = {
+  request,
+  answer,
+  custody,
+  keystore,
+  backup,
+  pin,
+  rendezvous,
+  item,
+  entry,
+  checkpoint,
+  "bundle-of-entries": bundleOfEntries,
+};
+
+export const read = async ({ form, data, needs }) => ({ found: await FORMS[form](data, needs) });
 
 // --- pairing ---
 
