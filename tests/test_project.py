@@ -5,6 +5,7 @@ console scripts.
 """
 
 import ast
+import importlib
 import importlib.metadata
 import importlib.util
 import os
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import click
 import pytest
 from pydantic import BaseModel
 
@@ -293,6 +295,44 @@ def test_the_exit_codes_of_the_documents_are_those_of_the_source() -> None:
     page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     section = page.split("\n## Exit codes\n")[1].split("\n## ")[0]
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", section, flags=re.MULTILINE)} == source
+
+
+def _verbs(script: str) -> set[str]:
+    """What may stand behind a command; empty for one that is a single command."""
+    module = importlib.import_module(PYPROJECT["project"]["scripts"][script].partition(":")[0])
+    outermost = getattr(module, "cli", None)
+    return set(outermost.commands) if isinstance(outermost, click.Group) else set()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_verbs_of_a_command_are_the_ones_its_reader_is_told(script: str) -> None:
+    """README names every verb of the daemons and no other; operations.md has a row for each."""
+    verbs, page = _verbs(script), (ROOT / "README.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| `{script}` \| (.+) \|$", page, flags=re.MULTILINE)
+    named = set(re.findall(r"[a-z-]+", row))
+    assert named == verbs if script in ("salween-node", "salween-broker") else named >= verbs
+    commands = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8").split("\n## Commands\n")[1]
+    cells = re.findall(rf"^\| (`{script}.+?) \|", commands.split("\n## ")[0], flags=re.MULTILINE)
+    told = {word.split()[0] for cell in cells for word in re.findall(r"`(?:salween-\w+ )?([^`]+)`", cell)}
+    assert verbs <= told
+
+
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", "docs/operations.md", "docs/auditing.md"]
+)
+def test_a_command_a_document_shows_exists(document: str) -> None:
+    """Each `salween-x verb` and each `make target` that a reader may type."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for script, verb in re.findall(r"(salween-(?:node|broker|audit)) ([a-z][a-z-]*)", text):
+        assert verb in _verbs(script), f"{script} {verb}"
+    targets = set(
+        re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    )
+    shown = re.findall(
+        r"^(?:make|\$ make)(?: -s)? ([a-z-]+)|`make(?: -s)? ([a-z-]+)", text, flags=re.MULTILINE
+    )
+    for first, second in shown:
+        assert (first or second) in targets, first or second
 
 
 def test_the_limits_of_the_documents_are_those_of_the_source() -> None:

@@ -10,13 +10,16 @@ import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from audit.entry import TYPES
+from audit.entry import COMMON, TYPES
 from keys import labels
 from keys.trust import PairState
 from node.ladder import ORDER
+from protocol import alert
 from protocol.delivery import Delivery
 from protocol.message import MessageType
 from protocol.receipts import LADDER, ReceiptState
@@ -95,6 +98,22 @@ def test_every_message_type_is_on_the_page() -> None:
     assert told == {kind.name.lower() for kind in MessageType}
 
 
+def test_every_code_a_page_of_the_specification_names_exists() -> None:
+    """A table that says which code follows says one of errors.md, or a word of the page itself."""
+    known = set(re.findall(r"^\| `([a-z_0-9]+)` \|", _page("errors.md"), flags=re.MULTILINE))
+    assert len(known) > 200
+    for page, heading in (("pairing.md", "Refusals"), ("broker.md", "What a node does with an answer")):
+        codes = set(re.findall(r"`([a-z0-9]+(?:_[a-z0-9]+)+)`", _section(page, heading)))
+        assert codes - known - {"not_found", "token_unknown", "too_large", "broker_quota"} == set(), page
+
+
+@pytest.mark.parametrize("folder", [SPEC, SPEC.parent])
+def test_every_page_is_in_the_index_of_its_folder(folder: Path) -> None:
+    """A page that no index names is not read."""
+    named = set(re.findall(r"\]\(([a-z-]+\.md)\)", (folder / "README.md").read_text(encoding="utf-8")))
+    assert named == {page.name for page in folder.glob("*.md")} - {"README.md"}
+
+
 # --- values in msgpack: tags and their fields, read from the source that writes them ---
 
 
@@ -171,13 +190,115 @@ def test_every_state_and_mark_has_a_word_on_its_page() -> None:
     assert all(f"`{state.name.lower()}`" in states for state in PairState)
 
 
-def test_every_type_of_a_log_entry_is_on_the_page() -> None:
-    """docs/spec/log.md lists each type of audit/entry.py once."""
+def _fields(cell: str, kinds: dict[str, str]) -> dict[str, str]:
+    return {name: kinds[kind] for name, kind in re.findall(r"`([a-z0-9]+)` ([a-z0-9_]+)", cell)}
+
+
+def test_every_type_of_a_log_entry_is_on_the_page_with_its_fields_and_their_kinds() -> None:
+    """docs/spec/log.md holds the table of audit/entry.py: whose, which fields, what each holds."""
     section = _section("log.md", "Entries")
-    rows = re.findall(r"^\| (`.+?) \| .+ \|$", section, flags=re.MULTILINE)
-    listed = [name for row in rows for name in re.findall(r"`([a-z]+\.[a-z-]+)`", row)]
-    listed += [f"wit.{name}" for row in rows for name in re.findall(r"`wit/([a-z]+)`", row)]
-    assert sorted(listed) == sorted(TYPES)
+    listed = re.findall(r"^\| ([a-z0-9_]+) \| (.+?) \|(?: `(.+?)` \|)?", section, flags=re.MULTILINE)
+    kinds = {name: meaning for name, meaning, _ in listed}
+    known = {
+        kind.meaning: kind.pattern
+        for row in TYPES.values()
+        for kind in (*row.required.values(), *row.optional.values())
+    }
+    for heading in ("field", "kind", "type"):
+        del kinds[heading]
+    meanings = {meaning.replace(" | ", ", "): meaning for meaning in known}
+    assert sorted(kinds.values()) == sorted(meanings)
+    for _, meaning, form in listed:
+        assert not form or known[meaning] == f'"{form}"', meaning
+    rows = re.findall(
+        r"^\| `([a-z]+\.[a-z-]+)` \| ([a-z ]+) \| (.*?) ?\| (.*?) ?\| (.+) \|$", section, flags=re.MULTILINE
+    )
+    kinds = {name: meanings[meaning] for name, meaning in kinds.items()}
+    page = {name: (whose, _fields(must, kinds), _fields(may, kinds)) for name, whose, must, may, _ in rows}
+    assert len(page) == len(rows)
+    assert page == {
+        name: (
+            row.whose,
+            {key: kind.meaning for key, kind in row.required.items()},
+            {key: kind.meaning for key, kind in row.optional.items()},
+        )
+        for name, row in TYPES.items()
+    }
+    common = dict(re.findall(r"^\| `([a-z]+)` \| (.+) \|$", section, flags=re.MULTILINE))
+    assert {key: text.partition(":")[0] for key, text in common.items()} == {
+        key: kind.meaning for key, kind in COMMON.items()
+    }
+
+
+def test_an_entry_type_is_reserved_where_no_program_writes_it() -> None:
+    """The page says of each type when it is written, and of the rest that they are not."""
+    section = _section("log.md", "Entries")
+    reserved = re.findall(r"^\| `([a-z]+\.[a-z-]+)` .*\| reserved \|$", section, flags=re.MULTILINE)
+    source = "".join(
+        path.read_text(encoding="utf-8")
+        for package in ("audit", "broker", "node")
+        for path in (ROOT / package).rglob("*.py")
+        if path.name not in ("entry.py", "replay.py", "fsck.py", "labels.py")
+    )
+    assert sorted(reserved) == sorted(name for name in TYPES if f'"{name}"' not in source)
+
+
+# --- alerts ---
+
+_TEXTS = {
+    "identifier": alert.Identifier,
+    "short": alert.ShortText,
+    "name": alert.Name,
+    "reason": alert.Reason,
+    "description": alert.Description,
+    "text": alert.LongText,
+}
+
+
+def _takes(kind: str, text: str) -> bool:
+    try:
+        TypeAdapter(_TEXTS[kind]).validate_python(text)
+    except ValidationError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(("heading", "model"), [("vehicle", alert.Vehicle), ("person", alert.Person)])
+def test_every_field_of_an_entity_is_on_the_page_with_what_it_holds(
+    heading: str, model: type[BaseModel]
+) -> None:
+    """docs/spec/alert.md names each field, with its kind of text or its words."""
+    table = _page("alert.md").split(f"| field of a {heading} | holds |\n|---|---|\n")[1].split("\n\n")[0]
+    page = dict(re.findall(r"^\| `([a-z_]+)` \| (.+) \|$", table, flags=re.MULTILINE))
+    assert list(page) == list(model.model_fields)
+    for name, holds in page.items():
+        annotation = get_type_hints(model, include_extras=True)[name]
+        if holds in _TEXTS:
+            assert annotation == _TEXTS[holds] | None, name
+        else:
+            assert set(re.findall(r"`([a-z]+)`", holds)) == set(re.findall(r"'([a-z]+)'", str(annotation))), (
+                name
+            )
+
+
+def test_each_kind_of_text_has_the_limits_of_the_page() -> None:
+    """As many characters and bytes as the page allows and no more; lines and joiners as it says."""
+    rows = re.findall(
+        r"^\| ([a-z]+) \| ([\d,]+) \| ([\d,]+) \| (one|many) \| (yes|no) \|$",
+        _page("alert.md"),
+        flags=re.MULTILINE,
+    )
+    assert [row[0] for row in rows] == list(_TEXTS)
+    for kind, characters, most_bytes, lines, joiners in rows:
+        points, size = (int(number.replace(",", "")) for number in (characters, most_bytes))
+        assert _takes(kind, "a" * points), kind
+        assert not _takes(kind, "a" * (points + 1)), kind
+        # Four bytes a letter, as far as both limits allow.
+        wide = min(points, size // 4)
+        assert _takes(kind, "𠀀" * wide), kind
+        assert wide == points or not _takes(kind, "𠀀" * (wide + 1)), kind
+        assert _takes(kind, "a\nb") == (lines == "many"), kind
+        assert _takes(kind, "a\u200cb") == (joiners == "yes"), kind
 
 
 # --- layouts ---

@@ -10,6 +10,7 @@ import random
 import re
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from keys import labels
 from keys.errors import MalformedInput, SalweenError, VerificationFailed
 from keys.primitives import composite_verify
 from protocol import limits, wire
+from protocol.custody import Custody, sign_custody
 from protocol.items import HeartBeat, UnknownKeyNotice, encode_items
 from protocol.message import MessageType, certificate_core
 from protocol.sealing import (
@@ -47,9 +49,27 @@ from tests.protocol.offices import (
     vehicle_alert,
 )
 from tests.support import node_packages, tools
-from tests.vectors import make_envelopes
+from tests.vectors import make_ceremonies, make_documents, make_envelopes, make_records
 
 pytestmark = pytest.mark.independent
+
+# The forms the other program reads, and entries whose fault only the table of types shows.
+_READ_BY_THEIRS = (
+    "keystore",
+    "backup",
+    "pin",
+    "rendezvous",
+    "item",
+    "entry",
+    "bundle-of-entries",
+    "checkpoint",
+)
+_NEEDS_THE_TABLE = (
+    "a field its type has not",
+    "a field missing",
+    "capitals in hex",
+    "a word that is not in the list",
+)
 
 Ask = Callable[..., dict[str, Any]]
 FILES = sorted(path for path in make_envelopes.FOLDER.glob("*.json") if path.name != "recipient.json")
@@ -377,6 +397,105 @@ def test_both_refuse_an_ed25519_half_that_is_no_point_of_the_group(opener: Ask, 
     assert answer == {"ok": False, "code": "public_key_invalid"}
     with pytest.raises(VerificationFailed, match="public_key_invalid"):
         composite_verify(key, labels.MESSAGE, b"m", made)
+
+
+# --- files, codes, the log, and both pairings ---
+
+# The cost in use takes JavaScript many seconds and differs from the least by two numbers in the header.
+_RECORDS = [
+    record
+    for record in make_records.read_file()
+    if record.form in _READ_BY_THEIRS and record.about not in ("at the cost in use", *_NEEDS_THE_TABLE)
+]
+
+
+@pytest.mark.parametrize("record", _RECORDS, ids=lambda record: f"{record.form}: {record.about}")
+def test_each_recorded_file_says_the_same_to_both(opener: Ask, record: make_records.Record) -> None:
+    """Key file, backup, PIN, rendezvous, entry, tree and checkpoint: what is in it, or the one code."""
+    needs = {name: bytes.fromhex(value) for name, value in record.needs.items()}
+    answer = opener("read", form=record.form, data=record.data, needs=needs)
+    if record.code:
+        assert answer == {"ok": False, "code": record.code}
+    else:
+        assert answer == {
+            "ok": True,
+            "found": {name: bytes.fromhex(value) for name, value in record.gives.items()},
+        }
+
+
+_EXCHANGES = [d for d in make_documents.read_file() if d.form in ("request", "answer", "custody")]
+
+
+@pytest.mark.parametrize("document", _EXCHANGES, ids=lambda document: f"{document.form}: {document.about}")
+def test_each_recorded_exchange_says_the_same_to_both(opener: Ask, document: make_documents.Document) -> None:
+    """Requests, answers and custody notes: opened and verified, or the one code."""
+    needs = {name: bytes.fromhex(value) for name, value in document.needs.items()}
+    answer = opener("read", form=document.form, data=document.data, needs=needs)
+    assert (answer["ok"], answer.get("code", "")) == (not document.code, document.code)
+
+
+def test_every_note_of_a_batch_leads_to_its_one_signature(opener: Ask) -> None:
+    """Batches of 1 to 9, odd rows too; a note moved to another place does not."""
+    key = make_documents.CUSTODY_KEY
+    for count in range(1, 10):
+        notes = [
+            Custody(
+                origin=make_documents.ORIGIN,
+                put_capability_hash=bytes(32),
+                envelope_hash=bytes([number]) * 32,
+                size_bytes=8192,
+                log_index=number,
+                time_ms=NOW_MS,
+            )
+            for number in range(count)
+        ]
+        for number, note in enumerate(sign_custody(notes, key)):
+            needs = {"custody": key.public_bytes}
+            read = opener("read", form="custody", data=note.encode(), needs=needs)
+            assert read == {"ok": True, "found": {"index": str(number).encode()}}
+            moved = replace(note, log_index=number + 1).encode()
+            altered = opener("read", form="custody", data=moved, needs=needs)
+            assert altered == {"ok": False, "code": "signature_invalid"}
+
+
+def _as_bytes(value: Any) -> Any:
+    return (
+        {k: bytes.fromhex(v) for k, v in value.items()} if isinstance(value, dict) else bytes.fromhex(value)
+    )
+
+
+def _pairing(how: str, recorded: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    names = {"voice": ("P1", "P2", "P3", "P4"), "person": ("M1", "M2", "M3", "P4")}[how]
+    given = {name: _as_bytes(recorded[name]) for name in names}
+    given["seed"] = _as_bytes(recorded["ephemeral_seed"])
+    if how == "voice":
+        return "byVoice", given | {"bundleInviter": _as_bytes(recorded["bundle"]["inviter"])}
+    codes = _as_bytes(recorded["codes"])
+    return "inPerson", given | {"codeInviter": codes["inviter"], "codeJoiner": codes["joiner"]}
+
+
+@pytest.mark.parametrize("how", ["voice", "person"])
+def test_each_recorded_pairing_says_the_same_to_both(opener: Ask, how: str) -> None:
+    """Every message opened, the same transcript, codes and mailboxes, both pair-ok verified."""
+    recorded = make_ceremonies.read_file()[how]
+    command, given = _pairing(how, recorded)
+    answer = opener(command, **given)
+    assert answer["ok"], answer
+    assert answer["key"]
+    assert answer["transcript"].hex() == recorded["transcript"]
+    assert answer["pairOk"] == _as_bytes(recorded["pair_ok"])
+    if how == "voice":
+        assert answer["codes"] == recorded["codes"]
+    else:
+        for direction in ("joiner", "inviter"):
+            put = answer["mailboxes"][f"to-{direction} put"]
+            assert put.hex() == recorded[f"to_{direction}_put"]
+    for fault in recorded["faults"]:
+        message: Any = bytes.fromhex(fault["hex"])
+        if fault["message"] == "P4":
+            message = given["P4"] | {"joiner": message}
+        altered = opener(command, **given | {fault["message"]: message})
+        assert altered == {"ok": False, "code": fault["code"]}, fault["about"]
 
 
 # --- wire ---

@@ -15,11 +15,13 @@ from keys import card, labels, notice, pairing
 from keys.errors import SalweenError
 from keys.primitives import COMPOSITE_SIGNATURE_BYTES, Ed25519PrivateKey, XWingPrivateKey
 from keys.secret import SecretBytes
-from protocol import items, receipts, requests, tokens
+from protocol import evidence, items, receipts, requests, tokens
 from protocol.custody import Custody, sign_custody, verify_custody
 from protocol.envelope import envelope_hash
+from protocol.message import MessageType
 from protocol.receipts import Receipt, ReceiptState
 from tests.keys.builders import NOW_MS, a_broker_address, a_broker_card, an_office, drawn, ed25519
+from tests.protocol import offices
 
 FILE: Final = Path(__file__).parent / "documents.json"
 MYITKYINA: Final = an_office("Myitkyina BLO", "MM")
@@ -346,6 +348,57 @@ def _exchanges() -> Iterator[Document]:
     yield Document(form="custody", about="another index", data=moved, code="signature_invalid", needs=key_of)
 
 
+def _evidence() -> Iterator[Document]:
+    """What one office hands to a third when another signed what cannot both be true."""
+    root = {"root": offices.MYITKYINA.root.public_bytes.hex()}
+    ahead = items.encode_items(
+        [
+            items.Acknowledgement(
+                key_version=1,
+                instance=drawn("mine", 8),
+                ranges=(items.ReceivedRange(instance=drawn("instance", 8), contiguous_to=9, bitmap=0),),
+            )
+        ]
+    )
+
+    def version(number: int, core: bytes, previous: bytes = bytes(32)) -> evidence.SignedVersion:
+        opening = offices.an_opening(number, pair_prev=previous)
+        signed = offices.signed_message(MessageType.CONTROL, core, opening=opening)
+        return evidence.SignedVersion(
+            header=signed.header, signature=signed.signature, opening=opening.encode()
+        )
+
+    def beat(number: int) -> bytes:
+        return items.encode_items([items.HeartBeat(highest_seq=number, at_ms=NOW_MS)])
+
+    def proof(*versions: evidence.SignedVersion, said: bytes = b"") -> evidence.Proof:
+        certificates = (offices.certificate_of(offices.MYITKYINA),)
+        return evidence.Proof(
+            recipient=offices.TENGCHONG.id, certificates=certificates, versions=versions, said=said
+        )
+
+    number = proof(version(7, beat(1)), version(7, beat(2)))
+    before = drawn("before", 32)
+    after = proof(version(7, beat(1), before), version(8, beat(1), before))
+    said = proof(version(3, ahead), said=ahead)
+    for shown, made in zip(evidence.Clash, (number, after, said), strict=True):
+        data = evidence.encode_proof(made)
+        yield Document(form="evidence", about=shown.value, data=data, needs=root | {"shows": shown.value})
+    data = evidence.encode_proof(number)
+    others = {"root": offices.TENGCHONG.root.public_bytes.hex()}
+    elsewhere = evidence.encode_proof(replace(number, recipient=offices.MYITKYINA.id))
+    both = evidence.encode_proof(proof(version(7, beat(1)), version(8, beat(2))))
+    unsaid = evidence.encode_proof(replace(said, said=beat(1)))
+    for about, bad, needs, code in (
+        ("of another office", data, others, "proof_signature"),
+        ("meant for another office", elsewhere, root, "proof_signature"),
+        ("two numbers", both, root, "proof_empty"),
+        ("said what nobody signed", unsaid, root, "proof_empty"),
+        ("one byte more", data + b"\xc0", root, "wire_trailing"),
+    ):
+        yield Document(form="evidence", about=about, data=bad, needs=needs, code=code)
+
+
 def _random(size: int) -> bytes:
     return drawn(f"random {size}", size)
 
@@ -418,6 +471,13 @@ def _read_exchange(document: Document) -> bytes | None:
     return None
 
 
+def _read_evidence(document: Document) -> bytes:
+    proof = evidence.decode_proof_untrusted(document.data)
+    shown = evidence.check_proof(proof, bytes.fromhex(document.needs["root"]))
+    assert shown.value == document.needs["shows"]
+    return evidence.encode_proof(proof)
+
+
 def _read_items(document: Document) -> bytes:
     return items.encode_items(items.decode_items_untrusted(document.data))
 
@@ -433,6 +493,7 @@ READERS: Final[dict[str, Callable[[Document], bytes | None]]] = {
     ),
     **dict.fromkeys(("token", "invitation", "address", "notice-text"), _read_line),
     **dict.fromkeys(("request", "answer", "custody"), _read_exchange),
+    "evidence": _read_evidence,
     "items": _read_items,
     "receipts": _read_receipts,
 }
@@ -448,7 +509,7 @@ def answer_of(document: Document) -> tuple[str, bytes | None]:
 
 def documents() -> list[Document]:
     """Every case, in the order of the file."""
-    return [*_documents(), *_lines(), *_values(), *_exchanges()]
+    return [*_documents(), *_lines(), *_values(), *_exchanges(), *_evidence()]
 
 
 def read_file() -> list[Document]:

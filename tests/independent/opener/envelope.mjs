@@ -17,7 +17,7 @@ const TYPES = { alert: 1, control: 2, receipt: 3, reset: 5, cover: 6, nack: 7, c
 const WITH_CERTIFICATE = [TYPES.reset, TYPES.card];
 
 /** Reads forward; what is cut short is refused with one code. */
-class Reader {
+export class Reader {
   constructor(data, code) {
     this.data = data;
     this.code = code;

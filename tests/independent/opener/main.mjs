@@ -3,6 +3,7 @@
 import { createInterface } from "node:readline";
 
 import { make, open } from "./envelope.mjs";
+import { byVoice, inPerson, read } from "./records.mjs";
 import { Refused, compositePublic, compositeSign, compositeVerify, label } from "./suite.mjs";
 import { decode, encode } from "./wire.mjs";
 
@@ -15,6 +16,9 @@ const COMMANDS = {
     compositeVerify(key, label(purpose), message, signature);
     return {};
   },
+  read,
+  byVoice,
+  inPerson,
   canonical: ({ data }) => ({ encoded: encode(decode(data)) }),
 };
 
