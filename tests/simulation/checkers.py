@@ -36,6 +36,14 @@ class Sent:
     ticks: dict[str, None] = field(default_factory=dict)  # steps of the ladder the sender ever saw
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one office's officers had seen at some moment: tokens of its inbox, ladders of what it sent."""
+
+    shown: dict[str, None]
+    ticks: dict[str, dict[str, None]]
+
+
 @dataclass(slots=True)
 class Witness:
     """Everything that officers did and saw in one run."""
@@ -44,6 +52,25 @@ class Witness:
     shown: dict[str, dict[str, None]] = field(default_factory=dict)  # office -> tokens ever in its inbox
     signed: dict[str, list[tuple[int, bytes]]] = field(default_factory=dict)  # office -> (size, root)
     used: dict[bytes, int] = field(default_factory=dict)  # hash of (key, nonce) -> how often sealed under
+    put_back: dict[str, None] = field(default_factory=dict)  # offices restored from an older backup
+
+    def seen_by(self, office: str) -> Seen:
+        """What a backup made from now on must bring back."""
+        mine = [sent for sent in self.sent.values() if sent.sender == office and sent.kept]
+        return Seen(
+            shown=dict(self.shown.get(office, {})), ticks={sent.token: dict(sent.ticks) for sent in mine}
+        )
+
+    def went_back(self, office: str, seen: Seen) -> None:
+        """I15: the office holds what it held then; what its partner sent since must all come again."""
+        self.put_back[office] = None
+        self.shown[office] = dict(seen.shown)
+        self.signed[office] = []  # the log goes on in another epoch, under another key
+        for sent in self.sent.values():
+            if sent.sender == office:
+                # Written after the backup and with that disk lost: nobody can be asked for it any more.
+                sent.kept &= sent.token in seen.ticks
+                sent.ticks = dict(seen.ticks.get(sent.token, {}))
 
     def saw_inbox(self, office: str, rows: list[tuple[str, str]]) -> None:
         """``rows`` are (token, sender as shown). I2, I4, I7."""
@@ -62,6 +89,7 @@ class Witness:
         for sent in self.sent.values():
             if (
                 sent.receiver == office
+                and office not in self.put_back
                 and {"delivered", "opened"} & sent.ticks.keys()
                 and sent.token not in tokens
             ):

@@ -14,12 +14,13 @@ from dataclasses import replace
 from typing import Any, Final
 
 from broker.daemon import Broker
-from broker.store.base import CarriedOut, Order
+from broker.store.base import CarriedOut
 from keys.errors import SalweenError
 from node.outbox import ToSend
 from node.peers import load_peers, save_peer
 from protocol import limits, wire
 from protocol.custody import Custody
+from protocol.envelope import envelope_hash
 from protocol.items import (
     Acknowledgement,
     Item,
@@ -30,7 +31,7 @@ from protocol.items import (
 )
 from protocol.message import MessageType
 from protocol.receipts import Receipt, ReceiptState, encode_receipts
-from protocol.requests import Held, HeldAnswer, List, Listed, ListedItem, OpRefused, Put, Result
+from protocol.requests import Held, HeldAnswer, List, Listed, ListedItem, Op, OpRefused, Put, Result
 from runtime.sqlite import Transaction
 from tests.simulation.daemons import OfficeHost
 
@@ -47,24 +48,22 @@ TRICKS: Final = (
 )
 
 
-class MaliciousStore:
-    """Stands before the real store and alters what it says. ``tricks`` in force now; empty is honest."""
+class MaliciousBroker:
+    """Alters what the real broker says, whether it knew at once or after a wait. ``tricks`` in force now."""
 
-    def __init__(self, inner: Any, choices: random.Random) -> None:
-        self._inner = inner
+    def __init__(self, exchange: Any, choices: random.Random) -> None:
+        self._honest = exchange._carry_out
         self._choices = choices
         self.tricks: tuple[str, ...] = ()
+        self.withholds = False  # F41, I18: it takes everything and lists nothing to anybody
         self.played: dict[str, int] = {}
         self._swallowed: dict[bytes, None] = {}
         self._seen: list[ListedItem] = []
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    async def carry_out(self, orders: Sequence[Order], *, bytes_max: int) -> CarriedOut:
-        """See Store."""
-        carried: CarriedOut = await self._inner.carry_out(orders, bytes_max=bytes_max)
-        results = [self._alter(order, result) for order, result in zip(orders, carried.results, strict=True)]
+    async def carry_out(self, ops: Sequence[Op]) -> CarriedOut:
+        """What the exchange asks instead of its own."""
+        carried: CarriedOut = await self._honest(ops)
+        results = [self._alter(op, result) for op, result in zip(ops, carried.results, strict=True)]
         return replace(carried, results=tuple(results))
 
     def _plays(self, trick: str, chance: float = 0.5) -> bool:
@@ -73,23 +72,25 @@ class MaliciousStore:
         self.played[trick] = self.played.get(trick, 0) + 1
         return True
 
-    def _alter(self, order: Order, result: Result) -> Result:
+    def _alter(self, op: Op, result: Result) -> Result:
         match result:
-            case Custody() if isinstance(order.op, Put):
+            case Custody() if isinstance(op, Put):
                 if self._plays("deny", 0.4):
                     return OpRefused(code=self._choices.choice(("gone", "quota", "busy")))
                 if self._plays("swallow"):
-                    self._swallowed[order.content_hash] = None
+                    self._swallowed[envelope_hash(op.envelope)] = None
                 if self._plays("forge", 0.3):
                     return replace(result, time_ms=result.time_ms + 1, log_index=2**62)
-            case HeldAnswer() if isinstance(order.op, Held):
-                dropped = order.op.envelope_hash in self._swallowed
+            case HeldAnswer() if isinstance(op, Held):
+                dropped = op.envelope_hash in self._swallowed
                 return HeldAnswer(held=(result.held and not dropped) or self._plays("claim"))
-            case Listed() if isinstance(order.op, List):
+            case Listed() if isinstance(op, List):
                 return self._listed(result)
         return result
 
     def _listed(self, listed: Listed) -> Listed:
+        if self.withholds:
+            return replace(listed, items=(), more=False)
         items = [item for item in listed.items if item.envelope_hash not in self._swallowed]
         if items and self._plays("delay"):
             return replace(listed, items=(), more=False)
@@ -204,9 +205,9 @@ async def tell_a_lie(office: OfficeHost, lie: str, choices: random.Random) -> No
         await office.host.run(lambda env: node.database.transact(record))
 
 
-def corrupt(broker: Broker, choices: random.Random) -> MaliciousStore:
-    """Put the liar in front of a running broker's store, until it is started again."""
+def corrupt(broker: Broker, choices: random.Random) -> MaliciousBroker:
+    """Put the liar between a running broker and its own door, until it is started again."""
     exchange: Any = broker._exchange
-    liar = MaliciousStore(exchange._store, choices)
-    exchange._store = liar
+    liar = MaliciousBroker(exchange, choices)
+    exchange._carry_out = liar.carry_out
     return liar

@@ -20,6 +20,7 @@ from keys import keystore, pin, primitives
 from keys.errors import PolicyRefused, SalweenError
 from keys.secret import SecretBytes
 from node import vault
+from node.views import PeerView
 from protocol import requests, sealing
 from protocol.alert import Alert, FreeText, Vehicle
 from runtime import sqlite
@@ -27,7 +28,16 @@ from tests.simulation.checkers import Broken, Sent, Witness, contradictions
 from tests.simulation.daemons import BrokerHost, OfficeHost, pair
 from tests.simulation.disk import Killed, SimulatedDisk
 from tests.simulation.env import EPOCH_MS
-from tests.simulation.malice import LIES, TRICKS, MaliciousStore, corrupt, tell_a_lie
+from tests.simulation.malice import LIES, TRICKS, MaliciousBroker, corrupt, tell_a_lie
+from tests.simulation.turns import (
+    TURNS,
+    Kept,
+    back_up,
+    check_restored,
+    copy_office,
+    restore_office,
+    withhold,
+)
 from tests.simulation.world import Host, HostDownError, World
 
 DAY_MS: Final = 24 * 3600 * 1000
@@ -40,6 +50,7 @@ IDLE_WRITES_MAX: Final = 400  # of both offices in ten idle minutes: polls, and 
 IDLE_MESSAGES_MAX: Final = 5  # new ones of an office in that time: signs of life, a key offered again
 REST_S: Final = 3 * 60  # what the last look made the offices say is said
 CHECKPOINT_COMMITS: Final = 100
+TURN_CHANCE: Final = 0.4
 
 FAULTS: Final = (
     *("kill",) * 3,
@@ -104,13 +115,13 @@ def paired() -> Paired:
 
         world.run(script())
         return Paired(
-            broker=_disk(broker.host),
-            offices={office.name: _disk(office.host) for office in offices},
+            broker=disk_of(broker.host),
+            offices={office.name: disk_of(office.host) for office in offices},
             address=broker.address,
         )
 
 
-def _disk(host: Host) -> SimulatedDisk:
+def disk_of(host: Host) -> SimulatedDisk:
     assert host.simulated_disk is not None
     return host.simulated_disk
 
@@ -173,8 +184,12 @@ class Schedule:
         faults: tuple[str, ...] = FAULTS,
         tricks: tuple[str, ...] = TRICKS,
         lies: tuple[str, ...] = LIES,
+        turns: tuple[str, ...] = TURNS,
     ) -> None:
-        """``tricks`` and ``lies``: what a broker and a third office may do; without ``lies`` it is shut."""
+        """``tricks`` and ``lies``: what a broker and a third office may do; without ``lies`` it is shut.
+
+        ``turns``: what may happen once to an office, in somewhat less than half of all schedules.
+        """
         self.tricks = tricks
         self.lies = lies
         self.seed = seed
@@ -187,10 +202,14 @@ class Schedule:
         self._has_lied = False
         self._has_liar = bool(lies) and (lies != LIES or self.choices.random() < 0.4)
         self._tricks: tuple[str, ...] = ()
-        self._liar: MaliciousStore | None = None
+        self.liar: MaliciousBroker | None = None
         self._calm = False
         self.autopsy: Callable[[Schedule], None] | None = None  # looks at the broken world before it goes
         self._restarts: dict[str, asyncio.Task[None]] = {}
+        # Drawn apart, so that a seed that found something once goes on playing what it played then.
+        self._more = random.Random(f"schedule/{seed}/turn")
+        self._turn = self._more.choice(turns) if turns and self._more.random() < TURN_CHANCE else ""
+        self._backup: Kept | None = None
 
     def run(self) -> Outcome:
         """Play it to its end; the outcome names what was broken."""
@@ -204,12 +223,14 @@ class Schedule:
             self.broker = BrokerHost(world)
             self.broker.address = start.address
             self.offices = [OfficeHost(world, name, country) for name, country in _NAMES]
-            self._put_disk(self.broker.host, start.broker.copy())
+            self.put_disk(self.broker.host, start.broker.copy())
             for office in self.offices:
-                self._put_disk(office.host, start.offices[office.name].copy())
+                self.put_disk(office.host, start.offices[office.name].copy())
             self.liar_office = OfficeHost(world, *_LIAR)
-            self._put_disk(self.liar_office.host, start.offices[_LIAR[0]].copy())
-            self._log_keys = {office.name: _log_key(_disk(office.host).content()) for office in self.offices}
+            self.put_disk(self.liar_office.host, start.offices[_LIAR[0]].copy())
+            self._log_keys = {
+                office.name: _log_key(disk_of(office.host).content()) for office in self.offices
+            }
             broken = None
             try:
                 world.run(self._script())
@@ -226,7 +247,7 @@ class Schedule:
                 last=[f"{at / 1e6:.3f} {what} {facts}" for at, what, facts in world.trace.last],
             )
 
-    def _put_disk(self, host: Host, disk: SimulatedDisk) -> None:
+    def put_disk(self, host: Host, disk: SimulatedDisk) -> None:
         disk._choices = random.Random(f"{self.world.seed}/{host.name}/disk")
         host.simulated_disk = disk
 
@@ -235,16 +256,18 @@ class Schedule:
     async def _script(self) -> None:
         await self._boot_broker()
         for office in self.offices:
-            await self._boot_office(office)
+            await self.boot_office(office)
         if self._has_liar:
             await self._up(self.liar_office.host, self.liar_office.serve())
-        self._rollback_point = _disk(self.broker.host).copy()
+        self._rollback_point = disk_of(self.broker.host).copy()
         workers = [asyncio.ensure_future(self._at_work(office)) for office in self.offices]
         try:
             end_s = self.world.loop.time() + self.minutes * 60
             while self.world.loop.time() < end_s:
                 await asyncio.sleep(self.choices.uniform(5, 60))
                 _take(workers)
+                if self._turn == "restored":
+                    await self._back_up_or_restore((end_s - self.world.loop.time()) / (self.minutes * 60))
                 await self._fault(self.choices.choice(self.faults))
                 if self._has_liar and self.choices.random() < 0.3:
                     await self._lie()
@@ -264,15 +287,54 @@ class Schedule:
             for view in await office.peers():
                 if view.missing_in and not view.name.startswith(_LIAR[0]):
                     raise Broken("I3", f"{office.name} still misses {view.missing_in} messages")
+        for name in self.witness.put_back:
+            one, other = sorted(self.offices, key=lambda office: office.name != name)
+            await check_restored(one, other.name)
+        if self._turn == "withheld":
+            self.played["withheld"] = 1
+            await withhold(self)
+        if self._turn == "copied":
+            self.played["copied"] = 1
+            await copy_office(self, *self._more.sample(self.offices, 2))
+
+    async def partner_of(self, office: OfficeHost) -> PeerView:
+        """What an office's screen says of the other one."""
+        (name,) = (other.name for other in self.offices if other is not office)
+        views = await self.logged_in(office, office.peers)
+        return next(view for view in views if view.name.startswith(name))
+
+    async def send_apart(self, office: OfficeHost) -> None:
+        """An alert that may be shown at the other office, and need not."""
+        self._numbers += 1
+        token = f"KA-{self._numbers}"
+        (receiver,) = (other.name for other in self.offices if other.name != office.name)
+        text = f"apart {self._numbers}"
+        self.witness.sent[token] = Sent(token=token, sender=office.name, receiver=receiver, text=text)
+        await self.logged_in(office, lambda: office.send(alert_of(token, text, office.now_ms()), receiver))
+
+    def note_log_key(self, office: OfficeHost) -> None:
+        """Its log began anew."""
+        self._log_keys[office.name] = _log_key(disk_of(office.host).content())
+
+    async def _back_up_or_restore(self, left: float) -> None:
+        """One office is backed up in the first half, and in the second restored on another machine."""
+        office = self.offices[self.seed % 2]
+        if self._backup is None and left > 0.4:
+            with contextlib.suppress(HostDownError, Killed):
+                self._backup = await back_up(self, office)
+        elif self._backup is not None and left < 0.4 and "restored" not in self.played:
+            self.played["restored"] = 1
+            self.world.note("restore", office.name)
+            await restore_office(self, office, self._backup)
 
     async def _heal(self) -> None:
         self._calm = True
         self.world.network.heal()
         self.world.network.latency_s = (0.005, 0.060)
         self._tricks = ()
-        if self._liar is not None:
-            self._note_tricks(self._liar)
-            self._liar.tricks = ()
+        if self.liar is not None:
+            self._note_tricks(self.liar)
+            self.liar.tricks = ()
         for host in self._hosts():
             host.resume()
             if host.simulated_disk is not None:
@@ -325,8 +387,11 @@ class Schedule:
         token = f"KA-{self._numbers}"
         text = f"seen at {self._numbers}, {'x' * self.choices.choice((10, 10, 1500, 4000))}"
         sent = self.witness.sent[token] = Sent(token=token, sender=office.name, receiver=receiver, text=text)
+        life = office.host.lives
         try:
-            await self._logged_in(office, lambda: office.send(_alert(token, text, office.now_ms()), receiver))
+            await self.logged_in(
+                office, lambda: office.send(alert_of(token, text, office.now_ms()), receiver)
+            )
         except PolicyRefused as refused:
             if refused.code in ("window_full", "disk_low"):
                 del self.witness.sent[token]
@@ -336,15 +401,16 @@ class Schedule:
             if office.host.life is None:
                 return
             raise Broken("I12", f"{office.name} could not send: {error.code}") from error
-        sent.kept = True
+        # The word may still reach an officer whose machine is gone by then, and another in its place.
+        sent.kept = life == office.host.lives or office.name not in self.witness.put_back
         self.world.note("kept", token)
 
     async def _look(self, office: OfficeHost) -> None:
-        inbox = await self._logged_in(office, office.inbox)
+        inbox = await self.logged_in(office, office.inbox)
         rows = [(row.headline.split()[1], row.peer_name) for row in inbox]
         self.world.note("inbox", office.name, len(rows))
         self.witness.saw_inbox(office.name, rows)
-        outbox = await self._logged_in(office, office.outbox)
+        outbox = await self.logged_in(office, office.outbox)
         self.witness.saw_outbox(
             office.name,
             [
@@ -356,13 +422,13 @@ class Schedule:
         unread = [row for row in inbox if not row.opened]
         if unread:
             row = self.choices.choice(unread)
-            fields: Any = await self._logged_in(office, lambda: office.open_alert(row.alert_id))
+            fields: Any = await self.logged_in(office, lambda: office.open_alert(row.alert_id))
             self.witness.saw_opened(row.headline.split()[1], fields["text"]["text"])
         for row in outbox:
             for rung in row.recipients[0].ladder if row.recipients else ():
                 self.world.note("rung", row.headline.split()[1], rung.step)
 
-    async def _logged_in(self, office: OfficeHost, act: Any) -> Any:
+    async def logged_in(self, office: OfficeHost, act: Any) -> Any:
         try:
             return await act()
         except PolicyRefused as refused:
@@ -414,8 +480,8 @@ class Schedule:
                 self._tricks = tuple(
                     self.choices.sample(self.tricks, min(len(self.tricks), self.choices.randint(1, 4)))
                 )
-                if self._liar is not None:
-                    self._liar.tricks = self._tricks
+                if self.liar is not None:
+                    self.liar.tricks = self._tricks
             case "rollback":
                 await self._roll_back_broker()
             case "erase":
@@ -433,9 +499,9 @@ class Schedule:
             return
         self._has_lied = True
         self.broker.host.kill()
-        point, now = self._rollback_point, _disk(self.broker.host).copy()
+        point, now = self._rollback_point, disk_of(self.broker.host).copy()
         self._rollback_point = now
-        self._put_disk(self.broker.host, point.copy())
+        self.put_disk(self.broker.host, point.copy())
         await asyncio.sleep(self.choices.uniform(0.1, 20))
         await self._boot_again(self.broker.host)
 
@@ -446,10 +512,10 @@ class Schedule:
             return
         self._has_lied = True  # whoever was told "held" finds out at growing intervals
         host.kill()
-        _disk(host).erase(("/broker.db", "/broker.db-wal", "/broker.db.keycheck"))
+        disk_of(host).erase(("/broker.db", "/broker.db-wal", "/broker.db.keycheck"))
         host.boot()
         await host.run(lambda env: begin_again(env, "broker"))
-        self._rollback_point = _disk(host).copy()
+        self._rollback_point = disk_of(host).copy()
         await self._boot_broker()
 
     def _restart_later(self, host: Host) -> None:
@@ -479,26 +545,26 @@ class Schedule:
             await self._boot_broker()
             return
         (office,) = (office for office in self.offices if office.host is host)
-        await self._boot_office(office)
+        await self.boot_office(office)
         await self._check_database(office)
         await self._look(office)
 
-    def _note_tricks(self, liar: MaliciousStore) -> None:
+    def _note_tricks(self, liar: MaliciousBroker) -> None:
         for trick, times in liar.played.items():
             self.played[trick] = self.played.get(trick, 0) + times
         liar.played.clear()
 
     async def _boot_broker(self) -> None:
-        if self._liar is not None:
-            self._note_tricks(self._liar)
+        if self.liar is not None:
+            self._note_tricks(self.liar)
         await self._up(self.broker.host, self.broker.serve())
         assert self.broker.broker is not None
-        self._liar = corrupt(
+        self.liar = corrupt(
             self.broker.broker, random.Random(f"{self.world.seed}/liar/{self.broker.host.lives}")
         )
-        self._liar.tricks = self._tricks
+        self.liar.tricks = self._tricks
 
-    async def _boot_office(self, office: OfficeHost) -> None:
+    async def boot_office(self, office: OfficeHost) -> None:
         await self._up(office.host, office.serve())
 
     async def _up(self, host: Host, serve: Coroutine[Any, Any, None]) -> None:
@@ -521,7 +587,7 @@ class Schedule:
         found = await office.host.run(lambda env: node.database.read(lambda tx: contradictions(tx.execute)))
         if found:
             raise Broken("I9", f"{office.name}: {found[0]}")
-        self.witness.saw_log(office.name, _disk(office.host).content(), self._log_keys[office.name])
+        self.witness.saw_log(office.name, disk_of(office.host).content(), self._log_keys[office.name])
 
 
 def _take(workers: Sequence["asyncio.Future[None]"]) -> None:
@@ -530,7 +596,7 @@ def _take(workers: Sequence["asyncio.Future[None]"]) -> None:
             worker.result()
 
 
-def _alert(token: str, text: str, now_ms: int) -> Alert:
+def alert_of(token: str, text: str, now_ms: int) -> Alert:
     return Alert(
         status="exercise",
         crime_type="drug_trafficking",
