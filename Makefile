@@ -53,8 +53,10 @@ check: install
 	$(BIN)/python -m tests.support.syntax_rules
 	$(BIN)/python -m tests.support.lock_check
 
+# Files of tests side by side; one more than cores, because many wait for processes they started.
+JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 test: check debian opener
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 debian:
 	@sh tests/support/debian_packages.sh

@@ -138,7 +138,10 @@ async def copy_office(schedule: "Schedule", office: OfficeHost, partner: OfficeH
 
 
 # The version taken in first stands whole in the proof, beside the one that came second.
-_VERSIONS: Final = "SELECT r.header, r.signature, e.proof FROM evidence e JOIN received r ON r.peer = e.peer AND r.hh <> e.hh"
+_VERSIONS: Final = (
+    "SELECT r.header, r.signature, e.proof FROM evidence e JOIN received r"
+    " ON r.peer = e.peer AND r.hh <> e.hh"
+)
 
 
 def _disk(host: Host) -> SimulatedDisk:
