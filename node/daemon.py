@@ -145,7 +145,7 @@ class Node:
             secrets,
             self.officers,
             self._outbox,
-            clients=lambda: [entry.link.client for entry in self._links.values()],
+            links=lambda: [entry.link for entry in self._links.values()],
             stirred=self._stirred.set,
             look_again=self._reread,
             changed=lambda: self.events.tell("link"),

@@ -19,7 +19,7 @@ from keys.card import Revocation, encode_revocation, parse_revocation_untrusted,
 from keys.errors import MalformedInput, PolicyRefused, SalweenError, VerificationFailed
 from keys.notice import Notice, encode_notice, parse_notice_untrusted, verify_notice
 from keys.secret import SecretBytes
-from node.broker_link import BrokerClient
+from node.broker_link import BrokerClient, BrokerLink
 from node.identity import Identity
 from node.officers import Officers
 from node.outbox import Outbox
@@ -60,7 +60,7 @@ class Revocations:
         officers: Officers,
         outbox: Outbox,
         *,
-        clients: Callable[[], Sequence[BrokerClient]],
+        links: Callable[[], Sequence[BrokerLink]],
         stirred: Callable[[], None],
         look_again: Callable[[str], None],
         changed: Callable[[], None],
@@ -72,7 +72,7 @@ class Revocations:
         self._secrets = secrets
         self._officers = officers
         self._outbox = outbox
-        self._clients = clients
+        self._links = links
         self._stirred = stirred
         self._look_again = look_again
         self._changed = changed
@@ -254,9 +254,12 @@ class Revocations:
         while True:
             self._ask_now.clear()
             wait_s = ASK_EVERY_S * (0.9 + 0.2 * self._env.jitter())
-            for client in self._clients():
+            for link in self._links():
+                if link.view.state == "backing_off":
+                    wait_s = ASK_AGAIN_S  # what does not answer is tried by its link, not by everybody
+                    continue
                 try:
-                    await self.visit(client)
+                    await self.visit(link.client)
                 except DiskFailed:
                     raise
                 except SalweenError as fault:

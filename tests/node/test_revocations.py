@@ -293,6 +293,7 @@ def test_a_broker_that_shows_offices_without_end_is_listened_to_for_so_long(tmp_
                     answer.append(result)
             return answer
 
+        await asyncio.sleep(MINUTE)  # the visit that each pairing asks for is over
         alter_answers(o.here, endless)
         node_of(o.here).revocations.ask_anew()
         await asyncio.sleep(10 * MINUTE)
