@@ -225,9 +225,16 @@ CONTRADICTIONS = {
 }
 
 
-def contradictions(execute: Any) -> list[str]:
-    """The names of the contradictions a database holds; ``execute`` runs SQL and returns rows."""
+def contradictions(execute: Any, *, log_began_anew: bool = False) -> list[str]:
+    """The names of the contradictions a database holds; ``execute`` runs SQL and returns rows.
+
+    ``log_began_anew``: entries of before stand in another log, so what has none here proves nothing.
+    """
     columns = [row[1] for row in execute("PRAGMA table_info(leaf)")]
     body = "entry" if "entry" in columns else columns[-1]
     source = f"(SELECT CAST({body} AS TEXT) AS text FROM leaf)"
-    return [what for what, sql in CONTRADICTIONS.items() if execute(sql.replace("entry_text", source))]
+    return [
+        what
+        for what, sql in CONTRADICTIONS.items()
+        if not (log_began_anew and "entry_text" in sql) and execute(sql.replace("entry_text", source))
+    ]

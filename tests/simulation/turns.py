@@ -40,10 +40,18 @@ class Kept:
 
 
 async def back_up(schedule: "Schedule", office: OfficeHost) -> Kept | None:
-    """As an officer does every evening; None when the office is down."""
+    """As an officer does every evening; None when the office is down, or knows no partner well enough.
+
+    A pair that never exchanged a receipt has no reset key, and is paired anew after a loss instead.
+    """
     node = office.node
     if office.host.life is None or node is None:
         return None
+    known = await office.host.run(lambda env: node.database.read(lambda tx: tx.execute(_RESET_KEYS)))
+    if (await schedule.partner_of(office)).office_id not in [row[0].hex() for row in known]:
+        return None
+    if office.node is not node:
+        return None  # started again meanwhile
     seen = schedule.witness.seen_by(office.name)
 
     async def make(env: Env) -> bytes:
@@ -64,6 +72,7 @@ async def restore_office(schedule: "Schedule", office: OfficeHost, kept: Kept) -
         host.kill()
     sheet = next(data for path, data in _disk(host).content().items() if path.endswith("/sheet"))
     schedule.put_disk(host, SimulatedDisk(random.Random(0)))
+    office.node = None  # nobody sits at the desk of the machine that is gone
     host.boot()
 
     async def begin(env: Env) -> None:
@@ -137,6 +146,7 @@ async def copy_office(schedule: "Schedule", office: OfficeHost, partner: OfficeH
         raise Broken("I16", f"{partner.name} froze the pair and did not keep what it had taken before")
 
 
+_RESET_KEYS: Final = "SELECT peer FROM reset_key WHERE own = 0"
 # The version taken in first stands whole in the proof, beside the one that came second.
 _VERSIONS: Final = (
     "SELECT r.header, r.signature, e.proof FROM evidence e JOIN received r"
