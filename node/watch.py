@@ -55,6 +55,11 @@ class Heartbeats:
                 )
             ]
         )
+        if await self._db.read(lambda tx: tx.execute("SELECT 1 FROM watch WHERE proof_ms > ?", (now_ms,))):
+            # Our clock was set back: an office would go unheard for so long before anybody is told.
+            await self._db.transact(
+                lambda tx: tx.execute("UPDATE watch SET proof_ms = ?1 WHERE proof_ms > ?1", (now_ms,))
+            )
         for peer_id in due:
             if await self._db.read(lambda tx, peer_id=peer_id: _is_waiting(tx, peer_id)):  # type: ignore[misc]
                 continue

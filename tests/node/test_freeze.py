@@ -90,7 +90,7 @@ def test_two_versions_freeze_the_conversation_until_a_supervisor_lets_it_go_on(t
         await asyncio.sleep(60)
         before = await read(here, lambda tx: load_peers(tx)[0].pair)
         await here.send(an_alert("KA-2"))
-        await asyncio.sleep(15)  # it is there, and its receipt is not acknowledged yet: one number is used twice
+        await asyncio.sleep(15)  # it is there, its receipt not acknowledged yet: one number is used twice
         await rewind(here, before)
         await here.send(an_alert("KA-3"))
         await asyncio.sleep(120)

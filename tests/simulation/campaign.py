@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -19,6 +20,7 @@ from tests.simulation.schedule import Outcome, Schedule, paired
 # Seeds that once found something in the real code, and what it was.
 BROKEN_BEFORE: Final[dict[int, str]] = {
     2002: "an item waited for a time that a clock, since set back, had set",
+    15: "an office whose clock was set back did not say for an hour that it was kept in the dark",
     2: "a broker that went back to an older state hid what lay behind the node's cursor",
 }
 
@@ -35,13 +37,10 @@ def play(seed: int, mistake: str | None = None) -> Outcome:
 
 
 def find(mistake: str, seeds: Iterator[int]) -> tuple[int, str] | None:
-    """How many schedules it took until this mistake was found, and by what; None when it was not."""
+    """How many schedules it took until a checker found this mistake, and by what; None when it was not."""
     paired()  # by the code as it is
     for played, seed in enumerate(seeds, start=1):
-        try:
-            outcome = play(seed, mistake)
-        except Exception as error:  # a daemon that cannot go on is found as well
-            return played, f"{type(error).__name__}: {error}"
+        outcome = play(seed, mistake)
         if outcome.broken is not None:
             return played, str(outcome.broken)
     return None
@@ -92,6 +91,8 @@ def _terse(outcome: Outcome) -> str:
 
 def main() -> int:
     """0 when every schedule held."""
+    # aiohttp's connector, unwound in a host that was killed, drops its own closing coroutine.
+    warnings.filterwarnings("ignore", "coroutine '_wait_for_close' was never awaited", RuntimeWarning)
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Final
 
+import node.evidence
 import node.inbox
 import node.outbox
 import node.peers
 import node.receive_keys
+import node.restore
+import node.watch
 import protocol.conversation
 import protocol.delivery
 import protocol.sealing
@@ -38,11 +41,6 @@ def _sync_normal() -> Undo:
         ("synchronous", "NORMAL", 1) if pragma[0] == "synchronous" else pragma for pragma in sqlite._PRAGMAS
     )
     return _swap(sqlite, "_PRAGMAS", pragmas)
-
-
-def _no_checkpoint_at_open() -> Undo:
-    """What a killed process left unsynced in the page cache is acted upon before it is durable."""
-    return _swap(sqlite, "_checkpoint_all", lambda connection, subject: None)
 
 
 def _answer_before_commit() -> Undo:
@@ -247,9 +245,28 @@ def _shows_before_commit() -> Undo:
     return _swap(node.outbox, "add_rung", boastful)
 
 
+def _restored_and_silent() -> Undo:
+    """An office restored from a backup goes on as if nothing had happened: no RESET is owed to anybody."""
+    return _swap(node.restore, "_reset", lambda *arguments, **options: None)
+
+
+def _copies_not_looked_for() -> Undo:
+    """Two messages under one number are both believed as they come."""
+    return _swap(node.evidence, "find_clash", lambda *arguments: None)
+
+
+def _silence_not_shown() -> Undo:
+    """A broker that lists nothing looks like a partner that has nothing to say."""
+    real = node.watch.Heartbeats.watched
+
+    def trusting(self: Any, tx: Any, peer: Any, view: Any) -> Any:
+        return replace(real(self, tx, peer, view), no_proof_since_ms=None)
+
+    return _swap(node.watch.Heartbeats, "watched", trusting)
+
+
 MISTAKES: Final[dict[str, Callable[[], Undo]]] = {
     "sync_normal": _sync_normal,
-    "no_checkpoint_at_open": _no_checkpoint_at_open,
     "answer_before_commit": _answer_before_commit,
     "keystore_not_synced": _keystore_not_synced,
     "seed_after_announcement": _seed_after_announcement,
@@ -265,6 +282,9 @@ MISTAKES: Final[dict[str, Callable[[], Undo]]] = {
     "clock_decides": _clock_decides,
     "nonce_repeats": _nonce_repeats,
     "shows_before_commit": _shows_before_commit,
+    "restored_and_silent": _restored_and_silent,
+    "copies_not_looked_for": _copies_not_looked_for,
+    "silence_not_shown": _silence_not_shown,
 }
 
 

@@ -38,7 +38,7 @@ from tests.simulation.turns import (
     restore_office,
     withhold,
 )
-from tests.simulation.world import Host, HostDownError, World
+from tests.simulation.world import Host, HostDownError, NobodyTookError, World
 
 DAY_MS: Final = 24 * 3600 * 1000
 SETUP_BEFORE_MS: Final = 3600 * 1000
@@ -238,6 +238,8 @@ class Schedule:
                 broken = Broken(found.invariant, found.what)  # without the frames it went through
                 if self.autopsy is not None:
                     self.autopsy(self)
+            except (SalweenError, NobodyTookError) as failed:
+                broken = Broken("I12", f"a daemon broke: {failed}")
             return Outcome(
                 seed=self.seed,
                 trace=world.trace.hexdigest(),

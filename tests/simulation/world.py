@@ -47,6 +47,10 @@ class HostDownError(RuntimeError):
     """The host was killed while a script waited for something of it."""
 
 
+class NobodyTookError(AssertionError):
+    """Something failed in a run and no code waited for it: a daemon of ours is broken."""
+
+
 class Life:
     """One life of a host, as the script sees it."""
 
@@ -236,7 +240,9 @@ class World:
         finally:
             gc.enable()
         for failure in self.loop.failures:
-            raise AssertionError(f"nobody took: {failure.get('message')}") from failure.get("exception")
+            raise NobodyTookError(
+                f"nobody took: {failure.get('message')}: {failure.get('exception')}"
+            ) from failure.get("exception")
         return result
 
     def bury(self, life: Life) -> None:
