@@ -41,6 +41,8 @@ IDLE_MESSAGES_MAX: Final = 5  # new ones of an office in that time: signs of lif
 REST_S: Final = 3 * 60  # what the last look made the offices say is said
 CHECKPOINT_COMMITS: Final = 100
 RELAPSE_CHANCE: Final = 0.4  # after each other fault, in half of all schedules
+GOES_BACK_LAST_CHANCE: Final = 0.25
+LAST_WORD_S: Final = 2 * 60  # offices have taken in what came before, and met the broker that went back
 RELAPSE_OPERATIONS_MAX: Final = 40  # about what a start changes on its disk
 
 FAULTS: Final = (
@@ -196,6 +198,7 @@ class Schedule:
         # Drawn apart: a seed that found something before there were relapses plays on as it did then.
         self._more = random.Random(f"schedule/{seed}/relapses")
         self._relapse_chance = RELAPSE_CHANCE if self._more.random() < 0.5 else 0.0
+        self._goes_back_last = self._more.random() < GOES_BACK_LAST_CHANCE
         self._relapsing: dict[str, None] = {}  # hosts that lose power as they stand up the next time
 
     def run(self) -> Outcome:
@@ -265,6 +268,8 @@ class Schedule:
                     self._relapse()
             await self._heal()
             _take(workers)
+            if self._goes_back_last:
+                await self._go_back_last()
         finally:
             for worker in workers:
                 worker.cancel()
@@ -471,6 +476,15 @@ class Schedule:
         self._put_disk(self.broker.host, point.copy())
         await asyncio.sleep(self.choices.uniform(0.1, 20))
         await self._boot_again(self.broker.host)
+
+    async def _go_back_last(self) -> None:
+        """F47 when no office starts again afterwards: what each believes of the broker it goes on believing."""
+        await asyncio.sleep(LAST_WORD_S)
+        self.played["rollback"] = self.played.get("rollback", 0) + 1
+        await self._roll_back_broker()
+        await asyncio.sleep(LAST_WORD_S)
+        for office in self.offices:
+            await self._send(office)
 
     async def _erase_broker(self) -> None:
         """I17: its disks are gone but for its keys, and the operator begins again."""
