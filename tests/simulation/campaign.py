@@ -5,6 +5,7 @@ A schedule that breaks an invariant is printed with its seed and the last events
 """
 
 import argparse
+import functools
 import os
 import subprocess
 import sys
@@ -14,6 +15,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from keys.errors import SalweenError
+from runtime.exits import DiskFailed
+from tests.simulation.checkers import Broken
 from tests.simulation.mistakes import MISTAKES, planted
 from tests.simulation.schedule import Outcome, Schedule, paired
 
@@ -30,6 +34,7 @@ SCHEDULES_PER_MISTAKE_MAX: Final = 300
 
 def play(seed: int, mistake: str | None = None) -> Outcome:
     """One schedule, with a mistake planted or without."""
+    paired()  # by the code as it is, whatever is planted then
     if mistake is None:
         return Schedule(seed).run()
     with planted(mistake):
@@ -37,13 +42,27 @@ def play(seed: int, mistake: str | None = None) -> Outcome:
 
 
 def find(mistake: str, seeds: Iterator[int]) -> tuple[int, str] | None:
-    """How many schedules it took until a checker found this mistake, and by what; None when it was not."""
-    paired()  # by the code as it is
+    """How many schedules it took until this mistake was found, and by what; None when it was not.
+
+    By a checker, or by the real code that refuses to go on. An error of the simulator's own finds nothing:
+    it is raised, as is a schedule that does not hold without the mistake either.
+    """
     for played, seed in enumerate(seeds, start=1):
-        outcome = play(seed, mistake)
-        if outcome.broken is not None:
-            return played, str(outcome.broken)
+        try:
+            broken: Exception | None = play(seed, mistake).broken
+            by = str(broken)
+        except (SalweenError, DiskFailed) as refused:
+            broken, by = refused, f"refused: {refused}"
+        if broken is not None:
+            if (without := _broken_without(seed)) is not None:
+                raise RuntimeError(f"schedule {seed} does not hold without {mistake} either: {without}")
+            return played, by
     return None
+
+
+@functools.cache
+def _broken_without(seed: int) -> Broken | None:
+    return play(seed).broken
 
 
 def in_processes(

@@ -51,6 +51,7 @@ class Witness:
     sent: dict[str, Sent] = field(default_factory=dict)
     shown: dict[str, dict[str, None]] = field(default_factory=dict)  # office -> tokens ever in its inbox
     signed: dict[str, list[tuple[int, bytes]]] = field(default_factory=dict)  # office -> (size, root)
+    overheard: Broken | None = None  # found inside a machine, where an exception might be taken
     used: dict[bytes, int] = field(default_factory=dict)  # hash of (key, nonce) -> how often sealed under
     put_back: dict[str, None] = field(default_factory=dict)  # offices restored from an older backup
 
@@ -94,6 +95,19 @@ class Witness:
                 and sent.token not in tokens
             ):
                 raise Broken("I6", f"{sent.sender} saw {sent.token} ticked and {office} does not have it")
+
+    def something_leaves(self, host: str, journals: list[list[tuple[int, bytes | None]]]) -> None:
+        """I7: what is said or shown rests on no commit that a power cut would take back.
+
+        ``journals``: of each of the host's databases, what was written to its journal since it was synced.
+        """
+        if self.overheard is None and any(_holds_commit(changes) for changes in journals):
+            self.overheard = Broken("I7", f"{host} speaks while a commit is written and not synced")
+
+    def nothing_overheard(self) -> None:
+        """Raise what was found where nobody could raise it."""
+        if self.overheard is not None:
+            raise self.overheard
 
     def saw_opened(self, token: str, text: str) -> None:
         """What an officer read. I4."""
@@ -155,6 +169,21 @@ class Witness:
                 )
         if (size, root) not in self.signed[office]:
             self.signed[office].append((size, root))
+
+
+WAL_FRAME_HEAD_BYTES = 24  # https://sqlite.org/fileformat2.html#walformat
+WAL_PAGES_AFTER_AT = 4  # in a frame's head: 0, or in the last frame of a commit the pages of the database
+
+
+def _holds_commit(changes: list[tuple[int, bytes | None]]) -> bool:
+    """Whether these changes of a journal hold the last frame of a commit, its head and its whole page."""
+    heads: dict[int, None] = {}  # where the page of a commit's last frame must follow
+    for at, data in changes:
+        if data is None:
+            heads = {place: None for place in heads if place < at}
+        elif len(data) == WAL_FRAME_HEAD_BYTES and struct.unpack_from(">I", data, WAL_PAGES_AFTER_AT)[0]:
+            heads[at + WAL_FRAME_HEAD_BYTES] = None
+    return any(data is not None and at in heads for at, data in changes)
 
 
 def entries_of(log: dict[str, bytes], size: int) -> list[bytes]:

@@ -20,7 +20,7 @@ from node.setup import initialise as initialise_node
 from node.views import AlertRow, OutboxRow, PeerView, Session, Submitted
 from protocol.alert import Alert
 from runtime.env import Env
-from tests.simulation.world import Host, World
+from tests.simulation.world import Host, HostDownError, World
 
 T = TypeVar("T")
 
@@ -111,7 +111,8 @@ class OfficeHost:
     async def log_in(self) -> None:
         """The supervisor again, after the screen locked itself."""
         node = self.node
-        assert node is not None
+        if node is None:
+            raise HostDownError(self.host.name)
         self.session = await self.host.run(lambda env: node.desk.login(1, PIN))
 
     def now_ms(self) -> int:
@@ -156,8 +157,8 @@ class OfficeHost:
 
     async def _at_desk(self, ask: Callable[[Node, Session], Coroutine[Any, Any, T]]) -> T:
         node, session = self.node, self.session
-        assert node is not None
-        assert session is not None
+        if node is None or session is None:
+            raise HostDownError(self.host.name)  # it died meanwhile and is starting again
         return await self.host.run(lambda env: ask(node, session))
 
 

@@ -11,6 +11,7 @@ seed. Therefore a power cut either keeps everything unsynced of a file or drops 
 whether the last commit survives is then chosen by the seed alone.
 """
 
+import functools
 import os
 import random
 from collections.abc import Callable
@@ -123,6 +124,7 @@ class SimulatedDisk:
         self._locks: dict[str, bytes] = {}
         self.is_dead = False
         self.fuse: int | None = None  # operations left to the one in the middle of which the host dies
+        self.fuse_counts_syncs = False  # only a database's syncs burn it: each ends a commit
         self.on_fuse: Callable[[], None] = lambda: None
         self.operations = 0
 
@@ -168,6 +170,10 @@ class SimulatedDisk:
         """Every file as processes see it, for a checker to look through."""
         return {path: bytes(file.cache) for path, file in self._files.items()}
 
+    def unsynced(self, suffix: str) -> list[list[Change]]:
+        """Of each file whose name ends so, the changes that a power cut may take back, oldest first."""
+        return [file.unsynced for path, file in self._files.items() if path.endswith(suffix)]
+
     def erase(self, suffixes: tuple[str, ...]) -> None:
         """Lose every file whose name ends so, at once and for good."""
         for path in [path for path in self._files if path.endswith(suffixes)]:
@@ -176,12 +182,12 @@ class SimulatedDisk:
 
     # --- what the files and the database's file layer ask -------------------------------------------------
 
-    def step(self) -> None:
+    def step(self, *, is_sync: bool = False) -> None:
         """Count one operation that changes something; the fuse may blow in it."""
         if self.is_dead:
             raise Killed
         self.operations += 1
-        if self.fuse is not None:
+        if self.fuse is not None and (is_sync or not self.fuse_counts_syncs):
             self.fuse -= 1
             if self.fuse <= 0:
                 self.fuse = None
@@ -455,7 +461,7 @@ class _DiskFile:
         self._file.truncate(size)
 
     def xSync(self, flags: int) -> None:  # noqa: N802
-        _guarded(self._disk.step)
+        _guarded(functools.partial(self._disk.step, is_sync=True))
         self._file.sync()
         if not self._is_name_synced:
             self._disk.sync_directory(os.path.dirname(self._path))

@@ -100,6 +100,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Virtual microseconds since the start of the run."""
         return round(self._now_s * 1_000_000)
 
+    @property
+    def steps(self) -> int:
+        """Callbacks and task steps taken since the start of the run."""
+        return self._steps
+
     def _run_once(self) -> None:
         if not self._active:
             if self._stopping:

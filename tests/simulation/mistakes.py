@@ -43,6 +43,11 @@ def _sync_normal() -> Undo:
     return _swap(sqlite, "_PRAGMAS", pragmas)
 
 
+def _no_checkpoint_at_open() -> Undo:
+    """What a killed process left unsynced in the page cache is acted upon before it is durable."""
+    return _swap(sqlite, "_checkpoint_all", lambda connection, subject: None)
+
+
 def _answer_before_commit() -> Undo:
     """A transaction's result is believed before the commit, at offices and broker alike."""
     real = sqlite.Database._run_writes
@@ -267,6 +272,7 @@ def _silence_not_shown() -> Undo:
 
 MISTAKES: Final[dict[str, Callable[[], Undo]]] = {
     "sync_normal": _sync_normal,
+    "no_checkpoint_at_open": _no_checkpoint_at_open,
     "answer_before_commit": _answer_before_commit,
     "keystore_not_synced": _keystore_not_synced,
     "seed_after_announcement": _seed_after_announcement,

@@ -118,6 +118,7 @@ class VirtualNetwork:
         self._ports = 40_000
         self._connections = 0
         self.writes = 0  # pieces put on their way so far
+        self.on_write: Callable[[str], None] = lambda host: None  # hears which program speaks, beforehand
 
     # --- what a test does to it -----------------------------------------------------------------------------
 
@@ -431,6 +432,7 @@ class VirtualTransport(transports._FlowControlMixin, asyncio.Transport):
         if self._is_closing or not data:
             return
         assert not self._is_eof_sent, "write after write_eof"
+        self._network.on_write(self.owner.name)
         for chunk in self._network.split(bytes(data)):
             self._unread_bytes += len(chunk)
             self._network.send(self, chunk)

@@ -51,6 +51,10 @@ IDLE_MESSAGES_MAX: Final = 5  # new ones of an office in that time: signs of lif
 REST_S: Final = 3 * 60  # what the last look made the offices say is said
 CHECKPOINT_COMMITS: Final = 100
 TURN_CHANCE: Final = 0.4
+RELAPSE_CHANCE: Final = 0.4  # after each other fault, in half of all schedules
+GOES_BACK_LAST_CHANCE: Final = 0.25
+LAST_WORD_S: Final = 2 * 60  # offices have taken in what came before, and met the broker that went back
+RELAPSE_OPERATIONS_MAX: Final = 40  # about what a start changes on its disk
 
 FAULTS: Final = (
     *("kill",) * 3,
@@ -206,10 +210,14 @@ class Schedule:
         self._calm = False
         self.autopsy: Callable[[Schedule], None] | None = None  # looks at the broken world before it goes
         self._restarts: dict[str, asyncio.Task[None]] = {}
-        # Drawn apart, so that a seed that found something once goes on playing what it played then.
-        self._more = random.Random(f"schedule/{seed}/turn")
-        self._turn = self._more.choice(turns) if turns and self._more.random() < TURN_CHANCE else ""
+        # Drawn apart: a seed that found something before there were these plays on as it did then.
+        more = random.Random(f"schedule/{seed}/turn")
+        self._turn = more.choice(turns) if turns and more.random() < TURN_CHANCE else ""
         self._backup: Kept | None = None
+        self._more = random.Random(f"schedule/{seed}/relapses")
+        self._relapse_chance = RELAPSE_CHANCE if self._more.random() < 0.5 else 0.0
+        self._goes_back_last = self._more.random() < GOES_BACK_LAST_CHANCE
+        self._relapsing: dict[str, None] = {}  # hosts that lose power as they stand up the next time
 
     def run(self) -> Outcome:
         """Play it to its end; the outcome names what was broken."""
@@ -228,6 +236,7 @@ class Schedule:
                 self.put_disk(office.host, start.offices[office.name].copy())
             self.liar_office = OfficeHost(world, *_LIAR)
             self.put_disk(self.liar_office.host, start.offices[_LIAR[0]].copy())
+            world.network.on_write = self._hear
             self._log_keys = {
                 office.name: _log_key(disk_of(office.host).content()) for office in self.offices
             }
@@ -253,6 +262,11 @@ class Schedule:
         disk._choices = random.Random(f"{self.world.seed}/{host.name}/disk")
         host.simulated_disk = disk
 
+    def _hear(self, host_name: str) -> None:
+        for host in (*self._hosts(), self.liar_office.host):
+            if host.name == host_name and host.life is not None:
+                self.witness.something_leaves(host_name, disk_of(host).unsynced("-wal"))
+
     # --- the run --------------------------------------------------------------------------------------------
 
     async def _script(self) -> None:
@@ -267,14 +281,19 @@ class Schedule:
             end_s = self.world.loop.time() + self.minutes * 60
             while self.world.loop.time() < end_s:
                 await asyncio.sleep(self.choices.uniform(5, 60))
-                _take(workers)
+                _take([*workers, *self._restarts.values()])
+                self.witness.nothing_overheard()
                 if self._turn == "restored":
                     await self._back_up_or_restore((end_s - self.world.loop.time()) / (self.minutes * 60))
                 await self._fault(self.choices.choice(self.faults))
                 if self._has_liar and self.choices.random() < 0.3:
                     await self._lie()
+                if self._more.random() < self._relapse_chance:
+                    self._relapse()
             await self._heal()
             _take(workers)
+            if self._goes_back_last:
+                await self._go_back_last()
         finally:
             for worker in workers:
                 worker.cancel()
@@ -282,6 +301,7 @@ class Schedule:
         await asyncio.sleep(HEAL_AFTER_MALICE_S if self._has_lied else HEAL_S)
         for office in self.offices:
             await self._look(office)
+        self.witness.nothing_overheard()
         self.witness.everything_arrived()
         await self._check_idle()
         for office in self.offices:
@@ -408,6 +428,8 @@ class Schedule:
         self.world.note("kept", token)
 
     async def _look(self, office: OfficeHost) -> None:
+        self._hear(office.host.name)
+        self.witness.nothing_overheard()
         inbox = await self.logged_in(office, office.inbox)
         rows = [(row.headline.split()[1], row.peer_name) for row in inbox]
         self.world.note("inbox", office.name, len(rows))
@@ -489,6 +511,21 @@ class Schedule:
             case "erase":
                 await self._erase_broker()
 
+    def _relapse(self) -> None:
+        """A program dies when a commit is written and not synced; then the power fails as it stands up.
+
+        Whatever the second life read, said or published before it made the first one's commit durable is
+        now about rows that were never there.
+        """
+        host = self._more.choice(self._hosts())
+        if host.life is None or self._is_restarting(host):
+            return
+        self.played["relapse"] = self.played.get("relapse", 0) + 1
+        self.world.note("fault", "relapse", host.name)
+        host.light_fuse(self._more.randint(1, 4), power_loss=False, counts_syncs=True)
+        self._relapsing[host.name] = None
+        self._restart_later(host)
+
     async def _lie(self) -> None:
         lie = self.choices.choice(self.lies)
         self.played[lie] = self.played.get(lie, 0) + 1
@@ -507,6 +544,15 @@ class Schedule:
         await asyncio.sleep(self.choices.uniform(0.1, 20))
         await self._boot_again(self.broker.host)
 
+    async def _go_back_last(self) -> None:
+        """F47 when no office starts again afterwards: what each believes of the broker it believes on."""
+        await asyncio.sleep(LAST_WORD_S)
+        self.played["rollback"] = self.played.get("rollback", 0) + 1
+        await self._roll_back_broker()
+        await asyncio.sleep(LAST_WORD_S)
+        for office in self.offices:
+            await self._send(office)
+
     async def _erase_broker(self) -> None:
         """I17: its disks are gone but for its keys, and the operator begins again."""
         host = self.broker.host
@@ -520,9 +566,14 @@ class Schedule:
         self._rollback_point = disk_of(host).copy()
         await self._boot_broker()
 
+    def _is_restarting(self, host: Host) -> bool:
+        return host.name in self._restarts and not self._restarts[host.name].done()
+
     def _restart_later(self, host: Host) -> None:
-        if host.name in self._restarts and not self._restarts[host.name].done():
+        if self._is_restarting(host):
             return
+        if host.name in self._restarts:
+            self._restarts[host.name].result()  # a start that was refused is not forgotten over the next one
 
         async def restart() -> None:
             with contextlib.suppress(TimeoutError):
@@ -540,7 +591,11 @@ class Schedule:
                 await self._boot(host, deadly=not self._calm)
 
     async def _boot(self, host: Host, *, deadly: bool = False) -> None:
-        if deadly and self.choices.random() < 0.2:
+        if deadly and host.name in self._relapsing:
+            del self._relapsing[host.name]
+            host.boot()
+            host.light_fuse(self._more.randint(1, RELAPSE_OPERATIONS_MAX), power_loss=True)
+        elif deadly and self.choices.random() < 0.2:
             host.boot()
             host.light_fuse(self.choices.randint(1, 30), power_loss=self.choices.random() < 0.6)
         if host is self.broker.host:

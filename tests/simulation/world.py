@@ -170,10 +170,14 @@ class Host:
         if self.life is not None:
             self.life.clock.skew_ms = self.skew_ms
 
-    def light_fuse(self, operations: int, *, power_loss: bool) -> None:
-        """Die in the middle of the ``operations``-th change on the simulated disk from now on."""
+    def light_fuse(self, operations: int, *, power_loss: bool, counts_syncs: bool = False) -> None:
+        """Die in the middle of the ``operations``-th change on the simulated disk from now on.
+
+        ``counts_syncs``: of the ``operations``-th sync of a database, when all of a commit is written.
+        """
         assert self.simulated_disk is not None
         self.simulated_disk.fuse = operations
+        self.simulated_disk.fuse_counts_syncs = counts_syncs
         self.simulated_disk.on_fuse = lambda: self.kill(power_loss=power_loss)
 
     def _exited(self, code: int) -> None:
