@@ -5,6 +5,7 @@ schedules is not to be believed when it finds nothing.
 """
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Final
@@ -45,7 +46,13 @@ def _sync_normal() -> Undo:
 
 def _no_checkpoint_at_open() -> Undo:
     """What a killed process left unsynced in the page cache is acted upon before it is durable."""
-    return _swap(sqlite, "_checkpoint_all", lambda connection, subject: None)
+    real = sqlite._checkpoint_all
+
+    def not_at_open(connection: Any, subject: str) -> None:
+        if sys._getframe(1).f_code.co_name != "_connect":
+            real(connection, subject)
+
+    return _swap(sqlite, "_checkpoint_all", not_at_open)
 
 
 def _answer_before_commit() -> Undo:
@@ -228,14 +235,12 @@ def _clock_decides() -> Undo:
 
 def _nonce_repeats() -> Undo:
     """Every content key is the same."""
-    from keys.secret import SecretBytes
+    real = protocol.sealing.seal
 
-    real: Callable[..., bytes] = vars(protocol.sealing)["blob_encrypt"]
+    def same(*arguments: Any, random: Any, **options: Any) -> bytes:
+        return real(*arguments, random=bytes, **options)
 
-    def same(key: Any, label: bytes, data: bytes) -> bytes:
-        return real(SecretBytes(bytes(32)), label, data)
-
-    return _swap(protocol.sealing, "blob_encrypt", same)
+    return _swap(node.outbox, "seal", same)
 
 
 def _shows_before_commit() -> Undo:
