@@ -6,6 +6,7 @@ A schedule that breaks an invariant is printed with its seed and the last events
 
 import argparse
 import functools
+import gc
 import os
 import subprocess
 import sys
@@ -123,6 +124,10 @@ def main() -> int:
     )
     parser.add_argument("--terse", action="store_true", help="one line a schedule, nothing else")
     given = parser.parse_args()
+    if given.seeds or given.find is not None:
+        paired()
+        gc.collect()
+        gc.freeze()  # modules and the paired disks live to the end: no collection walks them again
     if given.find is not None:
         return _find_all(given.find or list(MISTAKES))
     if given.new:
