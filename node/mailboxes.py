@@ -237,9 +237,9 @@ class Mailboxes:
         return found
 
     def note_arrival(self, tx: Transaction, name: str) -> None:
-        """An item that the peer signed came in this mailbox; the first one may prove it."""
+        """An item that the peer signed came in this mailbox; it may prove it, or acknowledge what does."""
         tx.execute("UPDATE mailbox SET has_arrival = 1 WHERE name = ? AND has_arrival = 0", (name,))
-        if tx.changes():
+        if tx.changes() or tx.execute("SELECT 1 FROM mailbox WHERE name = ? AND stage = 'made'", (name,)):
             tx.on_commit(self.stir)
 
     # --- by itself ------------------------------------------------------------------------------------------
