@@ -99,7 +99,7 @@ def _spread(
     for process in running:
         out, err = process.communicate()
         lines += out.splitlines()
-        if process.returncode not in (0, 1):
+        if process.returncode not in (0, 1) or "Traceback" in err:
             lines.append(f"0 - 0 0 a process of the campaign failed: {err[-2000:]}")
     return lines
 

@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import random
 import ssl
+import warnings
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -235,6 +236,15 @@ class _Connector(aiohttp.BaseConnector):
         self._unix_path = unix_path
         self._acquired = cast(Any, _OrderedSet())
         self._acquired_per_host.default_factory = cast(Any, _OrderedSet)
+
+    @property
+    def closed(self) -> bool:
+        """Also when its world is over: what a killed machine never closed is nobody's fault then."""
+        return super().closed or self._loop.is_closed()
+
+    def __del__(self, _warnings: Any = warnings) -> None:
+        if not self.closed:
+            super().__del__(_warnings)
 
     async def _create_connection(
         self, req: Any, traces: list[Any], timeout: aiohttp.ClientTimeout

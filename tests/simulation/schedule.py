@@ -345,6 +345,8 @@ class Schedule:
             with contextlib.suppress(HostDownError, Killed):
                 self._backup = await back_up(self, office)
         elif self._backup is not None and left < 0.4 and "restored" not in self.played:
+            if self._is_restarting(office.host):
+                return  # somebody is about to start the old machine, and looks at it
             self.played["restored"] = 1
             self.world.note("restore", office.name)
             await restore_office(self, office, self._backup)
