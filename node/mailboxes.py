@@ -64,8 +64,8 @@ from runtime.env import Env
 from runtime.logs import get_logger
 from runtime.sqlite import Database, Snapshot, Transaction
 
-ROUND_S = 6 * 3600.0
-UNFINISHED_ROUND_S = 900.0
+# A broker may lose its disk between two requests of ours, and no link ever went down: then this finds out.
+ROUND_S = 900.0
 ROUND_PAUSE_S = 5.0
 OPS_MAX = 128
 PASSED_PER_POLL_MAX = 64  # mailboxes that are only emptied: a few at a time, and seldom
@@ -249,7 +249,7 @@ class Mailboxes:
         self._stirred.set()
 
     async def run(self) -> None:
-        """Each link that came up is looked at once, everything every few hours, what is unfinished sooner.
+        """Each link that came up is looked at once, everything four times an hour.
 
         The first time at once: until the broker granted a mailbox nobody could make it again.
         """
@@ -265,8 +265,8 @@ class Mailboxes:
                         self._stirred.clear()
                         await self._stirred.wait()
             self._stirred.clear()
-            unfinished = await self.round_once(is_whole=is_whole)
-            wait_s = UNFINISHED_ROUND_S if unfinished else ROUND_S
+            await self.round_once(is_whole=is_whole)
+            wait_s = ROUND_S
 
     def _is_new_online(self) -> bool:
         return any(
@@ -274,11 +274,11 @@ class Mailboxes:
             for address, link in self._links().items()
         )
 
-    async def round_once(self, *, is_whole: bool = True) -> bool:
-        """Plan, ask the brokers, write what peers must hear; whether something is left to do soon."""
+    async def round_once(self, *, is_whole: bool = True) -> None:
+        """Plan, ask the brokers, write what peers must hear."""
         async with self._one_at_a_time:
             await self._adopt()
-            unfinished = await self._fetch_cards()
+            await self._fetch_cards()
             await self._carry_out_plans()
             for address, link in list(self._links().items()):
                 view = link.view
@@ -291,9 +291,7 @@ class Mailboxes:
                     self._tended[address] = view.since_ms
                 except (Unavailable, MalformedInput, VerificationFailed) as fault:
                     log.warning("mailboxes_wait", code=fault.code)
-                    unfinished = True
             await self._carry_out_plans()
-            return unfinished or await self._db.read(_is_unfinished)
 
     async def _is_asked_at(self, address: str) -> bool:
         return await self._db.read(
@@ -306,10 +304,9 @@ class Mailboxes:
             )
         )
 
-    async def _fetch_cards(self) -> bool:
+    async def _fetch_cards(self) -> None:
         """Learn the brokers that peers moved to; their addresses are used from then on."""
         waiting = await self._db.read(waiting_for_cards)
-        unfinished = False
         for peer_id, item in waiting:
             address = parse_broker_address_untrusted(item.broker_address)
             client = BrokerClient(self._env, address)
@@ -317,7 +314,6 @@ class Mailboxes:
                 card = encode_broker_card(await client.card())
             except (Unavailable, MalformedInput, VerificationFailed) as fault:
                 log.warning("broker_card_waits", code=fault.code)
-                unfinished = True
                 continue
             finally:
                 await client.close()
@@ -327,7 +323,6 @@ class Mailboxes:
         if waiting:
             await self._ensure_links()
             self._changed()
-        return unfinished
 
     def _switch(
         self, tx: Transaction, *, peer_id: bytes, item: MailboxSuccessor, address: str, card: bytes
@@ -880,15 +875,6 @@ def _stage_of_orphan(rows: Sequence[OwnRow], place: int, count: int) -> tuple[St
 def _note_emptiness(tx: Transaction, *, name: str, is_empty: bool) -> None:
     waits = tx.execute("SELECT 1 FROM broker_delete WHERE mailbox = ? LIMIT 1", (name,))
     tx.execute("UPDATE mailbox SET is_empty = ? WHERE name = ?", (int(is_empty and not waits), name))
-
-
-def _is_unfinished(tx: Snapshot) -> bool:
-    return bool(
-        tx.execute(
-            "SELECT 1 FROM mailbox WHERE (stage = 'asked' AND parent IS NOT NULL)"
-            " OR (stage = 'made' AND announced IS NULL) LIMIT 1"
-        )
-    )
 
 
 def _active(tx: Snapshot, names: Sequence[bytes]) -> list[Peer]:

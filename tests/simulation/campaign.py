@@ -25,6 +25,7 @@ from tests.simulation.schedule import Outcome, Schedule, paired
 # Seeds that once found something in the real code, and what it was.
 BROKEN_BEFORE: Final[dict[int, str]] = {
     2002: "an item waited for a time that a clock, since set back, had set",
+    5004: "a broker went back between two requests, and for six hours an office did not see what it lost",
     15: "an office whose clock was set back did not say for an hour that it was kept in the dark",
     2: "a broker that went back to an older state hid what lay behind the node's cursor",
 }
