@@ -215,8 +215,8 @@ class Schedule:
         self._turn = more.choice(turns) if turns and more.random() < TURN_CHANCE else ""
         self._backup: Kept | None = None
         self._more = random.Random(f"schedule/{seed}/relapses")
-        self._relapse_chance = RELAPSE_CHANCE if self._more.random() < 0.5 else 0.0
-        self._goes_back_last = self._more.random() < GOES_BACK_LAST_CHANCE
+        self._relapse_chance = RELAPSE_CHANCE if self._more.random() < 0.5 and "fuse" in faults else 0.0
+        self._goes_back_last = self._more.random() < GOES_BACK_LAST_CHANCE and "rollback" in faults
         self._relapsing: dict[str, None] = {}  # hosts that lose power as they stand up the next time
 
     def run(self) -> Outcome:
