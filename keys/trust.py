@@ -190,6 +190,11 @@ def _revoke_below(
     )
 
 
+def newest_known_version(peer: TrustedPeer) -> int:
+    """The version a reset must be above: of every certificate known, and of what was revoked."""
+    return max([peer.revoked_below - 1, *(known.key_version for known in peer.certificates)])
+
+
 def resume_after_reset(peer: TrustedPeer, key_version: int, now_ms: int) -> TrustedPeer:
     """A verified ``reset`` signed under ``key_version`` arrived: a SUSPENDED pair becomes ACTIVE again."""
     key_for_version(peer, key_version)

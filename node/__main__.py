@@ -25,7 +25,7 @@ from node.control import SOCKET_NAME, Params, call_daemon
 from node.daemon import Node, run_daemon_node
 from node.pairtalk import answer_event, say_event
 from node.paper import make_notice, publish_notice, read_sheet
-from node.recovery_commands import add_recovery_commands
+from node.recovery_commands import add_recovery_commands, beginning_words
 from node.setup import initialise
 from node.verbs import run_verb
 from protocol import limits
@@ -373,7 +373,10 @@ def peers(directory: str, passphrase_file: str | None, evidence: str | None, as_
         if evidence is not None:
             click.echo(json.dumps(result["evidence"], indent=1))
         for peer in result.get("peers", ()):
-            click.echo(f"{peer['name']} ({peer['country']}), {peer['state']}\n  {peer['safety_number']}")
+            click.echo(
+                f"{peer['name']} ({peer['country']}), {peer['state']}, key version {peer['key_version']}\n"
+                f"  {peer['safety_number']}"
+            )
 
     verb, params = ("peers", {}) if evidence is None else ("pair.evidence", {"peer": evidence})
     _finish(_run(lambda env: _call(env, directory, passphrase_file, verb, params)), as_json, show)
@@ -813,6 +816,13 @@ def status(directory: str, passphrase_file: str | None, as_json: bool) -> None:
                 )
             if peer["unknown_keys_since_ms"] is not None:
                 click.echo(f"DOUBT   {peer['name']} sends only what another copy of this node could open.")
+            if peer["late_keys_since_ms"] is not None:
+                click.echo(
+                    f"DOUBT   {peer['name']} sends only what is sealed to keys given up here: it may have"
+                    " lost its state and be unable to say so. Telephone it; then pair again: salween-node pair"
+                )
+            for beginning in peer["beginnings"]:
+                click.echo(f"RESET   {beginning_words(peer['name'], beginning)}")
             if peer["no_proof_since_ms"] is not None:
                 silent_min = (result["now_ms"] - peer["no_proof_since_ms"]) // 60_000
                 click.echo(f"SILENT  no proof from {peer['name']} for {silent_min} minutes. Telephone it.")

@@ -396,6 +396,7 @@ class Node:
         while True:
             await self.alerts.count_anew_once()
             await self._half_pairs.housekeep_once()
+            await self._inbox.resets.housekeep_once()
             await self._outbox.housekeep_once()
             await self.revocations.forward_once()
             await self._deadlines.record_once()

@@ -6,6 +6,7 @@ One rule: every call carries a live session; whoever calls, the same rules hold.
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from node.losses import broker_losses
 from node.meetingdesk import MeetingDesk
 from node.officers import Officers
 from node.peers import load_peers, peer_view
+from node.resets import beginnings
 from node.revocations import Revocations
 from node.views import (
     AlertRow,
@@ -264,7 +266,12 @@ class Desk:
 
     def _peer_views(self, tx: Snapshot) -> tuple[PeerView, ...]:
         us = self._identity.office_id
-        return tuple(self._heartbeats.watched(tx, peer, peer_view(tx, peer, us)) for peer in load_peers(tx))
+        return tuple(
+            replace(
+                self._heartbeats.watched(tx, peer, peer_view(tx, peer, us)), beginnings=beginnings(tx, peer)
+            )
+            for peer in load_peers(tx)
+        )
 
     async def _disk_free_bytes(self) -> int:
         """At most DISK_LOOK_MS old: every page shows it."""

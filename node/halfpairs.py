@@ -25,6 +25,7 @@ from node.identity import Identity
 from node.layout import SecretName
 from node.outbox import Outbox
 from node.peers import Peer, find_peer, insert_peer, load_peer, save_peer
+from node.resets import end_by_pairing
 from node.revocations import raise_floor
 from protocol import limits
 from protocol.conversation import new_pair_state, with_my_instance, with_peer_instance
@@ -223,6 +224,7 @@ class HalfPairs:
         peer.trusted = trust.activate(raise_floor(tx, peer.trusted), now_ms)
         if earlier is not None:
             thaw(tx, self._log, earlier, why="pairing")
+            end_by_pairing(tx, self._outbox, half.peer, now_ms)
         insert_peer(tx, peer)
         tx.execute("DELETE FROM half_pair WHERE peer = ? AND number <= ?", (half.peer, half.number))
         tx.execute(

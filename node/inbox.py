@@ -48,6 +48,7 @@ from protocol.items import (
     OneTimeOffer,
     ResetAnswer,
     ResetKeyItem,
+    ResetRefused,
     RevocationItem,
     UnknownKeyNotice,
     is_service,
@@ -70,6 +71,7 @@ from protocol.sealing import (
     PendingOfficerList,
     PendingPair,
     Refused,
+    ResetNotNewer,
     UnknownKey,
     Verified,
     open_envelope_untrusted,
@@ -179,7 +181,7 @@ class Inbox:
         self._identity = identity
         self._keys = keys
         self._reset_keys = reset_keys
-        self.resets = Resets(env, log, identity, outbox)
+        self.resets = Resets(env, db, log, identity, outbox)
         self._secrets = secrets
         self._vault = vault
         self._outbox = outbox
@@ -290,9 +292,9 @@ class Inbox:
         peer, half = self._half_pairs.behind(tx, arrival.mailbox)
         if peer.is_closed:
             return outcome  # waits at the broker, unmarked, until our supervisor resumes the pair
-        if peer.frozen_code is not None and not self._may_be_reset(arrival.envelope):
-            return outcome  # stays at the broker, unmarked, until a person has dealt with it
         now_ms = self._env.clock.now_ms()
+        if peer.frozen_code is not None and not self._is_reset(tx, peer, arrival.envelope, now_ms):
+            return outcome  # stays at the broker, unmarked, until a person has dealt with it
         try:
             opened = self._open(tx, peer, arrival.envelope, now_ms, outcome)
             whole = self._half_pairs.completed_by(tx, half, opened)
@@ -307,6 +309,7 @@ class Inbox:
         match opened:
             case LateDuplicate():
                 named = envelope_hash(arrival.envelope).hex()
+                watch.note_late(tx, peer.office_id, now_ms)
                 if watch.may_note(tx, peer.office_id, now_ms):
                     self._log.append(tx, "msg.recv", {"env": named, "verdict": "dup"})
                 self._delete_later(tx, peer, arrival)
@@ -340,6 +343,14 @@ class Inbox:
                 index = self._log_received(tx, peer, arrival, opened, "refused", code=opened.code)
                 self._receipt(tx, peer, opened, ReceiptState.REFUSED, index, now_ms, outcome, opened.code)
                 self._delete_later(tx, peer, arrival)
+            case ResetNotNewer():
+                is_first = self.resets.refuse(tx, peer, opened, now_ms)
+                if is_first or watch.may_note(tx, peer.office_id, now_ms):
+                    self._log_received(tx, peer, arrival, opened, "refused", code="reset_not_newer")
+                self._quarantine(tx, peer, arrival, "refused", "reset_not_newer", now_ms)
+                self._delete_later(tx, peer, arrival)
+                tx.on_commit(self._owes)
+                return outcome  # no mark, no sign of life: what it claims of itself counts for nothing
             case OpenedBodyless():
                 self._mark(tx, peer, opened, "expired", now_ms, outcome)
                 self._log_received(tx, peer, arrival, opened, "stale")
@@ -351,13 +362,7 @@ class Inbox:
                 self._keep_alert(tx, peer, arrival, opened, now_ms, outcome)
                 self._delete_later(tx, peer, arrival)
             case OpenedMessage() if opened.header.type is MessageType.RESET:
-                try:
-                    self.resets.begin(tx, peer, opened, now_ms)
-                except VerificationFailed as stale:
-                    self._quarantine(tx, peer, arrival, "refused", stale.code, now_ms)
-                    self._log_received(tx, peer, arrival, opened, "refused", code=stale.code)
-                    self._delete_later(tx, peer, arrival)
-                    return outcome  # no mark: what it claims of itself counts for nothing
+                self.resets.begin(tx, peer, opened, now_ms)
                 self._mark(tx, peer, opened, "ok", now_ms, outcome)
                 self._apply_items(tx, peer, (*opened.items, *opened.piggyback_items), outcome)
                 self._log_received(tx, peer, arrival, opened, "ok")
@@ -394,18 +399,25 @@ class Inbox:
             save_peer(tx, peer)
         return outcome
 
-    def _may_be_reset(self, envelope: bytes) -> bool:
-        """Whether it is sealed to a key that opens resets and nothing else: they end a freeze themselves."""
+    def _is_reset(self, tx: Snapshot, peer: Peer, envelope: bytes, now_ms: int) -> bool:
+        """Whether it is for a frozen pair: a reset ends a freeze itself, whatever key it was sealed to.
+
+        What came under a reset key opens nothing else, so it is junk at the most.
+        """
         try:
-            key_id = parse_envelope_untrusted(envelope).key_id
-        except MalformedInput:
+            if self._reset_keys.find(parse_envelope_untrusted(envelope).key_id) is not None:
+                return True
+            opened = open_envelope_untrusted(envelope, self._context(tx, peer, now_ms))
+        except (MalformedInput, VerificationFailed):
             return False
-        return self._reset_keys.find(key_id) is not None
+        return isinstance(opened, OpenedMessage) and opened.header.type is MessageType.RESET
+
+    def _context(self, tx: Snapshot, peer: Peer, now_ms: int) -> _Context:
+        us = self._identity.office_id
+        return _Context(tx, peer, self._keys, self._reset_keys, us, now_ms, self._policy)
 
     def _open(self, tx: Transaction, peer: Peer, envelope: bytes, now_ms: int, outcome: _Outcome) -> Opened:
-        context = _Context(
-            tx, peer, self._keys, self._reset_keys, self._identity.office_id, now_ms, self._policy
-        )
+        context = self._context(tx, peer, now_ms)
         opened = open_envelope_untrusted(envelope, context)
         if isinstance(opened, PendingOfficerList):
             lists = [item for item in opened.piggyback_items if isinstance(item, OfficerListItem)]
@@ -557,6 +569,9 @@ class Inbox:
                         self.resets.take_log(tx, peer, item)
                     case ResetAnswer():
                         self.resets.take_answer(tx, peer, item)
+                        outcome.ladder_moved = True
+                    case ResetRefused():
+                        self.resets.take_refusal(tx, peer, item)
                         outcome.ladder_moved = True
                     case EarlierInstance():
                         self.resets.take_earlier(peer, item)

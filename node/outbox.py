@@ -92,6 +92,7 @@ class ToSend:
     expires_ms: int
     urgent: bool = False
     service: bool = False  # writes no msg.* entry: otherwise two idle offices would fill each other's logs
+    seal_to: tuple[bytes, bytes] | None = None  # key id and public key, not the newest known; the first time
     submitted: Mapping[str, Json] | None = None  # of an alert: what msg.submit says besides message and peer
 
 
@@ -178,7 +179,13 @@ class Outbox:
         if any(isinstance(item, ResetKeyItem) for item in items):
             note_carried(tx, peer, signed.hh)
         envelope = self._seal(
-            tx, peer, signed, opening, is_alert=message.type is MessageType.ALERT, bodyless=False
+            tx,
+            peer,
+            signed,
+            opening,
+            is_alert=message.type is MessageType.ALERT,
+            bodyless=False,
+            to=message.seal_to,
         )
         sealed_hash = envelope_hash(envelope)
         state = new_delivery(now_ms=now_ms, expires_ms=message.expires_ms, service=message.service)
@@ -321,7 +328,7 @@ class Outbox:
                 _sealed_bytes(peer, message, [*items, *more]) != _sealed_bytes(peer, message, items)
             ),
         )
-        reset_key = own_item(tx, peer)
+        reset_key = own_item(tx, peer.office_id)
         if reset_key is not None and _sealed_bytes(peer, message, [*items, reset_key]) == _sealed_bytes(
             peer, message, items
         ):
@@ -346,9 +353,10 @@ class Outbox:
         *,
         is_alert: bool,
         bodyless: bool,
+        to: tuple[bytes, bytes] | None = None,
     ) -> bytes:
         newest = peer.peer_key.announcement
-        key_id, public = newest.key_id, newest.public
+        key_id, public = to or (newest.key_id, newest.public)
         if is_alert and not bodyless:
             key_id, public = one_time.key_for_alert(tx, peer)
         elif parse_header_untrusted(signed.header).type is MessageType.RESET:

@@ -225,6 +225,7 @@ def peer_view(tx: Snapshot, peer: Peer, own_office_id: bytes) -> PeerView:
         frozen_ms=tx.value("SELECT frozen_ms FROM peer WHERE office_id = ?", (peer.office_id,)),
         address_since_ms=since_ms,
         address_lost_ms=lost_ms,
+        key_version=trust.newest_known_version(peer.trusted),
     )
 
 

@@ -5,7 +5,7 @@ itself, and what to do next. One rule: the recovery sheet is read from a file an
 daemon.
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
 from typing import Any, Literal, Protocol
@@ -274,8 +274,11 @@ def lost_words(resets: list[dict[str, Any]]) -> str:
         return "Nothing was restored here; nothing is missing."
     lines = []
     for reset in resets:
+        if reset["answered_ms"] is None and reset["paired_ms"] is not None:
+            lines.append(f"{reset['peer']} was paired again. It sends its alerts of the last 35 days again.")
+            continue
         if reset["answered_ms"] is None:
-            lines.append(f"{reset['peer']} has not answered yet. What it holds comes back when it does.")
+            lines += [beginning_words(reset["peer"], beginning) for beginning in reset["beginnings"]]
             continue
         lines.append(
             f"{reset['peer']} answered: it sends {_count(reset['resent'], 'alert')} again that this"
@@ -292,6 +295,42 @@ def lost_words(resets: list[dict[str, Any]]) -> str:
         if not reset["sent_after"] and not reset["gone"]:
             lines.append("  Nothing else was lost.")
     return "\n".join(lines)
+
+
+def beginning_words(peer: str, beginning: Mapping[str, Any]) -> str:
+    """What is not settled of a beginning again with this partner, and what to do about it."""
+    version, known = beginning["key_version"], beginning["known_version"]
+    match beginning["why"]:
+        case "waits":
+            return (
+                f"{peer} has not answered yet. What it holds comes back when it does. If it works and has not"
+                " answered after a day, telephone it: it may have refused that this office began again."
+            )
+        case "untold":
+            return (
+                f"{peer} has not answered, and may be unable to read that this office began again: the backup"
+                " was made before it told us its reset key. If it has not answered within an hour, telephone"
+                f" it and pair again with {peer}: salween-node pair"
+            )
+        case "refused":
+            return (
+                f"{peer} refused that this office began again under key version {version}: it knows version"
+                f" {known}. Set the clock, then: salween-node restore --in-place --recovery-sheet SHEET"
+                f" --key-version-above {known}"
+            )
+        case "foreign":
+            return (
+                f"{peer} refused a beginning again in our name that this node did not make, under our key"
+                f" version {version}: somebody else has our key. Tell your supervisor and revoke it:"
+                " salween-node revoke"
+            )
+        case _:
+            return (
+                f"{peer} said that it began again, under key version {version}, and was refused: {known} is"
+                " known here. Nothing was changed. Telephone it. If it was restored, it runs: salween-node"
+                f" restore --in-place --key-version-above {known}. If it was not, somebody has its key: it"
+                " revokes it."
+            )
 
 
 def _told(result: dict[str, Any], directory: str) -> str:

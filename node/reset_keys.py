@@ -8,7 +8,6 @@ no alert.
 from keys.errors import VerificationFailed
 from keys.primitives import XWingPrivateKey
 from keys.secret import SecretBytes
-from keys.trust import PairState
 from node.peers import Peer, load_peers
 from node.secrets import Secrets
 from protocol import limits
@@ -68,12 +67,10 @@ def secret_name(peer_id: bytes, key_id: bytes) -> str:
     return f"reset/{peer_id.hex()}/{key_id.hex()}"
 
 
-def own_item(tx: Snapshot, peer: Peer) -> ResetKeyItem | None:
-    """Our key for this peer, unless a message that carried it is known to have arrived."""
-    row = tx.one(
-        "SELECT key_id, public, carried_by FROM reset_key WHERE peer = ? AND own = 1", (peer.office_id,)
-    )
-    if row is None or peer.trusted.state is not PairState.ACTIVE:
+def own_item(tx: Snapshot, peer_id: bytes) -> ResetKeyItem | None:
+    """Our key for this peer, unless a message that carries it arrived or is on its way."""
+    row = tx.one("SELECT key_id, public, carried_by FROM reset_key WHERE peer = ? AND own = 1", (peer_id,))
+    if row is None:
         return None
     if row[2] is not None:
         carried = tx.one("SELECT state FROM delivery WHERE hh = ?", (row[2],))

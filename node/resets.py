@@ -5,19 +5,23 @@ under a key version above every one known of that office, never an equal or lowe
 today's key could wind a conversation back.
 """
 
+import contextlib
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any, Literal
 
 from audit.store import AuditLog
 from keys import trust
-from keys.card import Certificate
-from keys.errors import VerificationFailed
+from keys.errors import MalformedInput, PolicyRefused, VerificationFailed
+from keys.primitives import wrap
 from node.evidence import thaw
 from node.identity import Identity
 from node.one_time import drop_offered
-from node.outbox import Outbox, decode_row, row_columns
-from node.peers import Peer
+from node.outbox import CONTROL_LIFE_MS, Outbox, ToSend, decode_row, row_columns
+from node.peers import Peer, load_peer, save_peer
+from node.reset_keys import note_carried, own_item
+from node.views import Beginning
 from protocol import limits
 from protocol.conversation import (
     close_gone,
@@ -32,25 +36,35 @@ from protocol.delivery import ResetAsked, step
 from protocol.items import (
     EarlierInstance,
     HeldAlert,
+    KeyAnnouncement,
     LogItem,
     MailboxSuccessor,
     ReceivedRange,
     ResetAnswer,
+    ResetRefused,
     SeenItem,
+    decode_items_untrusted,
 )
-from protocol.message import MessageType, SignedMessage
+from protocol.message import MessageType, SignedMessage, certificate_core, split_certificate_core
 from protocol.receipts import Receipt, decode_receipts_untrusted
 from protocol.receivekeys import announce
-from protocol.sealing import OpenedMessage
+from protocol.sealing import OpenedMessage, ResetNotNewer
 from runtime.env import Env
-from runtime.sqlite import Snapshot, Transaction
+from runtime.logs import get_logger
+from runtime.sqlite import Database, Snapshot, Transaction
+
+# Pairs whose two offices may speak now.
+_TALKING = "JOIN peer p ON p.office_id = r.peer AND p.state = 'active' AND p.frozen_ms IS NULL"
+
+log = get_logger("resets")
 
 
 class Resets:
     """Both ends of a reset."""
 
-    def __init__(self, env: Env, log: AuditLog, identity: Identity, outbox: Outbox) -> None:
+    def __init__(self, env: Env, db: Database, log: AuditLog, identity: Identity, outbox: Outbox) -> None:
         self._env = env
+        self._db = db
         self._log = log
         self._identity = identity
         self._outbox = outbox
@@ -58,10 +72,9 @@ class Resets:
     # --- the peer was restored ------------------------------------------------------------------------------
 
     def begin(self, tx: Transaction, peer: Peer, opened: OpenedMessage, now_ms: int) -> None:
-        """Before its number is taken in: certificate and instance. VerificationFailed ``reset_not_newer``."""
+        """Before its number is taken in: certificate and instance."""
         certificate = opened.certificate
         assert certificate is not None
-        check_newer(peer, certificate)
         peer.trusted = trust.accept_certificate(peer.trusted, certificate, now_ms)
         peer.trusted = trust.resume_after_reset(peer.trusted, certificate.key_version, now_ms)
         peer.name, peer.country = certificate.name, certificate.country
@@ -76,6 +89,7 @@ class Resets:
         What it held before counts no more: one-time keys of the instance that ended, and what froze the pair.
         """
         thaw(tx, self._log, peer, why="reset")
+        tx.execute("DELETE FROM reset_refused WHERE peer = ? AND ours = 0", (peer.office_id,))
         drop_offered(tx, peer.office_id)
         seen = next((item for item in opened.items if isinstance(item, SeenItem)), None)
         if seen is None:
@@ -152,6 +166,24 @@ class Resets:
         )
         return alerts, (closed_range(peer.pair, missing),)
 
+    def refuse(self, tx: Transaction, peer: Peer, opened: ResetNotNewer, now_ms: int) -> bool:
+        """Keep that this reset was not followed, to tell both offices; False for more under its version."""
+        version = opened.header.key_version
+        if tx.execute(
+            "SELECT 1 FROM reset_refused WHERE peer = ? AND ours = 0 AND key_version = ?",
+            (peer.office_id, version),
+        ):
+            return False
+        key_id, public = _answer_key(opened)
+        tx.execute(
+            "INSERT INTO reset_refused"
+            " (peer, ours, key_version, known_version, instance, at_ms, key_id, public)"
+            " VALUES (?, 0, ?, ?, ?, ?, ?, ?)",
+            (peer.office_id, version, opened.known_version, opened.header.instance, now_ms, key_id, public),
+        )
+        log.warning("reset_refused", code="reset_not_newer")
+        return True
+
     @staticmethod
     def _counts(alert_id: bytes | None, instance: bytes, present: bytes) -> bool:
         """Of an instance of ours that ended, only alerts are worth sending again."""
@@ -179,6 +211,65 @@ class Resets:
         ranges = tuple(_all_but(instance, numbers) for instance, numbers in open_by_instance.items())
         newest = ranges[-limits.INSTANCES_REMEMBERED_MAX + 1 :]
         self._outbox.compose_control(tx, peer, [EarlierInstance(ranges=newest)], service=False)
+
+    # --- by itself ------------------------------------------------------------------------------------------
+
+    async def housekeep_once(self) -> None:
+        """Tell each peer our reset key if nothing has taken it there, and the office that was refused why."""
+
+        def look(tx: Snapshot) -> tuple[list[bytes], list[bytes]]:
+            untold = [
+                peer_id
+                for (peer_id,) in tx.execute(f"SELECT r.peer FROM reset_key r {_TALKING} WHERE r.own = 1")  # noqa: S608
+                if own_item(tx, peer_id) is not None
+            ]
+            refused = tx.execute(
+                f"SELECT DISTINCT r.peer FROM reset_refused r {_TALKING}"  # noqa: S608
+                " WHERE r.ours = 0 AND r.told_ms IS NULL"
+            )
+            return untold, [row[0] for row in refused]
+
+        untold, refused = await self._db.read(look)
+        for tell, peers in ((self._tell_key, untold), (self._tell_refused, refused)):
+            for peer_id in peers:
+                with contextlib.suppress(PolicyRefused):
+                    await self._db.transact(partial(tell, peer_id=peer_id))
+
+    def _tell_key(self, tx: Transaction, *, peer_id: bytes) -> None:
+        """In a message of its own: a backup made today may be all that is left tomorrow."""
+        peer = load_peer(tx, peer_id)
+        item = own_item(tx, peer_id)
+        if item is None or not peer.is_talking:
+            return
+        note_carried(tx, peer, self._outbox.compose_control(tx, peer, [item], service=False))
+        save_peer(tx, peer)
+
+    def _tell_refused(self, tx: Transaction, *, peer_id: bytes) -> None:
+        peer = load_peer(tx, peer_id)
+        now_ms = self._env.clock.now_ms()
+        for instance, version, known, key_id, public in tx.execute(
+            "SELECT instance, key_version, known_version, key_id, public FROM reset_refused"
+            " WHERE peer = ? AND ours = 0 AND told_ms IS NULL",
+            (peer_id,),
+        ):
+            item = ResetRefused(instance=instance, key_version=version, known_version=known)
+            # With our certificate: its backup may be older than our present key.
+            self._outbox.compose(
+                tx,
+                peer,
+                ToSend(
+                    type=MessageType.CARD,
+                    core=certificate_core(self._identity.certificate, [item]),
+                    expires_ms=now_ms + CONTROL_LIFE_MS,
+                    urgent=True,
+                    seal_to=None if key_id is None else (key_id, public),
+                ),
+            )
+            tx.execute(
+                "UPDATE reset_refused SET told_ms = ? WHERE peer = ? AND ours = 0 AND key_version = ?",
+                (now_ms, peer_id, version),
+            )
+        save_peer(tx, peer)
 
     # --- we were restored -----------------------------------------------------------------------------------
 
@@ -209,8 +300,36 @@ class Resets:
             " WHERE peer = ? AND instance = ?",
             (now_ms, answer.resent, max(0, sent_after), gone, peer.office_id, answer.instance),
         )
+        tx.execute("DELETE FROM reset_refused WHERE peer = ? AND ours = 1", (peer.office_id,))
         self._log.append(
             tx, "backup.loss", {"peer": peer.pseudonym, "sent": max(0, sent_after), "gone": gone}
+        )
+
+    def take_refusal(self, tx: Transaction, peer: Peer, item: ResetRefused) -> None:
+        """What the peer says of a reset in our name: of the one that waits, or of one somebody else made."""
+        now_ms = self._env.clock.now_ms()
+        ours = tx.one(
+            "SELECT answered_ms FROM own_reset WHERE peer = ? AND instance = ?",
+            (peer.office_id, item.instance),
+        )
+        if ours is None:
+            # Of a directory that was given up since, unless it bears the very key that we sign with.
+            if item.key_version != self._identity.key_version:
+                return
+            log.error("reset_in_our_name", code="reset_foreign")
+        elif ours[0] is not None or item.instance != peer.pair.outbound.instance:
+            return
+        else:
+            log.error("reset_refused", code="reset_refused")
+        tx.execute(
+            "INSERT OR REPLACE INTO reset_refused (peer, ours, key_version, known_version, instance, at_ms)"
+            " VALUES (?, 1, ?, ?, ?, ?)",
+            (peer.office_id, item.key_version, item.known_version, item.instance, now_ms),
+        )
+        self._log.append(
+            tx,
+            "backup.refused",
+            {"peer": peer.pseudonym, "ver": item.key_version, "known": item.known_version},
         )
 
     def take_earlier(self, peer: Peer, item: EarlierInstance) -> None:
@@ -267,11 +386,52 @@ def _all_but(instance: bytes, numbers: Sequence[int]) -> ReceivedRange:
     return ReceivedRange(instance=instance, contiguous_to=first - 1, bitmap=bitmap)
 
 
+def end_by_pairing(tx: Transaction, outbox: Outbox, peer_id: bytes, now_ms: int) -> None:
+    """People compared codes: what a reset had to say is said, and one that still waits would be refused."""
+    for (hh,) in tx.execute(
+        "SELECT hh FROM delivery WHERE peer = ? AND type = ? AND phase <> 'acknowledged'",
+        (peer_id, int(MessageType.RESET)),
+    ):
+        outbox.end(tx, hh)
+    tx.execute(
+        "UPDATE own_reset SET paired_ms = ? WHERE peer = ? AND answered_ms IS NULL AND paired_ms IS NULL",
+        (now_ms, peer_id),
+    )
+    tx.execute("DELETE FROM reset_refused WHERE peer = ?", (peer_id,))
+
+
+def beginnings(tx: Snapshot, peer: Peer) -> tuple[Beginning, ...]:
+    """What is not settled of resets, ours and the peer's, oldest first."""
+    found = []
+    present = peer.pair.outbound.instance
+    waits = tx.one(
+        "SELECT began_ms FROM own_reset WHERE peer = ? AND instance = ? AND answered_ms IS NULL"
+        " AND paired_ms IS NULL",
+        (peer.office_id, present),
+    )
+    is_refused = False
+    for ours, version, known, instance, at_ms in tx.execute(
+        "SELECT ours, key_version, known_version, instance, at_ms FROM reset_refused WHERE peer = ?"
+        " ORDER BY at_ms",
+        (peer.office_id,),
+    ):
+        why: Literal["refused", "foreign", "not_newer"] = "not_newer"
+        if ours:
+            why = "refused" if instance == present else "foreign"
+        is_refused |= why == "refused"
+        found.append(Beginning(why=why, since_ms=at_ms, key_version=version, known_version=known))
+    if waits is not None and not is_refused:
+        has_key = tx.execute("SELECT 1 FROM reset_key WHERE peer = ? AND own = 0", (peer.office_id,))
+        found.append(Beginning(why="waits" if has_key else "untold", since_ms=waits[0]))
+    return tuple(found)
+
+
 def lost_after_restore(tx: Snapshot) -> list[dict[str, Any]]:
     """Per peer what our last reset came to: answered or not, sent again, lost. Plain values for a command."""
     found = []
-    for peer, name, backup_ms, answered_ms, resent, sent_after, gone in tx.execute(
-        "SELECT o.peer, p.name, o.backup_ms, o.answered_ms, o.resent, o.sent_after, o.gone FROM own_reset o"
+    for peer, name, backup_ms, answered_ms, paired_ms, resent, sent_after, gone in tx.execute(
+        "SELECT o.peer, p.name, o.backup_ms, o.answered_ms, o.paired_ms, o.resent, o.sent_after, o.gone"
+        " FROM own_reset o"
         " JOIN peer p ON p.office_id = o.peer WHERE o.began_ms ="
         " (SELECT max(began_ms) FROM own_reset WHERE peer = o.peer) ORDER BY p.name"
     ):
@@ -283,6 +443,8 @@ def lost_after_restore(tx: Snapshot) -> list[dict[str, Any]]:
                 "peer": name,
                 "backup_ms": backup_ms,
                 "answered_ms": answered_ms,
+                "paired_ms": paired_ms,
+                "beginnings": [asdict(b) for b in beginnings(tx, load_peer(tx, peer))],
                 "resent": resent,
                 "sent_after": sent_after,
                 "gone": gone,
@@ -292,15 +454,17 @@ def lost_after_restore(tx: Snapshot) -> list[dict[str, Any]]:
     return found
 
 
-def check_newer(peer: Peer, certificate: Certificate) -> None:
-    """Raise VerificationFailed ``reset_not_newer`` unless this key version is above every known one."""
-    known = [c.key_version for c in peer.trusted.certificates]
-    floor = max([peer.trusted.revoked_below - 1, *known], default=0)
-    if certificate.key_version <= floor:
-        raise VerificationFailed(
-            "reset_not_newer",
-            f"a reset under key version {certificate.key_version}; {floor} is known already",
-        )
+def _answer_key(opened: ResetNotNewer) -> tuple[bytes | None, bytes | None]:
+    """The receive key a refused reset announces, if it can be sealed to: its office has no older one."""
+    try:
+        items = decode_items_untrusted(split_certificate_core(opened.message.core)[1])
+        for item in items:
+            if isinstance(item, KeyAnnouncement):
+                wrap(item.public, b"", b"")
+                return item.key_id, item.public
+    except (MalformedInput, VerificationFailed) as fault:
+        log.warning("reset_unanswerable", code=fault.code)
+    return None, None
 
 
 def _owe_again(tx: Transaction, peer: Peer, receipts: Sequence[Receipt]) -> None:

@@ -40,6 +40,7 @@ from node.one_time import drop_all
 from node.outbox import Outbox, ToSend
 from node.peers import Peer, load_peers, save_peer
 from node.receive_keys import ReceiveKeyRing
+from node.reset_keys import note_carried
 from node.secrets import Secrets
 from node.setup import CERTIFICATE_LIFE_MS
 from protocol import limits
@@ -363,6 +364,8 @@ async def _begin(
         log.begin_epoch(tx, how)
         # The chain of accesses to an alert is counted within one log.
         tx.execute("DELETE FROM access")
+        # What was said of an earlier beginning says nothing of this one.
+        tx.execute("DELETE FROM reset_refused WHERE ours = 1")
         # Receive keys are in no backup: a ceremony that was not finished can only be held again.
         tx.execute("DELETE FROM half_pair")
         tx.execute("DELETE FROM pair_ok_due")
@@ -446,7 +449,8 @@ def _reset(
             env.clock.now_ms(),
         ),
     )
-    _tell(env, tx, outbox, peer, MessageType.RESET, identity, items)
+    hh = _tell(env, tx, outbox, peer, MessageType.RESET, identity, items)
+    note_carried(tx, peer, hh)
 
 
 def _tell(
@@ -457,8 +461,8 @@ def _tell(
     kind: MessageType,
     identity: Identity,
     items: list[Item],
-) -> None:
-    outbox.compose(
+) -> bytes:
+    hh, _ = outbox.compose(
         tx,
         peer,
         ToSend(
@@ -468,6 +472,7 @@ def _tell(
             urgent=True,
         ),
     )
+    return hh
 
 
 def _sign_list_again(env: Env, tx: Transaction, identity: Identity, *, version: int | None) -> bytes | None:

@@ -50,6 +50,21 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Beginning:
+    """A beginning again after a loss that is not settled between us and a partner.
+
+    ``why``: of ours waits (no answer yet), untold (no answer, and the partner may be unable to read it),
+    refused (the partner knows ``known_version``), foreign (somebody else made it under our present key); of
+    the partner's not_newer (refused here: we know ``known_version``).
+    """
+
+    why: Literal["waits", "untold", "refused", "foreign", "not_newer"]
+    since_ms: int
+    key_version: int | None = None  # it was signed under
+    known_version: int | None = None  # the next must be above
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Learnt:
     """What came of one revocation: ``about`` whom it was, and whether it was news."""
 
@@ -67,6 +82,7 @@ class PeerView:
     ``frozen_code`` and ``frozen_ms``: why and since when the conversation stands still. ``expired_in`` counts
     what expired before it reached us. ``no_proof_since_ms``: set when two heartbeats are overdue.
     ``unknown_keys_since_ms``: set when nothing but what we have no key for arrived since.
+    ``late_keys_since_ms``: the same of keys that we gave up. ``key_version``: the newest known of it.
     """
 
     office_id: str
@@ -81,6 +97,7 @@ class PeerView:
     expired_in: int = 0
     no_proof_since_ms: int | None = None
     unknown_keys_since_ms: int | None = None
+    late_keys_since_ms: int | None = None
     frozen_code: str | None = None
     frozen_ms: int | None = None
     pause: Pause | None = None
@@ -88,6 +105,8 @@ class PeerView:
     address_lost_ms: int | None = None  # since when its broker knows no such mailbox
     restored_ms: int | None = None  # when the backup was made that it last began again from
     resent: int = 0  # alerts we send to it again since then
+    key_version: int = 0
+    beginnings: tuple[Beginning, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

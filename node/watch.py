@@ -92,10 +92,10 @@ class Heartbeats:
     def watched(self, tx: Snapshot, peer: Peer, view: PeerView) -> PeerView:
         """The view of a peer, with what its silence and its numbers say."""
         row = tx.one(
-            "SELECT proof_ms, beat_instance, beat_highest, unknown_ms FROM watch WHERE peer = ?",
+            "SELECT proof_ms, beat_instance, beat_highest, unknown_ms, late_ms FROM watch WHERE peer = ?",
             (peer.office_id,),
         )
-        proof_ms, instance, highest, unknown_ms = row or (None, None, None, None)
+        proof_ms, instance, highest, unknown_ms, late_ms = row or (None, None, None, None, None)
         proof_ms = max(peer.since_ms, proof_ms or 0)
         # A peer that slows down because it does not hear us is no sign of a broker that withholds.
         silent = self._env.clock.now_ms() - proof_ms > 2 * self._interval_ms + limits.HEARTBEAT_SLACK_MS
@@ -108,7 +108,18 @@ class Heartbeats:
         # still what an office sees that was copied or put back.
         if unknown_ms is not None and unknown_ms <= (peer.last_heard_ms or 0):
             unknown_ms = None
-        return replace(view, no_proof_since_ms=since_ms, missing_in=missing, unknown_keys_since_ms=unknown_ms)
+        # An honest duplicate comes late now and then; an office that was restored and could not tell us sends
+        # nothing else, its heartbeats neither.
+        heard_ms = (peer.last_heard_ms or 0) + self._interval_ms
+        if since_ms is None or (late_ms is not None and late_ms <= heard_ms):
+            late_ms = None
+        return replace(
+            view,
+            no_proof_since_ms=since_ms,
+            missing_in=missing,
+            unknown_keys_since_ms=unknown_ms,
+            late_keys_since_ms=late_ms,
+        )
 
 
 def note_proof(tx: Transaction, peer: Peer, header: Header, now_ms: int) -> None:
@@ -127,6 +138,12 @@ def note_unknown(tx: Transaction, peer_id: bytes, now_ms: int) -> None:
     """Something arrived under a receive key this node never had. Any broker can make such bytes."""
     _row_of(tx, peer_id)
     tx.execute("UPDATE watch SET unknown_ms = ? WHERE peer = ?", (now_ms, peer_id))
+
+
+def note_late(tx: Transaction, peer_id: bytes, now_ms: int) -> None:
+    """Something arrived under a receive key given up before. Any broker can repeat such bytes."""
+    _row_of(tx, peer_id)
+    tx.execute("UPDATE watch SET late_ms = ? WHERE peer = ?", (now_ms, peer_id))
 
 
 def note_beat(tx: Transaction, peer: Peer, beat: HeartBeat) -> None:

@@ -184,6 +184,15 @@ class ResetAnswer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResetRefused:
+    """A reset in the reader's name that the signer did not follow, and the version the next must be above."""
+
+    instance: bytes  # 8, the one that reset began
+    key_version: int  # it was signed under
+    known_version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EarlierInstance:
     """The signer will send messages of these instances of its own again; they go on where the ranges end."""
 
@@ -215,6 +224,7 @@ Item = (
     | LogItem
     | ResetKeyItem
     | ResetAnswer
+    | ResetRefused
     | EarlierInstance
     | UnknownItem
 )
@@ -364,6 +374,8 @@ def _to_wire(item: Item) -> Value:
                 "s": item.resent,
                 "g": ranges_to_wire(item.closed),
             }
+        case ResetRefused():
+            return {"k": "rsx", "i": item.instance, "v": item.key_version, "n": item.known_version}
         case EarlierInstance():
             return {"k": "inst", "r": ranges_to_wire(item.ranges)}
         case UnknownItem():
@@ -456,6 +468,12 @@ def _read_known(tag: str, fields: Fields) -> Item | None:
                 after_count=fields.integer("c", most=limits.PAIR_SEQ_MAX),
                 resent=fields.integer("s", most=limits.PAIR_SEQ_MAX),
                 closed=ranges_from_wire(fields.take("g")),
+            )
+        case "rsx":
+            return ResetRefused(
+                instance=fields.raw("i", size=limits.INSTANCE_BYTES),
+                key_version=fields.integer("v", most=limits.U32_MAX),
+                known_version=fields.integer("n", most=limits.U32_MAX),
             )
         case "inst":
             return EarlierInstance(ranges=ranges_from_wire(fields.take("r")))

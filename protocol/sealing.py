@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Final, Literal, Protocol, TypeAlias, TypedDict
 
 from keys import labels, trust
-from keys.card import Certificate, OfficerEntry
+from keys.card import Certificate, OfficerEntry, verify_certificate
 from keys.errors import BrokenInvariant, MalformedInput, PolicyRefused, Unavailable, VerificationFailed
 from keys.primitives import (
     XWingPrivateKey,
@@ -274,6 +274,13 @@ class Refused(Verified):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResetNotNewer(Verified):
+    """A reset under a version that is not above every known one: nothing of it counts, nor its number."""
+
+    known_version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedBodyless(Verified):
     """Expired, cancelled or erased at the sender: mark its number, show that it expired before delivery."""
 
@@ -315,6 +322,7 @@ Opened: TypeAlias = (
     | PendingPair
     | PendingOfficerList
     | Refused
+    | ResetNotNewer
     | Equivocation
 )
 
@@ -368,16 +376,24 @@ def open_envelope_untrusted(data: bytes, context: OpeningContext) -> Opened:
 
     # 8. Its key version has a certificate here, or brings one, and is not revoked.
     peer = context.peer(sender)
+    is_reset = header.type is MessageType.RESET
+    newest_known = trust.newest_known_version(peer)
     certificate: Certificate | None = None
     if header.type in WITH_CERTIFICATE and message.has_body:
         certificate, _ = split_certificate_core(message.core)
         if certificate.key_version != header.key_version:
             raise VerificationFailed("certificate_mismatch", "the certificate is not the one signed under")
-        peer = trust.accept_certificate(peer, certificate, context.now_ms)
-    try:
-        signed_under = trust.certificate_for_version(peer, header.key_version)
-    except Unavailable:
-        return PendingCard(sender=sender, version=header.key_version)
+    if certificate is not None and is_reset and header.key_version <= newest_known:
+        # Its office shall hear why it counts for nothing. Nothing of it is learnt, not even this certificate.
+        verify_certificate(certificate, peer.root_public)
+        signed_under = certificate
+    else:
+        if certificate is not None:
+            peer = trust.accept_certificate(peer, certificate, context.now_ms)
+        try:
+            signed_under = trust.certificate_for_version(peer, header.key_version)
+        except Unavailable:
+            return PendingCard(sender=sender, version=header.key_version)
 
     # 9. Both halves of the signature hold.
     composite_verify(signed_under.public, labels.MESSAGE, message.header, message.signature)
@@ -419,7 +435,6 @@ def open_envelope_untrusted(data: bytes, context: OpeningContext) -> Opened:
         return PendingPair(**verified, code="pair_half")
     if peer.state is PairState.SUSPENDED and header.type not in WITH_CERTIFICATE:
         return PendingPair(**verified, code="pair_suspended")
-    is_reset = header.type is MessageType.RESET
     match context.judge(sender, header, opening, hh):
         case Judgement.DUPLICATE:
             return Duplicate(**verified)
@@ -432,6 +447,8 @@ def open_envelope_untrusted(data: bytes, context: OpeningContext) -> Opened:
 
     if not message.has_body:
         return OpenedBodyless(**verified)
+    if is_reset and header.key_version <= newest_known:
+        return ResetNotNewer(**verified, known_version=newest_known)
 
     # 14. and 15. The body is decoded under its limits and disclosures match; release and policy hold.
     piggyback_items: tuple[Item, ...] = ()
