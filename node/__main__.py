@@ -819,7 +819,7 @@ def status(directory: str, passphrase_file: str | None, as_json: bool) -> None:
             if peer["late_keys_since_ms"] is not None:
                 click.echo(
                     f"DOUBT   {peer['name']} sends only what is sealed to keys given up here: it may have"
-                    " lost its state and be unable to say so. Telephone it; then pair again: salween-node pair"
+                    " lost its state and be unable to say so. Telephone it; then: salween-node pair"
                 )
             for beginning in peer["beginnings"]:
                 click.echo(f"RESET   {beginning_words(peer['name'], beginning)}")

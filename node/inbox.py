@@ -46,6 +46,7 @@ from protocol.items import (
     MailboxSuccessor,
     OfficerListItem,
     OneTimeOffer,
+    OneTimeUnused,
     ResetAnswer,
     ResetKeyItem,
     ResetRefused,
@@ -357,8 +358,9 @@ class Inbox:
                 self._delete_later(tx, peer, arrival)
             case OpenedAlert():
                 self._mark(tx, peer, opened, "ok", now_ms, outcome)
-                self._apply_items(tx, peer, opened.piggyback_items, outcome)
-                outcome.closed_keys += one_time.after_items(tx, peer, opened, opened.piggyback_items, now_ms)
+                items = _that_count(peer, opened.header, opened.piggyback_items)
+                self._apply_items(tx, peer, items, outcome)
+                outcome.closed_keys += one_time.after_items(tx, peer, opened, items, now_ms)
                 self._keep_alert(tx, peer, arrival, opened, now_ms, outcome)
                 self._delete_later(tx, peer, arrival)
             case OpenedMessage() if opened.header.type is MessageType.RESET:
@@ -375,7 +377,7 @@ class Inbox:
                     outcome.look_again = True
                 verdict = "service" if self._is_service(opened) else "ok"
                 self._mark(tx, peer, opened, verdict, now_ms, outcome)
-                items = (*opened.items, *opened.piggyback_items)
+                items = _that_count(peer, opened.header, (*opened.items, *opened.piggyback_items))
                 self._apply_items(tx, peer, items, outcome)
                 outcome.closed_keys += one_time.after_items(tx, peer, opened, items, now_ms)
                 for receipt in opened.receipts:
@@ -769,6 +771,14 @@ def _is_settled(tx: Snapshot, arrival: Arrival) -> bool:
             (arrival.mailbox.name, arrival.envelope_hash),
         )
     )
+
+
+def _that_count(peer: Peer, header: Header, items: Sequence[Item]) -> Sequence[Item]:
+    """Without keys announced in an instance that ended: what is sent again after a second pairing, which
+    counts generations anew, would bring back keys that nobody has any more."""
+    if header.instance == peer.pair.inbound.instance:
+        return items
+    return [item for item in items if not isinstance(item, KeyAnnouncement | OneTimeOffer | OneTimeUnused)]
 
 
 def _usable(announced: KeyAnnouncement) -> KeyAnnouncement:

