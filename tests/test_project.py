@@ -252,7 +252,8 @@ def test_a_decision_is_named_by_the_number_of_its_page() -> None:
     """Where a page says "decision 0012" it leads to that one."""
     faults = []
     for page in [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]:
-        for number, target in re.findall(r"\[decision (\d{4})\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        text = page.read_text(encoding="utf-8")
+        for number, target in re.findall(r"\[decision (\d{4})\]\(([^)]+)\)", text):
             if not Path(target).name.startswith(number):
                 faults.append(f"{page.relative_to(ROOT)}: decision {number} leads to {target}")
     assert faults == []
