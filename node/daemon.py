@@ -118,6 +118,7 @@ class Node:
         self.is_running = False
         self.failed = failed
         self._stirred = asyncio.Event()
+        self._link_wanted = asyncio.Event()
 
         policy = ReleasePolicy()
         secrets = Secrets(env, keystore)
@@ -335,6 +336,7 @@ class Node:
         if self.log.refusal is not None:
             return
         await self._ensure_links()
+        self._run(self._link_where_wanted(), "links")
         self._run(self._housekeep(), "housekeeping")
         self._run(self.log.run(), "log")
         self._run(self.revocations.run(), "notices")
@@ -361,6 +363,13 @@ class Node:
                 link = BrokerLink(self._env, client, self._traffic)
                 self._links[address] = _Link(link=link, task=self._run(link.run(), "broker-link"))
 
+    async def _link_where_wanted(self) -> None:
+        """A peer may move to a broker that we know and do not speak to."""
+        while True:
+            await self._link_wanted.wait()
+            self._link_wanted.clear()
+            await self._ensure_links()
+
     async def _after_pairing(self) -> None:
         await self.reset_keys.load()
         await self.mailboxes.adopt()
@@ -382,7 +391,9 @@ class Node:
     def _wake(self, address: str) -> None:
         self._stirred.set()
         entry = self._links.get(address)
-        if entry is not None:
+        if entry is None:
+            self._link_wanted.set()
+        else:
             entry.link.wake()
 
     def _reread(self, mailbox: str) -> None:

@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 
 from broker.setup import begin_again
+from keys.card import encode_broker_card, parse_broker_address_untrusted
 from keys.errors import PolicyRefused
+from node.broker_link import BrokerClient
 from protocol import limits
 from protocol.tokens import parse_token_untrusted
+from runtime.env import Env
 from tests.node.offices import Offices, an_alert, count, node_of, play, read, shown
 from tests.simulation.daemons import BrokerHost, OfficeHost
 
@@ -181,6 +184,34 @@ def test_a_mailbox_is_granted_with_the_first_link(tmp_path: Path) -> None:
             assert await count(office, "mailbox", "grant_bytes IS NOT NULL") == 1
         await erase(offices)
         await both_ways(offices, "A")
+
+    play(tmp_path, script)
+
+
+def test_a_peer_moves_to_a_broker_known_from_before(tmp_path: Path) -> None:
+    """Its card was kept long ago and nobody speaks to it: what waits for the peer leaves at once."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        new = BrokerHost(offices.world, "broker2")
+        await new.make()
+        address = parse_broker_address_untrusted(new.address)
+
+        async def know(env: Env) -> None:
+            client = BrokerClient(env, address)
+            card = encode_broker_card(await client.card())
+            await client.close()
+            await node_of(here).database.transact(
+                lambda tx: tx.execute("INSERT INTO broker (address, card) VALUES (?, ?)", (new.address, card))
+            )
+
+        await here.host.run(know)
+        token = parse_token_untrusted(await new.token())
+        await there.host.run(lambda env: node_of(there).mailboxes.move(new.address, [token], []))
+        await asyncio.sleep(60)
+        await lasting_alert(here, "KA-1")
+        await asyncio.sleep(60)
+        assert await shown(there) == 1
 
     play(tmp_path, script)
 
