@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from keys import labels
+from keys.backupfile import HEADER_BYTES
 from keys.errors import PolicyRefused, SalweenError
+from keys.primitives import HASH_BYTES, labelled_hash
 from keys.secret import SecretBytes
 from node.backup import Contents, extract, verify_backup
 from node.daemon import Node
@@ -159,6 +162,53 @@ def test_a_backup_that_is_not_whole_does_not_open(tmp_path: Path) -> None:
         assert await code_of(here, lambda env: again(env, "new3", "sheet")) == "done"
         held = await here.host.run(lambda env: _names(env, "new3"))
         assert {"keystore", "node.db", "node.toml", "log", "log-ended-1", "high-water"} <= held
+
+    play(tmp_path, script)
+
+
+def test_a_backup_of_a_newer_program_is_told_from_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its container, or the database in it, is of a later version: update the program; nothing is left behind."""
+
+    async def script(offices: Offices) -> None:
+        here = offices.here
+        node = node_of(here)
+        await here.host.run(lambda env: node.backup("bk", SECRET, with_operational=False))
+        # A later program has a migration more, and would verify what it wrote.
+        row = (b"\x00" * 32,)
+        await write(
+            here,
+            lambda tx: tx.execute(
+                "INSERT INTO schema_version (component, number, name, sql_sha256, applied_ms)"
+                " VALUES ('node', 999, 'later', ?, 0)",
+                row,
+            ),
+        )
+
+        async def trust(*_: object) -> None:
+            return
+
+        monkeypatch.setattr("node.backup.verify_backup", trust)
+        await here.host.run(lambda env: node.backup("later", SECRET, with_operational=False))
+        monkeypatch.undo()
+        whole = await here.host.run(lambda env: _read(env, "bk"))
+        head = bytearray(whole[: HEADER_BYTES - HASH_BYTES])
+        head[4] += 1
+        newer = bytes(head) + labelled_hash(labels.BACKUP_HEADER, bytes(head)) + whole[HEADER_BYTES:]
+        await here.host.run(lambda env: _write(env, "newer", newer))
+
+        async def again(env: Env, path: str, directory: str) -> None:
+            await restore(
+                env, path, directory, read_sheet(env, "sheet"),
+                backup_passphrase=SECRET, passphrase=SecretBytes(PASSPHRASE), kdf=CHEAP_PROFILE,
+            )  # fmt: skip
+
+        assert await code_of(here, lambda env: again(env, "newer", "new")) == "backup_newer_version"
+        assert await code_of(here, lambda env: again(env, "later", "new2")) == "database_newer"
+        for directory in ("new", "new2"):
+            left = await here.host.run(lambda env, d=directory: _names(env, d))  # type: ignore[misc]
+            assert not left & {"keystore", "node.db", "node.toml", "restoring"}
 
     play(tmp_path, script)
 

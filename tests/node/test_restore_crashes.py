@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from keys.errors import SalweenError
 from keys.secret import SecretBytes
+from node.daemon import Node
 from node.paper import read_sheet
-from node.restore import begin_in_place, renew
+from node.restore import begin_in_place, renew, restore
 from runtime.env import Env
 from tests.node.offices import Offices, an_alert, node_of, shown
-from tests.simulation.daemons import PASSPHRASE, OfficeHost
+from tests.simulation.daemons import CHEAP_PROFILE, PASSPHRASE, OfficeHost
 from tests.simulation.disk import Killed
 from tests.simulation.world import HostDownError, World
 
+SECRET = SecretBytes(b"paper stone scissors well")
 STEPS_MAX = 400
 STRIDE = 1 if os.environ.get("SALWEEN_EVERY_STEP") else 7
 
@@ -55,6 +58,54 @@ async def dies_at(office: OfficeHost, step: int, *, power_loss: bool, ceremony: 
         return True
     office.host.kill()
     return False
+
+
+@pytest.mark.parametrize("power_loss", [False, True], ids=["killed", "without power"])
+def test_a_restore_that_dies_at_any_step_is_no_node_and_says_so(tmp_path: Path, power_loss: bool) -> None:
+    """What it left behind neither starts nor is restored over, in words; a new directory takes the backup."""
+    with World(seed=4, directory=tmp_path, has_simulated_disks=True) as world:
+        offices = Offices(world)
+
+        async def into(env: Env, directory: str) -> None:
+            await restore(
+                env, "bk", directory, read_sheet(env, "sheet"),
+                backup_passphrase=SECRET, passphrase=SecretBytes(PASSPHRASE), kdf=CHEAP_PROFILE,
+            )  # fmt: skip
+
+        async def code_of(call: object) -> str:
+            try:
+                await offices.here.host.run(call)  # type: ignore[arg-type]
+            except SalweenError as error:
+                return error.code
+            return "done"
+
+        async def script() -> None:
+            await offices.make()
+            here = offices.here
+            await crosses(offices, "0")
+            node = node_of(here)
+            await here.host.run(lambda env: node.backup("bk", SECRET, with_operational=False))
+            step, codes, died = 1 + int(power_loss), set(), True
+            while died:
+                here.host.kill()
+                place = f"new{step}"
+                died = await dies_at(
+                    here, step, power_loss=power_loss, ceremony=lambda env, p=place: into(env, p)
+                )
+                here.host.boot()
+                if died:
+                    code = await code_of(lambda env, p=place: into(env, p))  # type: ignore[misc]
+                    codes.add(code)
+                    passphrase = SecretBytes(PASSPHRASE)
+                    opened = await code_of(lambda env, p=place: Node.open(env, p, passphrase))  # type: ignore[misc]
+                    is_half = code == "restore_unfinished"
+                    assert opened == ("not_initialised" if is_half else "done"), (step, code)
+                step += STRIDE
+            assert "restore_unfinished" in codes
+            assert codes <= {"restore_unfinished", "directory_not_empty", "done"}
+            assert 10 < step < STEPS_MAX
+
+        world.run(script())
 
 
 @pytest.mark.parametrize("power_loss", [False, True], ids=["killed", "without power"])
