@@ -169,7 +169,7 @@ def test_a_backup_that_is_not_whole_does_not_open(tmp_path: Path) -> None:
 def test_a_backup_of_a_newer_program_is_told_from_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its container, or the database in it, is of a later version: update the program; nothing is left behind."""
+    """Its container, or the database in it, is of a later version: told so; nothing is left behind."""
 
     async def script(offices: Offices) -> None:
         here = offices.here

@@ -85,6 +85,7 @@ def test_a_restore_that_dies_at_any_step_is_no_node_and_says_so(tmp_path: Path, 
             await crosses(offices, "0")
             node = node_of(here)
             await here.host.run(lambda env: node.backup("bk", SECRET, with_operational=False))
+            passphrase = SecretBytes(PASSPHRASE)
             step, codes, died = 1 + int(power_loss), set(), True
             while died:
                 here.host.kill()
@@ -96,7 +97,6 @@ def test_a_restore_that_dies_at_any_step_is_no_node_and_says_so(tmp_path: Path, 
                 if died:
                     code = await code_of(lambda env, p=place: into(env, p))  # type: ignore[misc]
                     codes.add(code)
-                    passphrase = SecretBytes(PASSPHRASE)
                     opened = await code_of(lambda env, p=place: Node.open(env, p, passphrase))  # type: ignore[misc]
                     is_half = code == "restore_unfinished"
                     assert opened == ("not_initialised" if is_half else "done"), (step, code)
