@@ -97,7 +97,7 @@ def test_a_restore_that_dies_at_any_step_is_no_node_and_says_so(tmp_path: Path, 
                 if died:
                     code = await code_of(lambda env, p=place: into(env, p))  # type: ignore[misc]
                     codes.add(code)
-                    opened = await code_of(lambda env, p=place: Node.open(env, p, passphrase))  # type: ignore[misc]
+                    opened = await code_of(lambda env, p=place: Node.open(env, p, passphrase))
                     is_half = code == "restore_unfinished"
                     assert opened == ("not_initialised" if is_half else "done"), (step, code)
                 step += STRIDE
