@@ -30,6 +30,7 @@ from node.layout import (
     HIGH_WATER_NAME,
     KEYSTORE_NAME,
     LOG_NAME,
+    POLICY_NAME,
     KdfProfile,
     SecretName,
     open_node_database,
@@ -569,10 +570,12 @@ def _digest(identity: Identity) -> str:
 
 
 def _set_log_aside(env: Env, base: Path, origin: str) -> None:
-    """The published log of the ended epoch stays beside the new one: it is evidence."""
+    """The published log of the ended epoch stays beside the new one, with its policy: it is evidence."""
     aside = base / f"{LOG_NAME}-{ENDED_PREFIX}{origin.rsplit('/log', 1)[1]}"
     if env.files.exists(str(base / LOG_NAME)) and not env.files.exists(str(aside)):
         env.files.rename(str(base / LOG_NAME), str(aside))
+        if env.files.exists(str(base / POLICY_NAME)):
+            env.files.rename(str(base / POLICY_NAME), str(aside / POLICY_NAME))
 
 
 async def _keep_ended_log(env: Env, base: Path, contents: Contents) -> None:
