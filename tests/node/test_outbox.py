@@ -198,7 +198,9 @@ def test_what_an_acknowledgement_passes_is_sealed_to_the_key_beside_it(tmp_path:
                 key_id=NEW_KEY_ID,
                 public=XWingPrivateKey.from_seed(SecretBytes(bytes(32))).public_bytes,
             )
-            node_of(here)._inbox._apply_items(tx, peer, (acknowledged, announced), _Outcome())
+            node_of(here)._inbox._apply_items(
+                tx, peer, known.key_version, (acknowledged, announced), _Outcome()
+            )
             sealed: bytes = tx.value("SELECT envelope FROM delivery WHERE pair_seq = ?", (first,))
             return sealed
 
