@@ -177,6 +177,8 @@ LISTED_PER_ANSWER_MAX: Final = 256
 TOMBSTONE_TTL_MS: Final = MAILBOX_TTL_MS
 # Successors announced and not yet used; more than one only when a recipient lost the secrets of the last.
 UNPROVEN_SUCCESSORS_MAX: Final = 4
+# Mailboxes at one time that descend from one made with a token: three in use, the rest for lost disks.
+LINEAGE_MAILBOXES_MAX: Final = 32
 # Each week, up to a day earlier: an address that leaked is good for so long.
 MAILBOX_ROTATION_MS: Final = 7 * DAY_MS
 MAILBOX_ROTATION_SPREAD_MS: Final = 1 * DAY_MS
