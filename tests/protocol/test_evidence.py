@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keys.card import encode_certificate
 from keys.errors import MalformedInput, VerificationFailed
 from protocol.evidence import (
     Clash,
@@ -61,6 +62,18 @@ def test_a_proof_shows_what_it_is_about() -> None:
         (ahead, Clash.AHEAD),
     ):
         assert check_proof(decode_proof_untrusted(encode_proof(proof)), ROOT) is shown
+
+
+@pytest.mark.parametrize("kind", [MessageType.RESET, MessageType.CARD])
+def test_an_acknowledgement_behind_a_certificate_is_shown_too(kind: MessageType) -> None:
+    """A peer does not escape its proof by saying it where the core begins with a certificate."""
+    core = encode_certificate(certificate_of(MYITKYINA)) + ACKNOWLEDGES
+    message = signed_message(kind, core, opening=an_opening(3))
+    version = SignedVersion(
+        header=message.header, signature=message.signature, opening=an_opening(3).encode()
+    )
+    proof = decode_proof_untrusted(encode_proof(_proof(version, said=core)))
+    assert check_proof(proof, ROOT) is Clash.AHEAD
 
 
 def test_what_can_be_true_proves_nothing() -> None:
