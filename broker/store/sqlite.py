@@ -546,7 +546,7 @@ def _list(snapshot: Snapshot, box: _Box, op: List, turn: _Turn) -> Listed:
         "SELECT log_index, hash, size_bytes FROM items"
         " WHERE mailbox = ? AND log_index > ? AND envelope IS NOT NULL AND until_ms > ?"
         " ORDER BY log_index LIMIT ?",
-        (box.id, op.cursor, turn.now_ms, turn.listed_left + 1),
+        (box.id, min(op.cursor, limits.PAIR_SEQ_MAX), turn.now_ms, turn.listed_left + 1),
     )
     more = len(rows) > turn.listed_left
     items: list[ListedItem] = []

@@ -476,3 +476,12 @@ def test_an_older_database_knows_the_lineage_of_its_mailboxes() -> None:
     db.execute(last.sql)
     found = b"".join(lineage[:1] for (lineage,) in db.execute("SELECT lineage FROM mailboxes ORDER BY id"))
     assert found == bytes([1, 1, 1, 1, 5])
+
+
+async def test_a_cursor_beyond_every_number_lists_nothing(house: House, office: Client) -> None:
+    """The largest number a request can hold is a number like any other, also in a poll that then waits."""
+    mailbox = await office.make_mailbox(await house.token())
+    await office.put(mailbox, an_envelope(house.env))
+    for cursor in (2**63 - 1, 2**63, 2**64 - 1):
+        assert await office.list(mailbox, cursor) == Listed(items=(), more=False)
+        assert await office.list(mailbox, cursor, wait_ms=50) == Listed(items=(), more=False)
