@@ -485,3 +485,22 @@ async def test_a_cursor_beyond_every_number_lists_nothing(house: House, office: 
     for cursor in (2**63 - 1, 2**63, 2**64 - 1):
         assert await office.list(mailbox, cursor) == Listed(items=(), more=False)
         assert await office.list(mailbox, cursor, wait_ms=50) == Listed(items=(), more=False)
+
+
+async def test_a_poll_that_names_one_mailbox_many_times_gets_one_bounded_answer(
+    house: House, office: Client
+) -> None:
+    """What arrives while it waits is listed within the bounds of any answer."""
+    mailbox = await office.make_mailbox(await house.token())
+
+    async def burst() -> None:
+        while not house.registry.get_sample_value("salween_broker_polls_waiting"):
+            await asyncio.sleep(0.01)
+        await office.ask(*[mailbox.put(an_envelope(house.env)) for _ in range(120)])
+
+    poll = [mailbox.list(wait_ms=50_000, inline_bytes_max=0) for _ in range(250)]
+    results, _ = await asyncio.gather(office.ask(*poll), burst())
+    listed = [result for result in results if isinstance(result, Listed)]
+    assert len(listed) == 250
+    assert sum(len(result.items) for result in listed) == limits.LISTED_PER_ANSWER_MAX
+    assert listed[-1].more
