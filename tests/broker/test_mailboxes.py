@@ -462,7 +462,9 @@ async def test_totals_are_what_counting_would_find(house: House, office: Client)
 
 def test_an_older_database_knows_the_lineage_of_its_mailboxes() -> None:
     """Each descends from the first of its chain that is left."""
-    *before, last = load_migrations("broker")[:4]
+    migrations = load_migrations("broker")
+    (at,) = (m.number for m in migrations if m.name == "lineage")
+    *before, last = migrations[:at]
     db = apsw.Connection(":memory:")
     for migration in before:
         db.execute(migration.sql)
