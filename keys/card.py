@@ -524,7 +524,7 @@ class BrokerCard:
 
     name: str  # what operators call the network, 1 to 64 bytes of UTF-8
     request_public: bytes  # X-Wing, 1216 bytes: requests are encapsulated to it
-    custody_public: bytes  # Ed25519: custody notes, successors of the other keys
+    custody_public: bytes  # Ed25519: custody notes and grants
     log_origin: str  # origin line of the broker's log
     log_public: bytes  # Ed25519
     tls_certificate_sha256: bytes  # of the DER certificate; zeros: plain HTTP, loopback only

@@ -104,7 +104,6 @@ MAILBOX_RESERVED_BYTES: Final = 4 * 2**20
 RENDEZVOUS_TTL_MS: Final = 15 * MINUTE_MS
 LONG_POLL_MS_MAX: Final = 55 * SECOND_MS
 DATE_SKEW_MS_MAX: Final = 4 * MINUTE_MS
-REPLAY_MEMORY_MS: Final = 10 * MINUTE_MS
 REQUEST_BYTES_MAX: Final = 1 * 2**20
 EMPTY_ANSWER_BYTES: Final = 256
 
@@ -120,7 +119,6 @@ assert HEADER_BYTES_MAX <= U16_MAX, "a message states the length of its header i
 assert OLD_RECEIVE_KEY_TTL_MS > MAILBOX_TTL_MS, "an item may lie at the broker as long as its key must live"
 assert DELETED_KEY_MEMORY_MS > OLD_RECEIVE_KEY_TTL_MS
 assert BACKUP_HORIZON_MS > MAILBOX_TTL_MS
-assert REPLAY_MEMORY_MS > 2 * DATE_SKEW_MS_MAX, "a replay outside the memory is refused by its date"
 assert REQUEST_BYTES_MAX > ENVELOPE_BYTES_MAX
 assert MAILBOX_RESERVED_ITEMS < MAILBOX_ITEMS_MAX
 assert MAILBOX_RESERVED_BYTES < MAILBOX_BYTES_MAX
