@@ -4,10 +4,10 @@ Spec: docs/spec/pairing.md. Nothing can be delivered between two offices before 
 step; a step takes the other side's item and returns the next step and the item to send. ``Ceremony`` holds
 the present step, moves only forward and burns at the first fault: one attempt per invitation.
 
-Items go through two rendezvous mailboxes at a broker that may be hostile. It learns neither office: all but
-the commitment is encrypted. What it could swap is caught by the codes, which two people read to each other
-over a telephone: each reads its own and types the other's. No I/O here; time and randomness are arguments
-(the encapsulation inside the reply draws its own).
+Items go through two rendezvous mailboxes at a broker that may be hostile. Listening, it learns neither
+office: all but the commitment is encrypted. What it could swap (and, swapping keys, read) is caught by the
+codes, which two people read to each other over a telephone: each reads its own and types the other's. No I/O
+here; time and randomness are arguments (the encapsulation inside the reply draws its own).
 """
 
 import base64
