@@ -522,12 +522,14 @@ class Inbox:
     ) -> None:
         """Facts the peer signed beside its message. One that does not hold is dropped; the message stands.
 
-        Keys come first, wherever they stand: what the other items have sealed anew is sealed to them.
+        Keys come first, wherever they stand: what the other items have sealed anew is sealed to them. One
+        acknowledgement counts, the first: each looks at every hole of the window, and a message holds 64.
         """
+        first_ack = next((item for item in items if isinstance(item, Acknowledgement)), None)
         for item in sorted(items, key=lambda item: not isinstance(item, KeyAnnouncement | OneTimeOffer)):
             try:
                 match item:
-                    case Acknowledgement():
+                    case Acknowledgement() if item is first_ack:
                         peer.pair, numbers = apply_acknowledgement(peer.pair, item)
                         self._outbox.acknowledged(tx, peer, numbers)
                     case KeyAnnouncement():

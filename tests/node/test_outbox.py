@@ -209,6 +209,36 @@ def test_what_an_acknowledgement_passes_is_sealed_to_the_key_beside_it(tmp_path:
     play(tmp_path, script)
 
 
+def test_of_one_message_one_acknowledgement_counts(tmp_path: Path) -> None:
+    """Else one small envelope with 64 of them would have the holes of a whole window looked at 64 times."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        there.host.kill()
+        for plate in ("KA-1", "KA-2", "KA-3"):
+            await here.send(an_alert(plate))
+        await asyncio.sleep(60)
+
+        def told(tx: Transaction) -> int:
+            (peer,) = load_peers(tx)
+            out, known = peer.pair.outbound, peer.peer_key.announcement
+            acks = [
+                Acknowledgement(
+                    key_version=known.key_version,
+                    instance=peer.pair.inbound.instance,
+                    ranges=(ReceivedRange(instance=out.instance, contiguous_to=to, bitmap=0),),
+                )
+                for to in range(out.acknowledged_to + 1, out.next_seq)
+            ]
+            assert len(acks) >= 3
+            node_of(here)._inbox._apply_items(tx, peer, known.key_version, acks, _Outcome())
+            return peer.pair.outbound.acknowledged_to - out.acknowledged_to
+
+        assert await write(here, told) == 1
+
+    play(tmp_path, script)
+
+
 def test_what_waits_is_fetched_many_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A list names more than it brings: the next brings more of that mailbox, answered with one receipt."""
     monkeypatch.setattr(broker_link, "INLINE_BYTES_MAX", 12 * limits.ENVELOPE_BUCKETS_BYTES[0])
