@@ -5,7 +5,6 @@ and proves nothing, ``verify_*`` proves it against a key the caller already trus
 to trust or remembers anything: that is ``keys.trust``.
 """
 
-import base64
 import ipaddress
 import re
 from dataclasses import dataclass
@@ -480,7 +479,7 @@ class BrokerAddress:
 
 def fingerprint_text(digest: bytes) -> str:
     """32 bytes as 52 letters of lower-case base32 without padding."""
-    return base64.b32encode(digest).decode("ascii").rstrip("=").lower()
+    return layout.base32(digest)
 
 
 def check_host(host: str) -> None:
@@ -512,8 +511,8 @@ def parse_broker_address_untrusted(text: str) -> BrokerAddress:
     check_host(host)
     if port > 65535:
         raise MalformedInput(code, "the port is larger than 65535")
-    digest = base64.b32decode(found["card"].upper() + "====")
-    if fingerprint_text(digest) != found["card"]:
+    digest = layout.base32_untrusted(found["card"])
+    if digest is None:
         raise MalformedInput(code, "the fingerprint is not written in its one form")
     return BrokerAddress(host=host, port=port, card_sha256=digest)
 

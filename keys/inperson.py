@@ -9,7 +9,6 @@ One type per step, as in ``keys.pairing``, and its last two steps are the same o
 randomness are arguments (the encapsulation draws its own).
 """
 
-import base64
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -142,7 +141,7 @@ def _check(payload: bytes) -> bytes:
 
 def code_text(encoded: bytes) -> str:
     """The same bytes as a line that can be pasted or typed, at most 302 characters."""
-    return _PREFIX + base64.b32encode(encoded).decode("ascii").rstrip("=").lower()
+    return _PREFIX + layout.base32(encoded)
 
 
 def code_hash(encoded: bytes) -> bytes:
@@ -167,13 +166,8 @@ def read_code_text_untrusted(text: str) -> MeetingCode:
         raise MalformedInput("meeting_code_malformed", f"a code begins with {_PREFIX}")
     if not line.startswith(_PREFIX):
         raise MalformedInput("meeting_code_version", "the other office's program has another version")
-    letters = line.removeprefix(_PREFIX)
-    try:
-        encoded = base64.b32decode(letters.upper().encode("ascii") + b"=" * (-len(letters) % 8))
-    except ValueError as error:
-        raise _mistyped() from error
-    # Unused bits at the end of base32 could spell one code in several ways.
-    if code_text(encoded) != line:
+    encoded = layout.base32_untrusted(line.removeprefix(_PREFIX))
+    if encoded is None:
         raise _mistyped()
     return parse_code_untrusted(encoded)
 
