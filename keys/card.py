@@ -511,7 +511,7 @@ def parse_broker_address_untrusted(text: str) -> BrokerAddress:
     check_host(host)
     if port > 65535:
         raise MalformedInput(code, "the port is larger than 65535")
-    digest = layout.base32_untrusted(found["card"])
+    digest = layout.base32_bytes(found["card"])
     if digest is None:
         raise MalformedInput(code, "the fingerprint is not written in its one form")
     return BrokerAddress(host=host, port=port, card_sha256=digest)

@@ -166,7 +166,7 @@ def read_code_text_untrusted(text: str) -> MeetingCode:
         raise MalformedInput("meeting_code_malformed", f"a code begins with {_PREFIX}")
     if not line.startswith(_PREFIX):
         raise MalformedInput("meeting_code_version", "the other office's program has another version")
-    encoded = layout.base32_untrusted(line.removeprefix(_PREFIX))
+    encoded = layout.base32_bytes(line.removeprefix(_PREFIX))
     if encoded is None:
         raise _mistyped()
     return parse_code_untrusted(encoded)

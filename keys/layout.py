@@ -137,7 +137,7 @@ class Reader:
             self.fail(f"has {len(self._data) - self._at} bytes too many")
 
 
-def base32_untrusted(letters: str) -> bytes | None:
+def base32_bytes(letters: str) -> bytes | None:
     """The inverse of ``base32``; None for what it would not write, unused bits at the end included."""
     try:
         data = base64.b32decode(letters.upper().encode("ascii") + b"=" * (-len(letters) % 8))

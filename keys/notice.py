@@ -100,7 +100,7 @@ def parse_notice_text_untrusted(text: str) -> bytes:
             " Copy all of it.",
         )
     # A mail program's marks of quotation are no letters.
-    data = layout.base32_untrusted("".join(body.replace(">", " ").split()).lower()) or b""
+    data = layout.base32_bytes("".join(body.replace(">", " ").split()).lower()) or b""
     notice, check = data[:-_TEXT_CHECK_BYTES], data[-_TEXT_CHECK_BYTES:]
     if sha256(notice)[:_TEXT_CHECK_BYTES] != check:
         raise MalformedInput(_CODE, "The notice was damaged on its way: copy it again.")

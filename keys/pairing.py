@@ -119,7 +119,7 @@ def parse_invitation_untrusted(text: str) -> Invitation:
     mistyped = MalformedInput(
         "invitation_mistyped", "the invitation has a typing error; copy it again, the whole line"
     )
-    body = layout.base32_untrusted(line.removeprefix(_INVITATION_PREFIX))
+    body = layout.base32_bytes(line.removeprefix(_INVITATION_PREFIX))
     if body is None:
         raise mistyped
     payload, check = body[:-_CHECK_BYTES], body[-_CHECK_BYTES:]

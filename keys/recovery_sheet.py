@@ -124,7 +124,7 @@ def _read_row(number: int, typed: str) -> str:
 def _decode(letters: str) -> SecretBytes:
     if not _LETTERS_ALLOWED.issuperset(letters):
         raise MalformedInput(_CODE, "The sheet holds letters that no sheet has.")
-    seed = layout.base32_untrusted(letters.lower())
+    seed = layout.base32_bytes(letters.lower())
     if seed is None or len(seed) != ROOT_SEED_BYTES:
         raise MalformedInput(_CODE, f"Line {_LINES} of the sheet is mistyped: its last letter cannot be.")
     return SecretBytes(seed)
