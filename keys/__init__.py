@@ -8,7 +8,9 @@ Spec: docs/spec/keys.md and docs/spec/pairing.md. Files in reading order:
 - ``primitives``: suite 0x01; but for ``tls`` the only file that imports cryptography and nacl
 - ``known_answers``: the vectors the start-up self-test runs
 - ``layout``: the strict reader and writer of the fixed layouts below
-- ``card``: office certificates, officer lists, broker cards, the pairing bundle, the safety number
+- ``card``: office certificates, officer lists, revocations, the safety number
+- ``brokercard``: a broker's card and the address that pins it
+- ``bundle``: what a pairing exchanges
 - ``notice``: a revocation with its root key, for whoever knows the office or not: file, pasted text, broker
 - ``recovery_sheet``: the root key on paper, written and typed back
 - ``trust``: what we know of one peer, and the rules by which that may change

@@ -13,17 +13,16 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from keys import labels, layout
-from keys.card import (
+from keys.brokercard import BrokerAddress, check_host
+from keys.bundle import (
     BUNDLE_BYTES_MAX,
-    OFFICE_ID_BYTES,
-    BrokerAddress,
     Bundle,
     SignedBundle,
-    check_host,
     parse_signed_bundle_untrusted,
     sign_bundle,
     verify_signed_bundle,
 )
+from keys.card import OFFICE_ID_BYTES
 from keys.errors import MalformedInput, PolicyRefused, VerificationFailed
 from keys.layout import Reader
 from keys.pairing import SECRET_BYTES, TOKEN_BYTES, Confirms, Paired, Role

@@ -14,21 +14,18 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, assert_never
 
 from keys import labels, layout
-from keys.card import (
+from keys.brokercard import BrokerAddress, check_host
+from keys.bundle import (
     BUNDLE_BYTES_MAX,
     NO_NONCE,
     NO_OFFICE,
-    OFFICE_ID_BYTES,
-    OFFICERS_MAX,
-    BrokerAddress,
     Bundle,
-    Certificate,
     SignedBundle,
-    check_host,
     parse_signed_bundle_untrusted,
     sign_bundle,
     verify_signed_bundle,
 )
+from keys.card import OFFICE_ID_BYTES, OFFICERS_MAX, Certificate
 from keys.errors import MalformedInput, PolicyRefused, VerificationFailed
 from keys.layout import Reader
 from keys.primitives import (

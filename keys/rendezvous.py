@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from keys import labels, layout
-from keys.card import BUNDLE_BYTES_MAX
+from keys.bundle import BUNDLE_BYTES_MAX
 from keys.errors import MalformedInput, PolicyRefused, SalweenError
 from keys.layout import Reader
 from keys.primitives import (

@@ -4,10 +4,7 @@ Spec: docs/spec/pairing.md. ``keys.pairing`` holds every rule; this file carries
 broker and asks the officer for the code the other side reads aloud; ``node.partnering`` concludes.
 """
 
-from keys.card import (
-    encode_broker_card,
-    parse_broker_address_untrusted,
-)
+from keys.brokercard import encode_broker_card, parse_broker_address_untrusted
 from keys.errors import BrokenInvariant, MalformedInput, PolicyRefused
 from keys.pairing import (
     INVITATION_LIFE_MS,

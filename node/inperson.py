@@ -5,7 +5,8 @@ carries items to and from the broker and asks the officer whether the name on th
 the table; ``node.partnering`` concludes.
 """
 
-from keys.card import encode_broker_card, parse_broker_address_untrusted, safety_number
+from keys.brokercard import encode_broker_card, parse_broker_address_untrusted
+from keys.card import safety_number
 from keys.errors import BrokenInvariant, MalformedInput, PolicyRefused, SalweenError
 from keys.inperson import (
     InviterCode,

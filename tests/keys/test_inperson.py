@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keys import inperson
-from keys.card import NO_NONCE, NO_OFFICE, parse_signed_bundle_untrusted, sign_bundle
+from keys.bundle import NO_NONCE, NO_OFFICE, parse_signed_bundle_untrusted, sign_bundle
 from keys.errors import MalformedInput, PolicyRefused, SalweenError, VerificationFailed
 from keys.inperson import (
     CODE_BYTES_MAX,

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keys import pairing, rendezvous
-from keys.card import parse_certificate_untrusted, parse_signed_bundle_untrusted, sign_bundle
+from keys.bundle import parse_signed_bundle_untrusted, sign_bundle
+from keys.card import parse_certificate_untrusted
 from keys.errors import MalformedInput, PolicyRefused, SalweenError, VerificationFailed
 from keys.layout import Reader
 from keys.pairing import (

@@ -8,18 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keys.bundle import SignedBundle, parse_signed_bundle_untrusted, sign_bundle
 from keys.card import (
     Certificate,
     OfficerList,
     Role,
-    SignedBundle,
     issue_certificate,
     issue_revocation,
     parse_certificate_untrusted,
     parse_officer_list_untrusted,
     parse_revocation_untrusted,
-    parse_signed_bundle_untrusted,
-    sign_bundle,
 )
 from keys.errors import (
     BrokenInvariant,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from keys.card import BrokerAddress
+from keys.brokercard import BrokerAddress
 from keys.inperson import CODE_BYTES_MAX, HOST_CHARACTERS_MAX, InviterCode, code_text, encode_code
 from keys.secret import SecretBytes
 from node.pairtalk import answer_event, say_event

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from demo.office import PageRefused, Pages
-from keys.card import parse_broker_address_untrusted
+from keys.brokercard import parse_broker_address_untrusted
 from keys.pairing import Invitation
 from keys.secret import SecretBytes
 from protocol.tokens import parse_token_untrusted

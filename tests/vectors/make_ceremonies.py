@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from keys import inperson, labels, layout, pairing
-from keys.card import parse_signed_bundle_untrusted
+from keys.bundle import parse_signed_bundle_untrusted
 from keys.errors import SalweenError
 from keys.inperson import InviterShows, InviterWaitsForBundle, InviterWaitsForKey, OwnOffice, Recognises
 from keys.pairing import (

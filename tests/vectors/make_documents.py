@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from keys import card, labels, notice, pairing
+from keys import brokercard, bundle, card, labels, notice, pairing
 from keys.errors import SalweenError
 from keys.primitives import COMPOSITE_SIGNATURE_BYTES, Ed25519PrivateKey, XWingPrivateKey
 from keys.secret import SecretBytes
@@ -65,13 +65,13 @@ def _documents() -> Iterator[Document]:
     revocation = card.issue_revocation(
         MYITKYINA.root, revoked_below=2, since_ms=NOW_MS, reason="notebook stolen"
     )
-    bundle = card.sign_bundle(MYITKYINA.operational, MYITKYINA.bundle(), own_nonce=drawn("nonce", 32))
-    broker = card.encode_broker_card(a_broker_card())
+    made = bundle.sign_bundle(MYITKYINA.operational, MYITKYINA.bundle(), own_nonce=drawn("nonce", 32))
+    broker = brokercard.encode_broker_card(a_broker_card())
     signed: tuple[tuple[str, bytes, str, dict[str, str]], ...] = (
         ("certificate", certificate, "certificate_malformed", {"root": root}),
         ("officer-list", listed, "officer_list_malformed", {"certificate": certificate.hex()}),
         ("revocation", revocation, "revocation_malformed", {"root": root}),
-        ("bundle", bundle, "bundle_malformed", {}),
+        ("bundle", made, "bundle_malformed", {}),
         ("pair-ok", _pair_ok(), "pair_ok_malformed", {"certificate": certificate.hex()}),
     )
     for form, data, malformed, needs in signed:
@@ -423,9 +423,9 @@ def _read_signed(document: Document) -> bytes:
             card.verify_officer_list(listed, signed_under)
             return card.encode_officer_list(listed)
         case "bundle":
-            bundle = card.parse_signed_bundle_untrusted(data)
-            card.verify_signed_bundle(bundle)
-            return card.encode_signed_bundle(bundle)
+            read = bundle.parse_signed_bundle_untrusted(data)
+            bundle.verify_signed_bundle(read)
+            return bundle.encode_signed_bundle(read)
         case "pair-ok":
             pair_ok = pairing.parse_pair_ok_untrusted(data)
             signed_under = card.parse_certificate_untrusted(bytes.fromhex(needs["certificate"]))
@@ -436,7 +436,7 @@ def _read_signed(document: Document) -> bytes:
             notice.verify_notice(told)
             return notice.encode_notice(told)
     assert document.form == "broker-card"
-    return card.encode_broker_card(card.parse_broker_card_untrusted(data))
+    return brokercard.encode_broker_card(brokercard.parse_broker_card_untrusted(data))
 
 
 def _read_line(document: Document) -> bytes:
@@ -449,7 +449,7 @@ def _read_line(document: Document) -> bytes:
         case "notice-text":
             return notice.notice_text(notice.parse_notice_text_untrusted(text)).encode()
     assert document.form == "address"
-    return str(card.parse_broker_address_untrusted(text)).encode()
+    return str(brokercard.parse_broker_address_untrusted(text)).encode()
 
 
 def _read_exchange(document: Document) -> bytes | None:

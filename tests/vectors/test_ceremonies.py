@@ -3,7 +3,7 @@
 import pytest
 
 from keys import pairing
-from keys.card import encode_signed_bundle
+from keys.bundle import encode_signed_bundle
 from keys.primitives import XWingPrivateKey
 from keys.rendezvous import from_item_untrusted, seal_item, to_item
 from keys.secret import SecretBytes
