@@ -15,8 +15,9 @@ Spec: docs/spec/keys.md and docs/spec/pairing.md. Files in reading order:
 - ``recovery_sheet``: the root key on paper, written and typed back
 - ``trust``: what we know of one peer, and the rules by which that may change
 - ``rendezvous``: where a ceremony meets, and the one attempt it has
-- ``pairing``: the by-voice ceremony as a machine, one type per step; invitations
-- ``inperson``: the ceremony with two screens side by side
+- ``invitation``, ``pairing``: the by-voice ceremony as a machine, one type per step
+- ``meetingcode``, ``inperson``: the ceremony with two screens side by side
+- ``pairok``: the signed word that ends both
 - ``keystore``: the passphrase-sealed key file; the only file here that asks for I/O
 - ``backupfile``: the backup file's header and sealed parts
 - ``pin``: an officer's seed, sealed a second time under that officer's PIN

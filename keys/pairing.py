@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, assert_never
 
 from keys import labels, layout
-from keys.brokercard import BrokerAddress, check_host
 from keys.bundle import (
     BUNDLE_BYTES_MAX,
     NO_NONCE,
@@ -25,18 +24,16 @@ from keys.bundle import (
     sign_bundle,
     verify_signed_bundle,
 )
-from keys.card import OFFICE_ID_BYTES, OFFICERS_MAX, Certificate
 from keys.errors import MalformedInput, PolicyRefused, VerificationFailed
 from keys.layout import Reader
+from keys.pairok import PairOk, pair_ok_body, parse_pair_ok_untrusted, verify_pair_ok
 from keys.primitives import (
-    COMPOSITE_SIGNATURE_BYTES,
     HASH_BYTES,
     SYMMETRIC_KEY_BYTES,
     WRAP_OVERHEAD_BYTES,
     XWING_PUBLIC_BYTES,
     CompositePrivateKey,
     XWingPrivateKey,
-    composite_verify,
     constant_time_equal,
     hkdf_sha256,
     labelled_hash,
@@ -54,99 +51,12 @@ from keys.rendezvous import (
 )
 from keys.secret import SecretBytes
 
-INVITATION_LIFE_MS: Final = 10 * 60 * 1000
-SECRET_BYTES: Final = 16
-TOKEN_BYTES: Final = 32
 CODE_DIGITS: Final = 12
 
 _REPLY_BYTES_MAX: Final = 4 + BUNDLE_BYTES_MAX + SYMMETRIC_KEY_BYTES + WRAP_OVERHEAD_BYTES
 _FORMAT: Final = 1
 
 assert ITEM_BYTES_ALLOWED[-1] >= ITEM_HEAD_BYTES + 64 + _REPLY_BYTES_MAX
-
-
-# --- the invitation ---
-
-_INVITATION_PREFIX: Final = "salween-invite1-"
-_INVITATION_CHARACTERS_MAX: Final = 1024
-_CHECK_BYTES: Final = 5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Invitation:
-    """A single-use line of text that lets another office meet us at a broker, once."""
-
-    broker_address: BrokerAddress
-    secret: SecretBytes  # 16 bytes: names and opens the rendezvous
-    token: SecretBytes  # 32 bytes: the operator's permission for the joiner's own mailbox
-    expires_ms: int
-
-    def encode(self) -> str:
-        """One line of about 200 characters, with a checksum against typing errors. It is a secret."""
-        address = self.broker_address
-        payload = b"".join(
-            (
-                layout.u64(self.expires_ms),
-                layout.fixed(self.secret.reveal(), SECRET_BYTES),
-                layout.fixed(self.token.reveal(), TOKEN_BYTES),
-                layout.fixed(address.card_sha256, HASH_BYTES),
-                layout.u16(address.port),
-                layout.ascii_text(address.host, 253),
-            )
-        )
-        body = payload + _invitation_check(payload)
-        return _INVITATION_PREFIX + layout.base32(body)
-
-
-def _invitation_check(payload: bytes) -> bytes:
-    return labelled_hash(labels.INVITATION_CHECK, payload)[:_CHECK_BYTES]
-
-
-def parse_invitation_untrusted(text: str) -> Invitation:
-    """Read an invitation; spaces, line breaks and capitals are forgiven.
-
-    MalformedInput: ``invitation_malformed`` (not an invitation at all) or ``invitation_mistyped`` (one, but
-    with a wrong, missing or additional character). Whether it expired is ``check_invitation``'s to say.
-    """
-    if len(text) > _INVITATION_CHARACTERS_MAX:
-        raise MalformedInput("invitation_malformed", "the text is too long for an invitation")
-    line = "".join(text.split()).lower()
-    if not line.startswith(_INVITATION_PREFIX):
-        raise MalformedInput("invitation_malformed", f"an invitation begins with {_INVITATION_PREFIX}")
-    mistyped = MalformedInput(
-        "invitation_mistyped", "the invitation has a typing error; copy it again, the whole line"
-    )
-    body = layout.base32_bytes(line.removeprefix(_INVITATION_PREFIX))
-    if body is None:
-        raise mistyped
-    payload, check = body[:-_CHECK_BYTES], body[-_CHECK_BYTES:]
-    if not constant_time_equal(check, _invitation_check(payload)):
-        raise mistyped
-    reader = Reader(payload, "invitation_malformed")
-    expires_ms = reader.u64()
-    secret, token = reader.take(SECRET_BYTES), reader.take(TOKEN_BYTES)
-    card_sha256, port, host = reader.take(HASH_BYTES), reader.u16(), reader.ascii(253)
-    reader.end()
-    if port == 0:
-        reader.fail("names port 0")
-    try:
-        check_host(host)
-    except MalformedInput as error:
-        raise MalformedInput("invitation_malformed", error.detail) from error
-    return Invitation(
-        broker_address=BrokerAddress(host=host, port=port, card_sha256=card_sha256),
-        secret=SecretBytes(secret),
-        token=SecretBytes(token),
-        expires_ms=expires_ms,
-    )
-
-
-def check_invitation(invitation: Invitation, now_ms: int) -> None:
-    """Raise PolicyRefused (``invitation_expired``) once its time is over."""
-    if now_ms >= invitation.expires_ms:
-        raise PolicyRefused(
-            "invitation_expired", "the invitation has expired; ask the other office for a new one"
-        )
 
 
 # --- items ---
@@ -349,7 +259,7 @@ class Confirms:
         seal_nonce: bytes,
     ) -> tuple[bytes, bytes]:
         """Our ``pair-ok``, evidence for the log, and the item that carries it; ``seal_nonce``: 24 bytes."""
-        body = _pair_ok_body(
+        body = pair_ok_body(
             self.transcript, self.own_id, self.peer.bundle.office_id, key_version, officers, now_ms
         )
         pair_ok = body + operational.sign(labels.PAIRING_OK, body)
@@ -442,93 +352,6 @@ def read_code_untrusted(text: str) -> str:
     if len(text) > 64 or len(digits) != CODE_DIGITS or not (digits.isascii() and digits.isdigit()):
         raise MalformedInput("pairing_code_form", f"a pairing code is {CODE_DIGITS} digits")
     return digits
-
-
-# --- pair-ok ---
-
-_PAIR_OK: Final = b"SLWK"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PairOk:
-    """One office's signed word that its officers compared the codes of one ceremony."""
-
-    transcript: bytes
-    own_id: bytes
-    peer_id: bytes
-    key_version: int
-    officers: tuple[int, ...]  # officer numbers present, rising
-    time_ms: int
-    signature: bytes
-
-
-def _pair_ok_body(
-    transcript: bytes,
-    own_id: bytes,
-    peer_id: bytes,
-    key_version: int,
-    officers: tuple[int, ...],
-    time_ms: int,
-) -> bytes:
-    return b"".join(
-        (
-            _PAIR_OK,
-            layout.u8(_FORMAT),
-            layout.fixed(transcript, HASH_BYTES),
-            layout.fixed(own_id, OFFICE_ID_BYTES),
-            layout.fixed(peer_id, OFFICE_ID_BYTES),
-            layout.u32(key_version),
-            layout.u64(time_ms),
-            layout.u16(len(officers)),
-            *(layout.u32(number) for number in sorted(set(officers))),
-        )
-    )
-
-
-def encode_pair_ok(pair_ok: PairOk) -> bytes:
-    """The one encoding."""
-    body = _pair_ok_body(
-        pair_ok.transcript,
-        pair_ok.own_id,
-        pair_ok.peer_id,
-        pair_ok.key_version,
-        pair_ok.officers,
-        pair_ok.time_ms,
-    )
-    return body + layout.fixed(pair_ok.signature, COMPOSITE_SIGNATURE_BYTES)
-
-
-def parse_pair_ok_untrusted(data: bytes) -> PairOk:
-    """Read a pair-ok; MalformedInput (``pair_ok_malformed``). Proves nothing."""
-    reader = Reader(data, "pair_ok_malformed")
-    reader.magic(_PAIR_OK, _FORMAT)
-    transcript = reader.take(HASH_BYTES)
-    own_id, peer_id = reader.take(OFFICE_ID_BYTES), reader.take(OFFICE_ID_BYTES)
-    key_version, time_ms, count = reader.u32(), reader.u64(), reader.u16()
-    if count > OFFICERS_MAX:
-        reader.fail(f"names {count} officers")
-    officers = tuple(reader.u32() for _ in range(count))
-    if list(officers) != sorted(set(officers)):
-        reader.fail("is not in the order of officer numbers")
-    signature = reader.take(COMPOSITE_SIGNATURE_BYTES)
-    reader.end()
-    return PairOk(
-        transcript=transcript,
-        own_id=own_id,
-        peer_id=peer_id,
-        key_version=key_version,
-        officers=officers,
-        time_ms=time_ms,
-        signature=signature,
-    )
-
-
-def verify_pair_ok(pair_ok: PairOk, certificate: Certificate) -> None:
-    """Raise VerificationFailed unless the certified O signed this. Verify the certificate first."""
-    if pair_ok.own_id != certificate.office_id or pair_ok.key_version != certificate.key_version:
-        raise VerificationFailed("pair_ok_foreign", "a pair-ok names another office or key version")
-    body = encode_pair_ok(pair_ok)[:-COMPOSITE_SIGNATURE_BYTES]
-    composite_verify(certificate.public, labels.PAIRING_OK, body, pair_ok.signature)
 
 
 # --- one ceremony ---

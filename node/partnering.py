@@ -18,7 +18,8 @@ from keys.bundle import Bundle, encode_signed_bundle
 from keys.card import Certificate, parse_officer_list_untrusted
 from keys.errors import BrokenInvariant, PolicyRefused, Unavailable, VerificationFailed
 from keys.inperson import Meeting
-from keys.pairing import INVITATION_LIFE_MS, Ceremony, Confirms, Paired
+from keys.invitation import INVITATION_LIFE_MS
+from keys.pairing import Ceremony, Confirms, Paired
 from keys.primitives import Ed25519PrivateKey, XWingPrivateKey
 from keys.rendezvous import RendezvousMailbox
 from keys.secret import SecretBytes

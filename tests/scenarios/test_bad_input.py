@@ -18,7 +18,7 @@ import pytest
 
 from demo.office import PageRefused, Pages
 from keys.brokercard import parse_broker_address_untrusted
-from keys.pairing import Invitation
+from keys.invitation import Invitation
 from keys.secret import SecretBytes
 from protocol.tokens import parse_token_untrusted
 from tests.scenarios.world import World, delivered

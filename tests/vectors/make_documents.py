@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from keys import brokercard, bundle, card, labels, notice, pairing
+from keys import brokercard, bundle, card, invitation, labels, notice, pairok
 from keys.errors import SalweenError
 from keys.primitives import COMPOSITE_SIGNATURE_BYTES, Ed25519PrivateKey, XWingPrivateKey
 from keys.secret import SecretBytes
@@ -112,7 +112,7 @@ def _documents() -> Iterator[Document]:
 
 
 def _pair_ok() -> bytes:
-    made = pairing.PairOk(
+    made = pairok.PairOk(
         transcript=TRANSCRIPT,
         own_id=MYITKYINA.id,
         peer_id=TENGCHONG.id,
@@ -121,7 +121,7 @@ def _pair_ok() -> bytes:
         time_ms=NOW_MS,
         signature=bytes(COMPOSITE_SIGNATURE_BYTES),
     )
-    body = pairing.encode_pair_ok(made)[:-COMPOSITE_SIGNATURE_BYTES]
+    body = pairok.encode_pair_ok(made)[:-COMPOSITE_SIGNATURE_BYTES]
     return body + MYITKYINA.operational.sign(labels.PAIRING_OK, body)
 
 
@@ -133,13 +133,13 @@ def _lines() -> Iterator[Document]:
     typed = token[:-1] + (b"a" if token[-1:] != b"a" else b"b")
     yield Document(form="token", about="the last letter is another", data=typed, code="token_mistyped")
     yield Document(form="token", about="no token", data=b"hello", code="token_malformed")
-    invitation = pairing.Invitation(
+    shown = invitation.Invitation(
         broker_address=a_broker_address(),
-        secret=SecretBytes(drawn("invitation", pairing.SECRET_BYTES)),
-        token=SecretBytes(drawn("token", pairing.TOKEN_BYTES)),
-        expires_ms=NOW_MS + pairing.INVITATION_LIFE_MS,
+        secret=SecretBytes(drawn("invitation", invitation.SECRET_BYTES)),
+        token=SecretBytes(drawn("token", invitation.TOKEN_BYTES)),
+        expires_ms=NOW_MS + invitation.INVITATION_LIFE_MS,
     ).encode()
-    line = invitation.encode()
+    line = shown.encode()
     yield Document(form="invitation", about="good", data=line)
     at = len(line) // 2
     other = line[:at] + (b"a" if line[at : at + 1] != b"a" else b"b") + line[at + 1 :]
@@ -427,10 +427,10 @@ def _read_signed(document: Document) -> bytes:
             bundle.verify_signed_bundle(read)
             return bundle.encode_signed_bundle(read)
         case "pair-ok":
-            pair_ok = pairing.parse_pair_ok_untrusted(data)
+            pair_ok = pairok.parse_pair_ok_untrusted(data)
             signed_under = card.parse_certificate_untrusted(bytes.fromhex(needs["certificate"]))
-            pairing.verify_pair_ok(pair_ok, signed_under)
-            return pairing.encode_pair_ok(pair_ok)
+            pairok.verify_pair_ok(pair_ok, signed_under)
+            return pairok.encode_pair_ok(pair_ok)
         case "notice":
             told = notice.parse_notice_untrusted(data)
             notice.verify_notice(told)
@@ -445,7 +445,7 @@ def _read_line(document: Document) -> bytes:
         case "token":
             return tokens.encode_token(tokens.parse_token_untrusted(text)).encode()
         case "invitation":
-            return pairing.parse_invitation_untrusted(text).encode().encode()
+            return invitation.parse_invitation_untrusted(text).encode().encode()
         case "notice-text":
             return notice.notice_text(notice.parse_notice_text_untrusted(text)).encode()
     assert document.form == "address"
