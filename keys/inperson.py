@@ -14,7 +14,6 @@ from typing import Final, TypeAlias
 
 from keys import labels, layout
 from keys.bundle import (
-    BUNDLE_BYTES_MAX,
     Bundle,
     SignedBundle,
     parse_signed_bundle_untrusted,
@@ -31,27 +30,27 @@ from keys.meetingcode import (
     expect_joiner,
     read_code_text_untrusted,
 )
-from keys.pairing import Confirms, Paired, Role
+from keys.pairing import BothBundles, Confirms, Paired
 from keys.primitives import (
     SYMMETRIC_KEY_BYTES,
-    WRAP_OVERHEAD_BYTES,
     XWING_PUBLIC_BYTES,
     CompositePrivateKey,
     XWingPrivateKey,
     constant_time_equal,
     hkdf_sha256,
     labelled_hash,
-    wrap,
 )
 from keys.rendezvous import (
     ITEM_FORMAT,
     OneAttempt,
     Rendezvous,
     from_item_untrusted,
-    mailbox_of,
     open_item_untrusted,
+    rendezvous_of,
     seal_item,
     to_item,
+    unwrap_bundle_untrusted,
+    wrap_bundle,
 )
 from keys.secret import SecretBytes
 
@@ -63,7 +62,7 @@ def derive_meeting(inviter: InviterCode, joiner: JoinerCode) -> Rendezvous:
     secret = SecretBytes(inviter.secret.reveal() + joiner.secret.reveal())
     both = _both(encode_code(inviter), encode_code(joiner))
     root = hkdf_sha256(secret, both, labels.MEETING_RENDEZVOUS, SYMMETRIC_KEY_BYTES)
-    return Rendezvous(to_joiner=mailbox_of(root, b"to-joiner"), to_inviter=mailbox_of(root, b"to-inviter"))
+    return rendezvous_of(root)
 
 
 def _both(inviter: bytes, joiner: bytes) -> bytes:
@@ -80,7 +79,6 @@ def _reply_key(channel_key: SecretBytes, inviter: bytes, joiner: bytes) -> Secre
 
 # --- items ---
 
-_BUNDLE_ITEM_BYTES_MAX: Final = 4 + BUNDLE_BYTES_MAX + SYMMETRIC_KEY_BYTES + WRAP_OVERHEAD_BYTES
 _KEY: Final = b"SLM1"
 _BUNDLE: Final = b"SLM2"
 _REPLY: Final = b"SLM3"
@@ -173,8 +171,8 @@ class InviterWaitsForKey:
                 "meeting_key_foreign", "the key at the broker is not the one the other screen showed"
             )
         read = encode_code(self.joiner)
-        plaintext = layout.variable(self.encoded) + self.channel_key.reveal()
-        wrapped = wrap(public, plaintext, _bundle_info(self.shown, read))
+        info = _bundle_info(self.shown, read)
+        message = wrap_bundle(_BUNDLE, public, self.encoded, self.channel_key, info)
         waits = InviterWaitsForBundle(
             own=self.own,
             encoded=self.encoded,
@@ -183,7 +181,7 @@ class InviterWaitsForKey:
             peer_id=self.joiner.office_id,
             channel_key=self.channel_key,
         )
-        return waits, to_item(_BUNDLE + layout.u8(ITEM_FORMAT) + layout.variable(wrapped))
+        return waits, to_item(message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -223,14 +221,9 @@ class JoinerWaitsForBundle:
     def receive_bundle(self, item: bytes, seal_nonce: bytes) -> tuple["Recognises", bytes]:
         """Open and verify the inviter's bundle; answer with ours. ``seal_nonce``: 24 random bytes."""
         read, shown = encode_code(self.inviter), encode_code(self.code)
-        reader = Reader(from_item_untrusted(item), "pairing_item_malformed")
-        reader.magic(_BUNDLE, ITEM_FORMAT)
-        wrapped = reader.variable(_BUNDLE_ITEM_BYTES_MAX)
-        reader.end()
-        opened = Reader(self.ephemeral.unwrap(wrapped, _bundle_info(read, shown)), "pairing_item_malformed")
-        encoded = opened.variable(BUNDLE_BYTES_MAX)
-        channel_key = SecretBytes(opened.take(SYMMETRIC_KEY_BYTES))
-        opened.end()
+        message = from_item_untrusted(item)
+        info = _bundle_info(read, shown)
+        encoded, channel_key = unwrap_bundle_untrusted(_BUNDLE, self.ephemeral, message, info)
         signed, ours = self.own.sign(own_code=shown, peer_id=self.inviter.office_id, peer_code=read)
         peer = _peer_bundle_untrusted(encoded, peer_id=self.inviter.office_id, peer_code=read, own=signed)
         reply = seal_item(_REPLY, _reply_key(channel_key, read, shown), seal_nonce, ours, _both(read, shown))
@@ -263,24 +256,8 @@ def start_joiner(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Recognises:
-    """Both bundles are here and verified; the officer says whether this is the office across the table."""
-
-    role: Role
-    own_id: bytes
-    peer: SignedBundle
-    transcript: bytes
-    channel_key: SecretBytes
-
-    def accept(self) -> Confirms:
-        """It is."""
-        return Confirms(
-            role=self.role,
-            own_id=self.own_id,
-            peer=self.peer,
-            transcript=self.transcript,
-            channel_key=self.channel_key,
-        )
+class Recognises(BothBundles):
+    """The officer says whether this is the office across the table."""
 
 
 def _key_hash(public: bytes) -> bytes:
@@ -346,7 +323,7 @@ class Meeting(OneAttempt[Step]):
         with self.burning(now_ms):
             if not isinstance(self.step, Recognises):
                 raise _out_of_turn()
-            self.step = self.step.accept()
+            self.step = self.step.confirmed()
 
     def _may_burn(self) -> bool:
         return not isinstance(self.step, Confirms | Paired)

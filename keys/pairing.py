@@ -15,7 +15,6 @@ from typing import Final, Literal, TypeAlias, assert_never
 
 from keys import labels, layout
 from keys.bundle import (
-    BUNDLE_BYTES_MAX,
     NO_NONCE,
     NO_OFFICE,
     Bundle,
@@ -30,33 +29,27 @@ from keys.pairok import PairOk, pair_ok_body, parse_pair_ok_untrusted, verify_pa
 from keys.primitives import (
     HASH_BYTES,
     SYMMETRIC_KEY_BYTES,
-    WRAP_OVERHEAD_BYTES,
     XWING_PUBLIC_BYTES,
     CompositePrivateKey,
     XWingPrivateKey,
     constant_time_equal,
     hkdf_sha256,
     labelled_hash,
-    wrap,
 )
 from keys.rendezvous import (
-    ITEM_BYTES_ALLOWED,
-    ITEM_HEAD_BYTES,
+    ITEM_FORMAT,
     Burned,
     OneAttempt,
     from_item_untrusted,
     open_item_untrusted,
     seal_item,
     to_item,
+    unwrap_bundle_untrusted,
+    wrap_bundle,
 )
 from keys.secret import SecretBytes
 
 CODE_DIGITS: Final = 12
-
-_REPLY_BYTES_MAX: Final = 4 + BUNDLE_BYTES_MAX + SYMMETRIC_KEY_BYTES + WRAP_OVERHEAD_BYTES
-_FORMAT: Final = 1
-
-assert ITEM_BYTES_ALLOWED[-1] >= ITEM_HEAD_BYTES + 64 + _REPLY_BYTES_MAX
 
 
 # --- items ---
@@ -112,16 +105,9 @@ class InviterWaitsForReply:
     def receive_reply(self, item: bytes, seal_nonce: bytes) -> tuple["ComparesCodes", bytes]:
         """Open the joiner's bundle; reveal ours. ``seal_nonce``: 24 random bytes."""
         message = from_item_untrusted(item)
-        reader = Reader(message, "pairing_item_malformed")
-        reader.magic(_REPLY, _FORMAT)
-        wrapped = reader.variable(_REPLY_BYTES_MAX)
-        reader.end()
-        opened = Reader(self.ephemeral.unwrap(wrapped, _reply_info(self.offer)), "pairing_item_malformed")
-        encoded, channel_key = (
-            opened.variable(BUNDLE_BYTES_MAX),
-            SecretBytes(opened.take(SYMMETRIC_KEY_BYTES)),
+        encoded, channel_key = unwrap_bundle_untrusted(
+            _REPLY, self.ephemeral, message, _reply_info(self.offer)
         )
-        opened.end()
         peer = _peer_bundle_untrusted(encoded, self.own.signed)
         reveal = seal_item(
             _REVEAL,
@@ -144,7 +130,10 @@ def start_inviter(own: OwnSide, ephemeral_seed: SecretBytes) -> tuple[InviterWai
     """First step of the inviter, and the offer to send. ``ephemeral_seed``: 32 random bytes, used once."""
     ephemeral = XWingPrivateKey.from_seed(ephemeral_seed)
     offer = (
-        _OFFER + layout.u8(_FORMAT) + ephemeral.public_bytes + _commitment(own.encoded, own.signed.own_nonce)
+        _OFFER
+        + layout.u8(ITEM_FORMAT)
+        + ephemeral.public_bytes
+        + _commitment(own.encoded, own.signed.own_nonce)
     )
     return InviterWaitsForReply(own=own, offer=offer, ephemeral=ephemeral), to_item(offer)
 
@@ -160,12 +149,10 @@ class JoinerWaitsForOffer:
         """Answer the commitment with our bundle, readable by the offer's key alone."""
         offer = from_item_untrusted(item)
         reader = Reader(offer, "pairing_item_malformed")
-        reader.magic(_OFFER, _FORMAT)
+        reader.magic(_OFFER, ITEM_FORMAT)
         ephemeral_public, commitment = reader.take(XWING_PUBLIC_BYTES), reader.take(HASH_BYTES)
         reader.end()
-        plaintext = layout.variable(self.own.encoded) + self.channel_key.reveal()
-        wrapped = wrap(ephemeral_public, plaintext, _reply_info(offer))
-        reply = _REPLY + layout.u8(_FORMAT) + layout.variable(wrapped)
+        reply = wrap_bundle(_REPLY, ephemeral_public, self.own.encoded, self.channel_key, _reply_info(offer))
         waits = JoinerWaitsForReveal(
             own=self.own, channel_key=self.channel_key, offer=offer, commitment=commitment, reply=reply
         )
@@ -201,14 +188,29 @@ class JoinerWaitsForReveal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ComparesCodes:
-    """Both bundles are here; two people compare. The only step a man in the middle cannot take for them."""
+class BothBundles:
+    """What every step has from the moment that both bundles are here."""
 
     role: Role
     own_id: bytes
     peer: SignedBundle
     transcript: bytes
     channel_key: SecretBytes
+
+    def confirmed(self) -> "Confirms":
+        """Our officer has no doubt."""
+        return Confirms(
+            role=self.role,
+            own_id=self.own_id,
+            peer=self.peer,
+            transcript=self.transcript,
+            channel_key=self.channel_key,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ComparesCodes(BothBundles):
+    """Two people compare. The only step a man in the middle cannot take for them."""
 
     @property
     def own_code(self) -> str:
@@ -230,24 +232,12 @@ class ComparesCodes:
                 "pairing_code_wrong",
                 "the codes differ: a typing error or someone in between. Begin again with a new invitation",
             )
-        return Confirms(
-            role=self.role,
-            own_id=self.own_id,
-            peer=self.peer,
-            transcript=self.transcript,
-            channel_key=self.channel_key,
-        )
+        return self.confirmed()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Confirms:
+class Confirms(BothBundles):
     """Our officer has compared; we say so, signed, and wait until the other side has said the same."""
-
-    role: Role
-    own_id: bytes
-    peer: SignedBundle
-    transcript: bytes
-    channel_key: SecretBytes
 
     def confirm(
         self,

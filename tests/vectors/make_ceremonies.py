@@ -224,7 +224,7 @@ def in_person() -> Recorded:
     recognised, m3 = joining.receive_bundle(m2, nonce)
     recognises = expects.receive_bundle(m3)
     assert recognised.transcript == recognises.transcript
-    made = _confirmations(recognises.accept(), recognised.accept(), "person")
+    made = _confirmations(recognises.confirmed(), recognised.confirmed(), "person")
     key, bundle, reply = map(from_item_untrusted, (m1, m2, m3))
     shown, read = meetingcode.encode_code(code), meetingcode.encode_code(joining.code)
     both = labelled_hash(labels.MEETING_BOTH, shown, read)
@@ -255,7 +255,7 @@ def in_person() -> Recorded:
             _fault("joiner", "M2", "a bundle for another office", foreign, "pairing_bundle_foreign"),
             _fault("inviter", "M3", "one bit", _flipped(reply, -1), "aead_invalid"),
             _fault("inviter", "M3", "a P3", b"SLP3" + reply[4:], "pairing_item_malformed"),
-            *_confirmation_faults(recognises.accept(), made),
+            *_confirmation_faults(recognises.confirmed(), made),
         ],
     }
 
@@ -319,7 +319,7 @@ def _take_in_person(recorded: Recorded, to: str, message: str, item: bytes) -> o
             return joiner_in_person(recorded)[0].receive_bundle(item, bytes.fromhex(recorded["M3_nonce"]))
         case "inviter", "M3":
             return inviter_behind_m2(recorded).receive_bundle(item)
-    return recognises_in_person(recorded).accept().receive_confirmation(item)
+    return recognises_in_person(recorded).confirmed().receive_confirmation(item)
 
 
 TAKE: Final[dict[str, Callable[[Recorded, str, str, bytes], object]]] = {
