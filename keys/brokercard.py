@@ -70,7 +70,8 @@ def check_host(host: str) -> None:
             canonical = str(ipaddress.ip_address(host))
         except ValueError as error:
             raise MalformedInput(code, "the host is not a valid IP address") from error
-        if canonical != host:
+        # The part behind % names an interface of one machine; another one knows nothing by it.
+        if canonical != host or "%" in host:
             raise MalformedInput(code, f"the host is not written as {canonical}")
         return
     if len(host) > 253 or not all(_HOST_LABEL.fullmatch(label) for label in host.split(".")):

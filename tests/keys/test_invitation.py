@@ -90,7 +90,9 @@ def test_an_invitation_is_malformed_mistyped_or_itself(text: str) -> None:
         assert parse_invitation_untrusted(text).encode() == "".join(text.split()).lower()
 
 
-@pytest.mark.parametrize("changes", [{"port": 0}, {"host": "-bad-"}, {"host": "127.1"}, {"host": "UPPER"}])
+@pytest.mark.parametrize(
+    "changes", [{"port": 0}, {"host": "-bad-"}, {"host": "127.1"}, {"host": "UPPER"}, {"host": "::1%lo"}]
+)
 def test_an_invitation_with_a_right_checksum_is_still_checked(changes: dict[str, Any]) -> None:
     """Someone may compute the checksum over nonsense."""
     line = an_invitation(broker_address=replace(a_broker_address(), **changes)).encode()
