@@ -28,6 +28,10 @@ from tests.keys.builders import (
         ("127.8.8.8", True),
         ("localhost", True),
         ("::1", True),
+        ("::ffff:7f00:1", True),
+        ("0.0.0.0", True),
+        ("::", True),
+        ("::ffff:a00:7", False),
         ("10.0.0.7", False),
         ("2001:db8::1", False),
         ("relay.example", False),
@@ -36,7 +40,7 @@ from tests.keys.builders import (
     ],
 )
 def test_an_address_comes_back_as_it_was_written(host: str, loopback: bool) -> None:
-    """Names, IPv4 and IPv6; only true loopback addresses may go without TLS."""
+    """Names, IPv4 and IPv6; what can only be this machine may go without TLS, in every spelling."""
     address = BrokerAddress(host=host, port=7440, card_sha256=drawn("card", 32))
     assert parse_broker_address_untrusted(str(address)) == address
     assert address.is_loopback is loopback
