@@ -366,6 +366,13 @@ def test_an_office_does_not_pair_with_itself() -> None:
         receive(a, receive(joiner(MYITKYINA, "2"), offer))
     with pytest.raises(MalformedInput, match="pairing_item_malformed"):
         receive(inviter()[0], offer)
+    # Another office under our nonce: it was ours to draw, and is in the transcript for both sides.
+    ours = side(MYITKYINA, "1").signed.own_nonce
+    borrowed = own_side(TENGCHONG.operational, TENGCHONG.bundle(), ours)
+    b = Ceremony(JoinerWaitsForOffer(own=borrowed, channel_key=SecretBytes(bytes(32))), EXPIRES_MS)
+    a, offer = inviter()
+    with pytest.raises(VerificationFailed, match="pairing_with_self"):
+        receive(a, receive(b, offer))
 
 
 def test_a_bundle_made_for_another_ceremony_is_refused() -> None:
@@ -444,14 +451,15 @@ def test_a_pair_ok_sealed_for_this_ceremony_but_about_another_is_refused() -> No
     """The channel proves where it came from, not what it says."""
     a, b = until_confirmed()
     assert isinstance(b.step, Confirms)
-    other = replace(b.step, transcript=bytes(32))
-    forged, _ = other.confirm(
-        TENGCHONG.operational, key_version=1, officers=(1,), now_ms=NOW_MS, seal_nonce=bytes(24)
-    )
-    key = pairing._confirmation_key(b.step.channel_key, b.step.transcript, "joiner")
-    item = rendezvous.seal_item(b"SLP4", key, bytes(24), forged, b.step.transcript)
-    with pytest.raises(VerificationFailed, match="pair_ok_foreign"):
-        receive(a, item)
+    elsewhere = parse_signed_bundle_untrusted(side(MALLORY, "1").encoded)
+    for other in (replace(b.step, transcript=bytes(32)), replace(b.step, peer=elsewhere)):
+        forged, _ = other.confirm(
+            TENGCHONG.operational, key_version=1, officers=(1,), now_ms=NOW_MS, seal_nonce=bytes(24)
+        )
+        key = pairing._confirmation_key(b.step.channel_key, b.step.transcript, "joiner")
+        item = rendezvous.seal_item(b"SLP4", key, bytes(24), forged, b.step.transcript)
+        with pytest.raises(VerificationFailed, match="pair_ok_foreign"):
+            receive(a, item)
 
 
 # --- hostile bytes ---

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keys import labels
 from keys.card import encode_certificate
 from keys.errors import MalformedInput, VerificationFailed
 from protocol.evidence import (
@@ -20,7 +21,7 @@ from protocol.evidence import (
 )
 from protocol.items import Acknowledgement, HeartBeat, ReceivedRange, encode_items
 from protocol.message import LeafOpening, MessageType, parse_header_untrusted
-from tests.protocol.offices import MYITKYINA, TENGCHONG, an_opening, certificate_of, signed_message
+from tests.protocol.offices import MAE_SAI, MYITKYINA, TENGCHONG, an_opening, certificate_of, signed_message
 
 ROOT = MYITKYINA.root.public_bytes
 ACKNOWLEDGES = encode_items(
@@ -89,6 +90,14 @@ def test_what_can_be_true_proves_nothing() -> None:
             check_proof(proof, ROOT)
 
 
+def _in_the_name_of_another(number: int) -> SignedVersion:
+    """Signed by the accused, as a message of a third office."""
+    header = parse_header_untrusted(_version(an_opening(7), _beat(number)).header)
+    encoded = replace(header, sender=MAE_SAI.id).encode()
+    signature = MYITKYINA.operational.sign(labels.MESSAGE, encoded)
+    return SignedVersion(header=encoded, signature=signature, opening=an_opening(7).encode())
+
+
 def test_only_signatures_of_the_accused_meant_for_the_accuser_count() -> None:
     """Another root, another recipient, no certificate, a flipped bit of signature, header or opening."""
     first, second = SAME_NUMBER.versions
@@ -104,6 +113,7 @@ def test_only_signatures_of_the_accused_meant_for_the_accuser_count() -> None:
         (_proof(replace(first, signature=flipped(first.signature, 3372)), second), ROOT),
         (_proof(replace(first, header=flipped(first.header, 10)), second), ROOT),
         (_proof(replace(first, opening=flipped(first.opening, 0)), second), ROOT),
+        (_proof(*(_in_the_name_of_another(number) for number in (1, 2))), ROOT),
     ):
         with pytest.raises(VerificationFailed):
             check_proof(proof, root)
