@@ -166,7 +166,7 @@ NOTICE_BYTES_MAX: Final = 8_192
 # Revocations a broker keeps on the word of a mailbox here, and on nobody's: twelve megabytes altogether.
 NOTICES_VOUCHED_MAX: Final = 1_024
 NOTICES_UNVOUCHED_MAX: Final = 1_024
-NOTICES_PER_MAILBOX_MAX: Final = 16
+NOTICES_PER_MAILBOX_MAX: Final = 16  # with those that descend from the same one
 # Of offices no mailbox vouches for: what a flood can push out was there for seventeen hours.
 NOTICES_UNVOUCHED_PER_HOUR_MAX: Final = 60
 PUBLISHES_PER_REQUEST_MAX: Final = 4
