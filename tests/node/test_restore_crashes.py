@@ -95,7 +95,7 @@ def test_a_restore_that_dies_at_any_step_is_no_node_and_says_so(tmp_path: Path, 
                 )
                 here.host.boot()
                 if died:
-                    code = await code_of(lambda env, p=place: into(env, p))  # type: ignore[misc]
+                    code = await code_of(lambda env, p=place: into(env, p))
                     codes.add(code)
                     opened = await code_of(lambda env, p=place: Node.open(env, p, passphrase))
                     is_half = code == "restore_unfinished"
