@@ -24,7 +24,7 @@ from broker.identity import BrokerIdentity, open_identity
 from broker.metrics import BrokerMetrics
 from broker.server import Endpoint
 from broker.store.sqlite import SqliteStore
-from keys.card import BrokerAddress
+from keys.brokercard import BrokerAddress
 from keys.errors import MalformedInput
 from keys.primitives import self_test
 from keys.secret import SecretBytes

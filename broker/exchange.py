@@ -160,7 +160,7 @@ class Exchange:
 
 def _arrived(orders: Sequence[Order], carried: CarriedOut, poll: Listening) -> CarriedOut:
     """The results of a poll: what was carried out before, and the items announced while it waited."""
-    bytes_left = limits.INLINE_BYTES_MAX
+    bytes_left, listed_left = limits.INLINE_BYTES_MAX, limits.LISTED_PER_ANSWER_MAX
     handed_out: list[int] = []
     results: list[Result] = []
     for order, result in zip(orders, carried.results, strict=True):
@@ -169,9 +169,9 @@ def _arrived(orders: Sequence[Order], carried: CarriedOut, poll: Listening) -> C
             continue
         inline_left = min(order.op.inline_bytes_max, bytes_left)
         items: list[ListedItem] = []
-        for item in poll.items.get(order.box_hash, ()):
-            if item.cursor <= order.op.cursor:
-                continue
+        # One mailbox may be named by many orders: what came is counted for each of them.
+        came = [item for item in poll.items.get(order.box_hash, ()) if item.cursor > order.op.cursor]
+        for item in came[:listed_left]:
             if item.size_bytes <= inline_left:
                 inline_left -= item.size_bytes
                 bytes_left -= item.size_bytes
@@ -180,5 +180,6 @@ def _arrived(orders: Sequence[Order], carried: CarriedOut, poll: Listening) -> C
             else:
                 inline_left = 0
                 items.append(replace(item, envelope=None))
-        results.append(Listed(items=tuple(items), more=poll.overflowed))
+        results.append(Listed(items=tuple(items), more=poll.overflowed or len(items) < len(came)))
+        listed_left -= len(items)
     return CarriedOut(results=tuple(results), known=carried.known, handed_out=tuple(handed_out))

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from audit.store import AuditLog
 from keys import labels
-from keys.card import parse_broker_address_untrusted
+from keys.brokercard import parse_broker_address_untrusted
 from keys.primitives import labelled_hash
 from keys.secret import SecretBytes
 from node.peers import Peer

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 import aiohttp
 
-from keys.card import BrokerAddress, BrokerCard, parse_broker_card_untrusted, verify_broker_card
+from keys.brokercard import BrokerAddress, BrokerCard, parse_broker_card_untrusted, verify_broker_card
 from keys.errors import MalformedInput, SalweenError, Unavailable, VerificationFailed
 from keys.secret import SecretBytes
 from node.views import LinkView

@@ -4,23 +4,10 @@ Spec: docs/spec/pairing.md. ``keys.pairing`` holds every rule; this file carries
 broker and asks the officer for the code the other side reads aloud; ``node.partnering`` concludes.
 """
 
-from keys.card import (
-    encode_broker_card,
-    parse_broker_address_untrusted,
-)
+from keys.brokercard import encode_broker_card, parse_broker_address_untrusted
 from keys.errors import BrokenInvariant, MalformedInput, PolicyRefused
-from keys.pairing import (
-    INVITATION_LIFE_MS,
-    Ceremony,
-    ComparesCodes,
-    Invitation,
-    JoinerWaitsForOffer,
-    check_invitation,
-    group_code,
-    own_side,
-    parse_invitation_untrusted,
-    start_inviter,
-)
+from keys.invitation import INVITATION_LIFE_MS, Invitation, check_invitation, parse_invitation_untrusted
+from keys.pairing import Ceremony, ComparesCodes, JoinerWaitsForOffer, group_code, own_side, start_inviter
 from keys.rendezvous import derive_rendezvous
 from keys.secret import SecretBytes
 from node.broker_link import BrokerClient

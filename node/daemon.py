@@ -15,7 +15,7 @@ from typing import Any
 from audit.note import NoteSigner
 from audit.policy import single_log_policy
 from audit.store import AuditLog
-from keys.card import parse_broker_address_untrusted, parse_broker_card_untrusted
+from keys.brokercard import parse_broker_address_untrusted, parse_broker_card_untrusted
 from keys.errors import SalweenError
 from keys.keystore import Keystore
 from keys.primitives import Ed25519PrivateKey, self_test

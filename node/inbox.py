@@ -346,7 +346,7 @@ class Inbox:
                 self._delete_later(tx, peer, arrival)
             case OpenedAlert():
                 self._mark(tx, peer, opened, "ok", now_ms, outcome)
-                self._apply_items(tx, peer, opened.piggyback_items, outcome)
+                self._apply_items(tx, peer, opened.header.key_version, opened.piggyback_items, outcome)
                 outcome.closed_keys += one_time.after_items(tx, peer, opened, opened.piggyback_items, now_ms)
                 self._keep_alert(tx, peer, arrival, opened, now_ms, outcome)
                 self._delete_later(tx, peer, arrival)
@@ -359,7 +359,9 @@ class Inbox:
                     self._delete_later(tx, peer, arrival)
                     return outcome  # no mark: what it claims of itself counts for nothing
                 self._mark(tx, peer, opened, "ok", now_ms, outcome)
-                self._apply_items(tx, peer, (*opened.items, *opened.piggyback_items), outcome)
+                self._apply_items(
+                    tx, peer, opened.header.key_version, (*opened.items, *opened.piggyback_items), outcome
+                )
                 self._log_received(tx, peer, arrival, opened, "ok")
                 self.resets.finish(tx, peer, opened, now_ms)
                 outcome.look_again = outcome.ladder_moved = True
@@ -371,7 +373,7 @@ class Inbox:
                 verdict = "service" if self._is_service(opened) else "ok"
                 self._mark(tx, peer, opened, verdict, now_ms, outcome)
                 items = (*opened.items, *opened.piggyback_items)
-                self._apply_items(tx, peer, items, outcome)
+                self._apply_items(tx, peer, opened.header.key_version, items, outcome)
                 outcome.closed_keys += one_time.after_items(tx, peer, opened, items, now_ms)
                 for receipt in opened.receipts:
                     self._apply_receipt(tx, peer, receipt, outcome)
@@ -410,7 +412,7 @@ class Inbox:
         if isinstance(opened, PendingOfficerList):
             lists = [item for item in opened.piggyback_items if isinstance(item, OfficerListItem)]
             if lists:
-                self._apply_items(tx, peer, lists, outcome)
+                self._apply_items(tx, peer, opened.header.key_version, lists, outcome)
                 opened = open_envelope_untrusted(envelope, context)
         if isinstance(opened, Verified) and opened.header.type is not MessageType.RESET:
             check_not_reset_key(self._reset_keys, opened.key_id)
@@ -515,24 +517,26 @@ class Inbox:
         self._vault.store_content(tx, opened.alert_id, True, opened.message.core, opened.message.disclosures)
         outcome.shown = True
 
-    def _apply_items(self, tx: Transaction, peer: Peer, items: Sequence[Item], outcome: _Outcome) -> None:
+    def _apply_items(
+        self, tx: Transaction, peer: Peer, signed_under: int, items: Sequence[Item], outcome: _Outcome
+    ) -> None:
         """Facts the peer signed beside its message. One that does not hold is dropped; the message stands.
 
-        Keys come first, wherever they stand: what the other items have sealed anew is sealed to them.
+        Keys come first, wherever they stand: what the other items have sealed anew is sealed to them. One
+        acknowledgement counts, the first: each looks at every hole of the window, and a message holds 64.
         """
+        first_ack = next((item for item in items if isinstance(item, Acknowledgement)), None)
         for item in sorted(items, key=lambda item: not isinstance(item, KeyAnnouncement | OneTimeOffer)):
             try:
                 match item:
-                    case Acknowledgement():
+                    case Acknowledgement() if item is first_ack:
                         peer.pair, numbers = apply_acknowledgement(peer.pair, item)
                         self._outbox.acknowledged(tx, peer, numbers)
                     case KeyAnnouncement():
-                        if item.key_version < peer.trusted.revoked_below:
-                            raise VerificationFailed("key_version_revoked", "a key of a revoked version")
+                        _check_version(item, signed_under)
                         peer.peer_key = adopt(peer.peer_key, _usable(item), peer.pair.outbound.next_seq)
                     case OneTimeOffer():
-                        if item.key_version < peer.trusted.revoked_below:
-                            raise VerificationFailed("key_version_revoked", "keys of a revoked version")
+                        _check_version(item, signed_under)
                         for _, public in item.fresh:
                             wrap(public, b"", b"")  # as _usable
                         one_time.adopt(tx, peer, item)
@@ -754,6 +758,15 @@ def _is_settled(tx: Snapshot, arrival: Arrival) -> bool:
             (arrival.mailbox.name, arrival.envelope_hash),
         )
     )
+
+
+def _check_version(item: KeyAnnouncement | OneTimeOffer, signed_under: int) -> None:
+    """VerificationFailed unless keys are announced under the version that signs their message.
+
+    The highest version wins for good: a stolen key that named a later one would outlive its revocation.
+    """
+    if item.key_version != signed_under:
+        raise VerificationFailed("announced_version_foreign", "keys announced under another key version")
 
 
 def _usable(announced: KeyAnnouncement) -> KeyAnnouncement:

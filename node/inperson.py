@@ -5,24 +5,27 @@ carries items to and from the broker and asks the officer whether the name on th
 the table; ``node.partnering`` concludes.
 """
 
-from keys.card import encode_broker_card, parse_broker_address_untrusted, safety_number
+from keys.brokercard import encode_broker_card, parse_broker_address_untrusted
+from keys.card import safety_number
 from keys.errors import BrokenInvariant, MalformedInput, PolicyRefused, SalweenError
 from keys.inperson import (
-    InviterCode,
     InviterShows,
     InviterWaitsForKey,
     Meeting,
     OwnOffice,
     Recognises,
+    derive_meeting,
+    start_joiner,
+)
+from keys.invitation import INVITATION_LIFE_MS
+from keys.meetingcode import (
+    InviterCode,
     check_meeting,
     code_text,
-    derive_meeting,
     encode_code,
     expect_inviter,
     read_code_text_untrusted,
-    start_joiner,
 )
-from keys.pairing import INVITATION_LIFE_MS
 from keys.secret import SecretBytes
 from node.broker_link import BrokerClient
 from node.control import Channel

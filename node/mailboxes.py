@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from audit.store import AuditLog
 from keys import labels
-from keys.card import encode_broker_card, parse_broker_address_untrusted
+from keys.brokercard import encode_broker_card, parse_broker_address_untrusted
 from keys.errors import MalformedInput, PolicyRefused, Unavailable, VerificationFailed
 from keys.primitives import labelled_hash, sha256
 from keys.secret import SecretBytes

@@ -12,7 +12,7 @@ from typing import Any
 
 from audit.entry import INT_LIMIT, Json
 from audit.store import AuditLog
-from keys.card import BrokerCard
+from keys.brokercard import BrokerCard
 from keys.errors import BrokenInvariant, PolicyRefused, VerificationFailed
 from keys.primitives import sha256
 from node import full_mailboxes, one_time

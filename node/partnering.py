@@ -13,17 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from audit.store import AuditLog
-from keys.card import (
-    BrokerAddress,
-    Bundle,
-    Certificate,
-    encode_broker_card,
-    encode_signed_bundle,
-    parse_officer_list_untrusted,
-)
+from keys.brokercard import BrokerAddress, encode_broker_card
+from keys.bundle import Bundle, encode_signed_bundle
+from keys.card import Certificate, parse_officer_list_untrusted
 from keys.errors import BrokenInvariant, PolicyRefused, Unavailable, VerificationFailed
 from keys.inperson import Meeting
-from keys.pairing import INVITATION_LIFE_MS, Ceremony, Confirms, Paired
+from keys.invitation import INVITATION_LIFE_MS
+from keys.pairing import Ceremony, Confirms, Paired
 from keys.primitives import Ed25519PrivateKey, XWingPrivateKey
 from keys.rendezvous import RendezvousMailbox
 from keys.secret import SecretBytes

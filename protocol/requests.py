@@ -55,7 +55,7 @@ class Refusal(StrEnum):
     BAD_SIGNATURE = "bad_signature"
     CONFLICT = "conflict"  # the same capability with other keys
     MALFORMED = "malformed"
-    BUSY = "busy"  # the token bucket is empty
+    BUSY = "busy"  # the disk is nearly full, or too much is asked in one request or one hour
 
 
 # --- ops ------------------------------------------------------------------------------------------
@@ -282,7 +282,7 @@ class PendingRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """An opened request. ``enc`` names it: the broker remembers it ``REPLAY_MEMORY_MS``."""
+    """An opened request. ``enc`` names it: the broker remembers it while its date would be taken."""
 
     enc: bytes  # 1120
     response_key: SecretBytes  # 32

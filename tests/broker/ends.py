@@ -16,7 +16,7 @@ from broker.control import make_tokens
 from broker.daemon import Broker, BrokerAddresses, config_of
 from broker.identity import read_passphrase
 from broker.setup import MadeBroker, initialise
-from keys.card import (
+from keys.brokercard import (
     NO_TLS,
     BrokerAddress,
     BrokerCard,

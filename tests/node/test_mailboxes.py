@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from broker.setup import begin_again
-from keys.card import encode_broker_card, parse_broker_address_untrusted
+from keys.brokercard import encode_broker_card, parse_broker_address_untrusted
 from keys.errors import PolicyRefused
 from node.broker_link import BrokerClient
 from protocol import limits

@@ -198,11 +198,43 @@ def test_what_an_acknowledgement_passes_is_sealed_to_the_key_beside_it(tmp_path:
                 key_id=NEW_KEY_ID,
                 public=XWingPrivateKey.from_seed(SecretBytes(bytes(32))).public_bytes,
             )
-            node_of(here)._inbox._apply_items(tx, peer, (acknowledged, announced), _Outcome())
+            node_of(here)._inbox._apply_items(
+                tx, peer, known.key_version, (acknowledged, announced), _Outcome()
+            )
             sealed: bytes = tx.value("SELECT envelope FROM delivery WHERE pair_seq = ?", (first,))
             return sealed
 
         assert parse_envelope_untrusted(await write(here, told)).key_id == NEW_KEY_ID
+
+    play(tmp_path, script)
+
+
+def test_of_one_message_one_acknowledgement_counts(tmp_path: Path) -> None:
+    """Else one small envelope with 64 of them would have the holes of a whole window looked at 64 times."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        there.host.kill()
+        for plate in ("KA-1", "KA-2", "KA-3"):
+            await here.send(an_alert(plate))
+        await asyncio.sleep(60)
+
+        def told(tx: Transaction) -> int:
+            (peer,) = load_peers(tx)
+            out, known = peer.pair.outbound, peer.peer_key.announcement
+            acks = [
+                Acknowledgement(
+                    key_version=known.key_version,
+                    instance=peer.pair.inbound.instance,
+                    ranges=(ReceivedRange(instance=out.instance, contiguous_to=to, bitmap=0),),
+                )
+                for to in range(out.acknowledged_to + 1, out.next_seq)
+            ]
+            assert len(acks) >= 3
+            node_of(here)._inbox._apply_items(tx, peer, known.key_version, acks, _Outcome())
+            return peer.pair.outbound.acknowledged_to - out.acknowledged_to
+
+        assert await write(here, told) == 1
 
     play(tmp_path, script)
 

@@ -11,7 +11,7 @@ import pytest
 from keys import labels
 from keys.backupfile import HEADER_BYTES
 from keys.errors import PolicyRefused, SalweenError
-from keys.primitives import HASH_BYTES, labelled_hash
+from keys.primitives import HASH_BYTES, XWingPrivateKey, labelled_hash
 from keys.secret import SecretBytes
 from node.backup import Contents, extract, verify_backup
 from node.daemon import Node
@@ -22,7 +22,7 @@ from node.restore import begin_in_place, restore, version_after_loss
 from protocol import limits
 from protocol.conversation import with_my_instance
 from protocol.evidence import Clash
-from protocol.items import SeenItem
+from protocol.items import KeyAnnouncement, OneTimeOffer, SeenItem
 from protocol.message import MessageType, certificate_core
 from protocol.onetime import OfferedKeys
 from runtime.env import Env
@@ -276,16 +276,43 @@ async def begin_again(office: OfficeHost) -> None:
     await office.log_in()
 
 
-@pytest.mark.parametrize("trouble", ["revoked", "frozen"])
+async def announce_ahead(office: OfficeHost) -> None:
+    """A thief's own keys, under the highest version there is, signed with the stolen one."""
+    public = XWingPrivateKey.from_seed(SecretBytes(b"thief" + bytes(27))).public_bytes
+    announced = KeyAnnouncement(
+        key_version=limits.U32_MAX, rk_gen=limits.U32_MAX, key_id=b"thief k1", public=public
+    )
+    offer = OneTimeOffer(
+        key_version=limits.U32_MAX,
+        generation=limits.U32_MAX,
+        kept_ids=(),
+        fresh=((b"thief k2", public),),
+    )
+
+    def record(tx: Transaction) -> None:
+        (peer,) = load_peers(tx)
+        node_of(office)._outbox.compose_control(tx, peer, [announced, offer], service=False)
+        save_peer(tx, peer)
+
+    await write(office, record)
+    await asyncio.sleep(60)
+
+
+@pytest.mark.parametrize("trouble", ["revoked", "stolen", "frozen"])
 def test_a_reset_makes_a_pair_whole_that_was_revoked_or_frozen(tmp_path: Path, trouble: str) -> None:
-    """Key and address come with it: alerts cross both ways, and no ceremony is needed."""
+    """Key and address come with it: alerts cross both ways, and no ceremony is needed.
+
+    A thief who announced keys of a later version than the stolen one has nothing of what is sent afterwards.
+    """
 
     async def script(offices: Offices) -> None:
         here, there = offices.here, offices.there
         await here.send(an_alert("KA-1"))
         await there.send(an_alert("KB-1"))
         await asyncio.sleep(300)
-        if trouble == "revoked":
+        if trouble == "stolen":
+            await announce_ahead(here)
+        if trouble in ("revoked", "stolen"):
             node, paper = node_of(there), a_revocation(await sheet_of(here))
             await there.host.run(lambda env: node.revocations.take_notice(paper.data, "paper"))
         else:
@@ -297,7 +324,7 @@ def test_a_reset_makes_a_pair_whole_that_was_revoked_or_frozen(tmp_path: Path, t
             )
         with pytest.raises(PolicyRefused) as told:
             await there.send(an_alert("KB-2"))
-        assert told.value.code == {"revoked": "pair_suspended", "frozen": "pair_frozen"}[trouble]
+        assert told.value.code == ("pair_frozen" if trouble == "frozen" else "pair_suspended")
         await begin_again(here)
         await asyncio.sleep(600)
         await there.log_in()
