@@ -6,7 +6,7 @@ only to a name of the operator's list, which pins the other broker's keys; nothi
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from keys.card import (
@@ -22,7 +22,9 @@ from runtime.broker_line import BrokerLine
 from runtime.env import Env
 
 ONWARD_TIMEOUT_S: Final = 20.0  # with the longest wait it ends before the asker's own patience does
-IN_FLIGHT_MAX: Final = 2  # of one token: its sending and its polling
+# Of one token: an office polls at some foreign brokers and sends beside that; a pairing polls as well.
+IN_FLIGHT_MAX: Final = 8
+HELD_MAX: Final = 4
 BURST_MAX: Final = 120
 REQUESTS_PER_S: Final = 2.0
 BYTES_IN_FLIGHT_MAX: Final = 32 * 2**20
@@ -60,13 +62,13 @@ class _Holder:
     filled_ms: int
     allowance: float = BURST_MAX
     in_flight: int = 0
-    held: int = field(default=0)
+    held: int = 0
 
     def admits(self, wait_ms: int, now_ms: int) -> bool:
         """Whether one more may go on; it is counted if so."""
         self.allowance = min(BURST_MAX, self.allowance + (now_ms - self.filled_ms) / 1000 * REQUESTS_PER_S)
         self.filled_ms = now_ms
-        if self.allowance < 1 or self.in_flight >= IN_FLIGHT_MAX or (wait_ms and self.held):
+        if self.allowance < 1 or self.in_flight >= IN_FLIGHT_MAX or (wait_ms and self.held >= HELD_MAX):
             return False
         self.allowance -= 1
         self.in_flight += 1

@@ -174,8 +174,7 @@ class Publish:
 class Forward:
     """Hand these bytes to another broker of your operator's list, and me what it answers.
 
-    Alone in its request. ``wait_ms`` is how long the other may hold its answer back (a long poll); one such
-    at a time per token.
+    Alone in its request. ``wait_ms`` is how long the other may hold its answer back (a long poll).
     """
 
     token: bytes = field(repr=False)  # 32, of this broker's operator
