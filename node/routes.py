@@ -26,12 +26,6 @@ from protocol.requests import Forward, Forwarded, OpRefused
 from runtime.env import Env
 from runtime.sqlite import Database, Snapshot, Transaction
 
-_WORDS = {
-    "token_unknown": ("forward_refused", "Our broker does not know our forwarding token. Ask its operator."),
-    "not_found": ("forward_refused", "Our broker has no broker of that name on its list. Ask its operator."),
-    "busy": ("broker_busy", "The brokers ask us to come back later."),
-}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Route:
@@ -70,10 +64,23 @@ class ForwardedLine:
         (result,) = await self._client.exchange([op])
         if isinstance(result, Forwarded):
             return result.answer
-        code = result.code if isinstance(result, OpRefused) else ""
-        raise Unavailable(
-            *_WORDS.get(code, ("forward_unreachable", "Our broker cannot reach the other broker now."))
-        )
+        raise _refused(result.code if isinstance(result, OpRefused) else "")
+
+
+def _refused(code: str) -> Unavailable:
+    match code:
+        case "token_unknown":
+            return Unavailable(
+                "forward_refused", "Our broker does not know our forwarding token. Ask its operator."
+            )
+        case "not_found":
+            return Unavailable(
+                "forward_refused", "Our broker has no broker of that name on its list. Ask its operator."
+            )
+        case "busy":
+            return Unavailable("broker_busy", "The brokers ask us to come back later.")
+        case _:
+            return Unavailable("forward_unreachable", "Our broker cannot reach the other broker now.")
 
 
 class _NoLine:

@@ -1,4 +1,4 @@
-"""One broker hands requests on to another: what goes, what comes back, and what it does not do for anybody."""
+"""One broker hands requests on to another: what goes, what comes back, and what it does for nobody."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,21 +9,19 @@ from pathlib import Path
 import pytest
 
 from broker.forwarder import BURST_MAX, HELD_MAX
-from keys.card import verify_broker_card
-from protocol import limits
+from keys.card import parse_broker_card_untrusted, verify_broker_card
 from protocol.requests import (
     Forward,
     Forwarded,
     Listed,
     OpRefused,
-    Put,
     PendingRequest,
+    Put,
     forwarding_token_hash,
     open_answer_untrusted,
     seal_request,
 )
-from keys.card import parse_broker_card_untrusted
-from tests.broker.ends import Client, House, Mailbox, an_envelope
+from tests.broker.ends import Client, House, an_envelope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +34,9 @@ class Two:
     peer: Client  # at the far one
     token: bytes
 
-    def forward(self, request: bytes, *, target: str = "far", wait_ms: int = 0, token: bytes = b"") -> Forward:
+    def forward(
+        self, request: bytes, *, target: str = "far", wait_ms: int = 0, token: bytes = b""
+    ) -> Forward:
         return Forward(token=token or self.token, target=target, wait_ms=wait_ms, request=request)
 
 
@@ -108,7 +108,7 @@ async def test_a_forward_is_alone_in_its_request(tmp_path: Path) -> None:
 
 
 async def test_so_many_polls_at_a_time_and_no_more(tmp_path: Path) -> None:
-    """One poll too many of a token is refused while the others wait; what is no poll still passes beside them."""
+    """One poll too many of a token is refused while the others wait; what is no poll still passes."""
     async with two(tmp_path) as ends:
         box = await ends.peer.make_mailbox(await ends.far.token())
 
@@ -122,7 +122,8 @@ async def test_so_many_polls_at_a_time_and_no_more(tmp_path: Path) -> None:
 
         polls = [poll() for _ in range(HELD_MAX)]
         waiting = [
-            asyncio.ensure_future(ends.office.ask_one(ends.forward(body, wait_ms=20_000))) for body, _ in polls
+            asyncio.ensure_future(ends.office.ask_one(ends.forward(body, wait_ms=20_000)))
+            for body, _ in polls
         ]
         while _polls(ends.far) < HELD_MAX:
             await asyncio.sleep(0.01)
@@ -139,7 +140,7 @@ async def test_so_many_polls_at_a_time_and_no_more(tmp_path: Path) -> None:
 
 
 async def test_a_token_may_ask_so_often_and_no_more(tmp_path: Path) -> None:
-    """After a burst it is told to come back later, and may when time has passed; another token is untouched."""
+    """After a burst it is told to come back later, and may when time has passed; others are untouched."""
     async with two(tmp_path) as ends:
         other = await ends.near.forwarding_token()
         answers = [await ends.office.ask_one(ends.forward(b"")) for _ in range(BURST_MAX + 40)]

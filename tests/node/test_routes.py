@@ -1,4 +1,4 @@
-"""Two countries, two brokers: each office speaks to its own alone, and what each broker can know is looked at."""
+"""Two countries, two brokers: each office speaks to its own alone; what each broker can know is looked at."""
 
 import asyncio
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ from tests.simulation.world import World
 
 
 class Region:
-    """Myitkyina with the broker east, Tengchong with the broker west; every connection and request is kept."""
+    """Myitkyina with the broker east, Tengchong with the broker west; who speaks to whom is kept."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -100,11 +100,9 @@ async def _secret_towards(office: OfficeHost) -> bytes:
     return peer.put_secret.reveal()
 
 
-def test_neither_broker_knows_what_the_other_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Alerts cross both ways. No office ever sends a byte to the foreign broker; the forwarding one never sees
-    the mailbox, its capability or an envelope of the other; the other never sees who asked."""
+def test_neither_broker_knows_what_the_other_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alerts cross both ways. No office ever sends a byte to the foreign broker; the forwarding one never
+    sees the mailbox, its capability or an envelope of the other; the other never sees who asked."""
     with World(seed=5, directory=tmp_path) as world:
         region = Region(world)
 
@@ -120,7 +118,9 @@ def test_neither_broker_knows_what_the_other_does(
                 await region.there.send(an_alert(f"YN-{number}"))
             await asyncio.sleep(900)
             assert (await shown(region.here), await shown(region.there)) == (3, 3)
-            assert await count(region.here, "delivery", "phase = 'acknowledged' AND alert_id IS NOT NULL") == 3
+            assert (
+                await count(region.here, "delivery", "phase = 'acknowledged' AND alert_id IS NOT NULL") == 3
+            )
 
             assert ("tengchong", "east") not in region.spoken
             assert ("myitkyina", "west") not in region.spoken
