@@ -9,7 +9,8 @@ Reading order:
 - ``watch``, ``nacks``, ``evidence``  heartbeats and bounds, keys nobody had, what cannot both be true
 - ``addresses``, ``mailboxes``  where peers read, and where we do: made, announced, made again, given up
 - ``losses``  what brokers lost, for people
-- ``broker_link``, ``traffic``  the only socket to a broker, and what shares a request
+- ``broker_link``, ``traffic``  talking to a broker, and what shares a request
+- ``routes``  the way there: straight, or handed on by our own
 - ``reset_keys``, ``resets``  a peer that lost state: what it is told to, and what is sent again
 - ``backup``, ``restore``, ``recovery_commands``  the backup file, and the ceremonies of the recovery sheet
 - ``officers``, ``vault``  who may open what, and what is kept sealed until they do

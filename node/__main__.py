@@ -777,6 +777,77 @@ def import_address(directory: str, passphrase_file: str | None, file: str, as_js
     _finish(_run(work), as_json, lambda result: click.echo(f"Taken in from {result['peer']}."))
 
 
+@cli.group()
+def routes() -> None:
+    """Reach foreign brokers through our own, so that they never see this office."""
+
+
+def _show_routes(result: dict[str, Any]) -> None:
+    for route in result["routes"]:
+        way = f"through {route['through']}, there '{route['name']}'" if route["through"] else "straight"
+        click.echo(f"{route['address']}\n  {way}")
+    if not result["routes"]:
+        click.echo("No routes: this office speaks to every broker itself.")
+
+
+@routes.command("list")
+@directory_option
+@passphrase_option
+@json_option
+def routes_list(directory: str, passphrase_file: str | None, as_json: bool) -> None:
+    """List routes."""
+    result = _run(lambda env: _call(env, directory, passphrase_file, "routes.list", {}))
+    _finish(result, as_json, _show_routes)
+
+
+@routes.command("add")
+@directory_option
+@passphrase_option
+@click.option("--through", metavar="ADDRESS", help="Address of the broker that hands on: our own.")
+@click.option("--name", help="What its operator calls the other broker.")
+@click.option(
+    "--token-file", type=click.Path(dir_okay=False), help="File (mode 0600) with its forwarding token."
+)
+@click.option(
+    "--straight", is_flag=True, help="Instead: speak to this one ourselves, although there are routes."
+)
+@click.argument("to", metavar="BROKER")
+@json_option
+def routes_add(
+    directory: str,
+    passphrase_file: str | None,
+    through: str | None,
+    name: str | None,
+    token_file: str | None,
+    straight: bool,
+    to: str,
+    as_json: bool,
+) -> None:
+    """Reach BROKER through another one from now on. With a route, no foreign broker is spoken to straight."""
+    if straight == (through is not None) or (through is None) != (name is None) != (token_file is None):
+        raise click.UsageError("Give --through, --name and --token-file, or --straight alone.")
+
+    async def work(env: Env) -> dict[str, Any]:
+        params: Params = {"to": to}
+        if through is not None:
+            token = read_secret_file(env.files, str(token_file)).reveal().decode("utf-8", "replace")
+            params.update(through=through, name=name, token=token)
+        return await _call(env, directory, passphrase_file, "routes.add", params)
+
+    _finish(_run(work), as_json, _show_routes)
+
+
+@routes.command("remove")
+@directory_option
+@passphrase_option
+@click.argument("to", metavar="BROKER")
+@json_option
+def routes_remove(directory: str, passphrase_file: str | None, to: str, as_json: bool) -> None:
+    """Forget how BROKER is reached."""
+    result = _run(lambda env: _call(env, directory, passphrase_file, "routes.remove", {"to": to}))
+    _finish(result, as_json, _show_routes)
+
+
 # --- health -------------------------------------------------------------------------------------------------
 
 

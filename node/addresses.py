@@ -125,6 +125,15 @@ def note_taken(tx: Transaction, peer_id: bytes) -> bool:
     return tx.changes() > 0
 
 
+def keep_card(tx: Transaction, address: str, card: bytes) -> None:
+    """Remember the card of a broker that was verified against its address."""
+    tx.execute(
+        "INSERT INTO broker (address, card) VALUES (?, ?) ON CONFLICT (address) DO UPDATE"
+        " SET card = excluded.card",
+        (address, card),
+    )
+
+
 def waiting_for_cards(tx: Snapshot) -> list[tuple[bytes, MailboxSuccessor]]:
     """Peers that moved to a broker we do not know yet."""
     found = []

@@ -10,7 +10,7 @@ from keys.invitation import INVITATION_LIFE_MS, Invitation, check_invitation, pa
 from keys.pairing import Ceremony, ComparesCodes, JoinerWaitsForOffer, group_code, own_side, start_inviter
 from keys.rendezvous import derive_rendezvous
 from keys.secret import SecretBytes
-from node.broker_link import BrokerClient
+from node.broker_link import Clients
 from node.control import Channel
 from node.identity import Identity
 from node.partnering import Partnering, Wire
@@ -24,17 +24,18 @@ CODE_TRIES = 5
 class Ceremonies:
     """Runs ceremonies for one node, one at a time."""
 
-    def __init__(self, env: Env, identity: Identity, partnering: Partnering) -> None:
+    def __init__(self, env: Env, identity: Identity, partnering: Partnering, clients: Clients) -> None:
         self._env = env
         self._identity = identity
         self._partnering = partnering
+        self._clients = clients
 
     async def invite(self, broker: str, token_text: str, channel: Channel) -> PeerView:
         """Invite another office: print the invitation, wait, compare codes, pair."""
         address = parse_broker_address_untrusted(broker)
         token = parse_token_untrusted(token_text)
         async with self._partnering.alone():
-            client = BrokerClient(self._env, address)
+            client = self._clients(address)
             try:
                 card = await client.card()
                 await client.exchange([])  # an invitation lives by the broker's clock: ours may be years off
@@ -76,7 +77,7 @@ class Ceremonies:
         invitation = parse_invitation_untrusted(text)
         address = invitation.broker_address
         async with self._partnering.alone():
-            client = BrokerClient(self._env, address)
+            client = self._clients(address)
             try:
                 card = await client.card()
                 await client.exchange([])

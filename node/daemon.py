@@ -24,7 +24,7 @@ from node import __version__
 from node.alerts import Alerts
 from node.answers import Answers
 from node.backup import Manifest, make_backup
-from node.broker_link import BrokerClient, BrokerLink
+from node.broker_link import BrokerLink
 from node.ceremony import Ceremonies
 from node.config import NodeConfig, load_config
 from node.control import SOCKET_NAME, Channel, ControlServer, Params
@@ -59,6 +59,7 @@ from node.receive_keys import ReceiveKeyRing
 from node.reset_keys import ResetKeyRing
 from node.restore import finish_epoch
 from node.revocations import Revocations
+from node.routes import Routes
 from node.secrets import Secrets
 from node.traffic import NodeTraffic
 from node.vault import Vault
@@ -125,6 +126,7 @@ class Node:
         self._secrets = secrets
         self._kdf = kdf.keystore
         self.events = Events(env.clock)
+        self.routes = Routes(env, db, changed=self._reached_otherwise)
         self.keys = ReceiveKeyRing(env, db, secrets)
         self.reset_keys = ResetKeyRing(env, db, secrets)
         vault = Vault(env, secrets)
@@ -199,6 +201,7 @@ class Node:
             log,
             secrets,
             self._outbox,
+            clients=self.routes.client,
             links=lambda: {address: entry.link for address, entry in self._links.items()},
             ensure_links=self._follow_brokers,
             changed=lambda: self.events.tell("link"),
@@ -231,8 +234,8 @@ class Node:
             witness_name=witness_name(log.origin),
             paired=self._after_pairing,
         )
-        self.ceremonies = Ceremonies(env, identity, partnering)
-        self.meetings = Meetings(env, identity, partnering)
+        self.ceremonies = Ceremonies(env, identity, partnering, self.routes.client)
+        self.meetings = Meetings(env, identity, partnering, self.routes.client)
         self.meeting_desk = MeetingDesk(env, self.officers, self.meetings)
         self.desk = Desk(
             env,
@@ -304,6 +307,7 @@ class Node:
                 env, directory, config, keystore, db, log, signer, identity, kdf or KdfProfile(), failed
             )
             await node.keys.load()
+            await node.routes.load()
             await node.mailboxes.adopt()
             await node.reset_keys.load()
             # What an auditor needs to verify our log, beside it; a real auditor brings a copy of their own.
@@ -357,8 +361,8 @@ class Node:
         )
         for address, card in rows:
             if address not in self._links:
-                client = BrokerClient(
-                    self._env, parse_broker_address_untrusted(address), parse_broker_card_untrusted(card)
+                client = self.routes.client(
+                    parse_broker_address_untrusted(address), parse_broker_card_untrusted(card)
                 )
                 link = BrokerLink(self._env, client, self._traffic)
                 self._links[address] = _Link(link=link, task=self._run(link.run(), "broker-link"))
@@ -383,6 +387,14 @@ class Node:
         for entry in self._links.values():
             entry.link.reread()
         self.events.tell("link")
+
+    async def _reached_otherwise(self, address: str) -> None:
+        """A link ends where it is and begins anew on the other way; what was under way is sent again."""
+        entry = self._links.pop(address, None)
+        if entry is not None:
+            entry.task.cancel()
+            await asyncio.gather(entry.task, return_exceptions=True)
+        await self._follow_brokers()
 
     def _link_changed(self) -> None:
         self.mailboxes.stir()

@@ -230,6 +230,15 @@ class LinkView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RouteView:
+    """How a broker is reached: handed on by ``through``, where it has ``name``; both None: straight."""
+
+    address: str
+    through: str | None
+    name: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogView:
     """Our own audit log: what is committed, what is published and signed."""
 

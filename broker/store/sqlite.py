@@ -156,6 +156,27 @@ class SqliteStore:
 
         await self._db.transact(load)
 
+    async def load_forwarding_tokens(self, token_hashes: Sequence[bytes]) -> None:
+        """See Store."""
+        now_ms = self._env.clock.now_ms()
+        rows = [(token_hash, now_ms) for token_hash in token_hashes]
+        sql = "INSERT INTO forwarding_tokens (hash, loaded_ms) VALUES (?, ?)"
+        await self._db.transact(lambda tx: tx.execute_many(sql, rows))
+
+    async def withdraw_forwarding_token(self, token_hash: bytes) -> bool:
+        """See Store."""
+
+        def withdraw(tx: Transaction) -> bool:
+            tx.execute("DELETE FROM forwarding_tokens WHERE hash = ?", (token_hash,))
+            return tx.changes() > 0
+
+        return await self._db.transact(withdraw)
+
+    async def may_forward(self, token_hash: bytes) -> bool:
+        """See Store."""
+        sql = "SELECT 1 FROM forwarding_tokens WHERE hash = ?"
+        return await self._db.read(lambda snapshot: bool(snapshot.execute(sql, (token_hash,))))
+
     def totals(self) -> Totals:
         """See Store."""
         return self._totals

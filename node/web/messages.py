@@ -195,6 +195,15 @@ MESSAGES: Final[Mapping[str, str]] = {
     ),
     "broker_answer": N_("The broker answered with an error. It is asked again by itself."),
     "broker_busy": N_("The broker is busy and is asked again by itself."),
+    "forward_refused": N_(
+        "Our own broker does not hand messages on to the other one for us. Ask its operator."
+    ),
+    "forward_unreachable": N_(
+        "Our own broker cannot reach the broker of the other office. It is tried again by itself."
+    ),
+    "route_missing": N_(
+        "No way leads to the broker of the other office. Ask the person who looks after this computer."
+    ),
     "broker_lost": N_("The connection to the broker broke. It is made again by itself."),
     "broker_quota": N_("The mailbox of the other office is full. The alert is kept here and tried again."),
     "link_starting": N_("The connection to the broker is being made."),

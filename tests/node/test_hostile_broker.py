@@ -10,6 +10,7 @@ import pytest
 
 from broker.daemon import config_of
 from broker.identity import open_identity, read_passphrase
+from keys.brokercard import BrokerCard
 from keys.errors import Unavailable
 from keys.primitives import Ed25519PrivateKey
 from protocol import custody, limits
@@ -298,18 +299,23 @@ def test_an_answer_that_does_not_open_backs_off_in_words(tmp_path: Path) -> None
     async def script(offices: Offices) -> None:
         here = offices.here
         client = link_of(here).client
-        honest = client._read
+        line = client._line
+        show, answer = line.fetch_card, line.carry
         is_garbage = True
         asked = 0
 
-        async def garbage(*args: object) -> bytes:
+        async def fetch_card() -> bytes:
             nonlocal asked
-            if not is_garbage:
-                return await honest(*args)  # type: ignore[arg-type]
             asked += 1
-            return os.urandom(256)
+            return os.urandom(256) if is_garbage else await show()
 
-        client._read = garbage  # type: ignore[method-assign, assignment]
+        async def carry(card: BrokerCard, body: bytes, *, wait_ms: int) -> bytes:
+            nonlocal asked
+            asked += 1
+            return os.urandom(256) if is_garbage else await answer(card, body, wait_ms=wait_ms)
+
+        line.fetch_card = fetch_card  # type: ignore[method-assign]
+        line.carry = carry  # type: ignore[method-assign]
         await here.send(an_alert("KA-1"))
         link_of(here).reread()
         await asyncio.sleep(600)

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from aiohttp import ClientSession
 
+from keys.brokercard import BrokerCard
 from keys.errors import Unavailable
 from keys.primitives import XWingPrivateKey
 from keys.secret import SecretBytes
@@ -20,6 +20,7 @@ from protocol.items import Acknowledgement, KeyAnnouncement, ReceivedRange
 from protocol.mailbox import QUOTAS
 from protocol.message import MessageType
 from protocol.requests import Get, Op, OpRefused, Put, Result
+from runtime.broker_line import EXCHANGE_TIMEOUT_S
 from runtime.sqlite import Transaction
 from tests.node.offices import Offices, alter_answers, an_alert, count, link_of, node_of, play, shown, write
 from tests.simulation.daemons import OfficeHost, pair
@@ -279,19 +280,17 @@ def test_a_telephone_line_carries_what_waits(tmp_path: Path) -> None:
 
     def slow_line(office: OfficeHost) -> None:
         client = link_of(office).client
-        honest = client._read
+        honest = client._line.carry
 
-        async def slowly(
-            session: ClientSession, method: str, scheme: str, body: bytes, bytes_max: int
-        ) -> bytes:
-            answer = await honest(session, method, scheme, body, bytes_max)
+        async def slowly(card: BrokerCard, body: bytes, *, wait_ms: int) -> bytes:
+            answer = await honest(card, body, wait_ms=wait_ms)
             seconds = (len(body) + len(answer)) / bytes_per_s
-            await asyncio.sleep(min(seconds, broker_link.EXCHANGE_TIMEOUT_S))
-            if seconds > broker_link.EXCHANGE_TIMEOUT_S:
+            await asyncio.sleep(min(seconds, EXCHANGE_TIMEOUT_S))
+            if seconds > EXCHANGE_TIMEOUT_S:
                 raise Unavailable("broker_timeout", "The broker did not answer in time.")
             return answer
 
-        client._read = slowly  # type: ignore[method-assign]
+        client._line.carry = slowly  # type: ignore[method-assign]
 
     async def script(offices: Offices) -> None:
         here, there = offices.here, offices.there

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from node.broker_link import FRUITLESS_PAUSE_MS_MAX, POLL_WAIT_MS
+from node.broker_link import FRUITLESS_PAUSE_MS_MAX
 from node.peers import load_peers, save_peer
 from node.views import EntryView, PeerView
 from protocol import limits
@@ -16,6 +16,7 @@ from protocol.envelope import envelope_hash
 from protocol.items import HeartBeat, KeyAnnouncement, UnknownKeyNotice
 from protocol.receivekeys import PeerKey
 from protocol.requests import List, Listed, ListedItem, Op, Result
+from runtime.broker_line import POLL_WAIT_MS
 from runtime.sqlite import Transaction
 from tests.node.offices import (
     Offices,
