@@ -14,24 +14,25 @@ from keys.secret import SecretBytes
 from protocol import limits
 
 PREFIX: Final = "salween-token1-"
+API_PREFIX: Final = "salween-api1-"
 _CHECK_BYTES: Final = 3
 _CHARACTERS_MAX: Final = 128
 
 
-def encode_token(token: SecretBytes) -> str:
-    """The one line an operator hands out."""
+def encode_token(token: SecretBytes, prefix: str = PREFIX) -> str:
+    """The one line that is handed out."""
     body = token.reveal()
-    return PREFIX + base64.b32encode(body + _check(body)).decode("ascii").rstrip("=").lower()
+    return prefix + base64.b32encode(body + _check(body)).decode("ascii").rstrip("=").lower()
 
 
-def parse_token_untrusted(text: str) -> SecretBytes:
+def parse_token_untrusted(text: str, prefix: str = PREFIX) -> SecretBytes:
     """The 32 secret bytes; spaces, line breaks and capitals are forgiven. MalformedInput only."""
     line = "".join(text[: 2 * _CHARACTERS_MAX].split()).lower()
-    if not line.startswith(PREFIX) or len(line) > _CHARACTERS_MAX:
+    if not line.startswith(prefix) or len(line) > _CHARACTERS_MAX:
         raise MalformedInput(
-            "token_malformed", f"A token begins with {PREFIX}; ask the broker's operator for one."
+            "token_malformed", f"Such a token begins with {prefix}; ask the broker's operator for one."
         )
-    letters = line.removeprefix(PREFIX)
+    letters = line.removeprefix(prefix)
     try:
         data = base64.b32decode(letters.upper().encode("ascii") + b"=" * (-len(letters) % 8))
     except ValueError:
