@@ -86,6 +86,8 @@ SELF_TEST: Final = b"salween/v1/self-test"
 
 # At rest in a node
 TOKEN_CHECK: Final = b"salween/v1/token-check"
+API_TOKEN: Final = b"salween/v1/api-token"
+API_SEAL: Final = b"salween/v1/officer-key-under-api-token"
 VAULT_KEY: Final = b"salween/v1/vault-key"
 VAULT_CONTENT: Final = b"salween/v1/vault-content"
 LOG_ACTOR: Final = b"salween/v1/log-actor"

@@ -338,6 +338,21 @@ class Alerts:
 
         return await self._db.read(read)
 
+    async def sent_one(self, alert_id: str) -> OutboxRow:
+        """One of our own alerts, however old. PolicyRefused ``alert_unknown``."""
+        named = _id_untrusted(alert_id)
+
+        def read(tx: Snapshot) -> OutboxRow:
+            rows = tx.execute(
+                f"SELECT {_COLUMNS} FROM alert WHERE incoming = 0 AND alert_id = ?",  # noqa: S608
+                (named,),
+            )
+            if not rows:
+                raise PolicyRefused("alert_unknown", "There is no such alert of ours.")
+            return self._outbox_row(tx, rows[0], _peer_names(tx))
+
+        return await self._db.read(read)
+
     def _outbox_row(self, tx: Snapshot, row: Sequence[Any], names: dict[bytes, str]) -> OutboxRow:
         recipients = _recipients(tx, row[0], names)
         reached = [recipient.ladder[-1].step if recipient.ladder else "kept" for recipient in recipients]

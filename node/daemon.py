@@ -23,6 +23,8 @@ from keys.secret import SecretBytes
 from node import __version__
 from node.alerts import Alerts
 from node.answers import Answers
+from node.api.app import Api
+from node.api.openapi import BASE
 from node.backup import Manifest, make_backup
 from node.broker_link import BrokerLink
 from node.ceremony import Ceremonies
@@ -37,6 +39,7 @@ from node.halfpairs import HalfPairs
 from node.identity import Identity, load_identity
 from node.inbox import Inbox
 from node.inperson import Meetings
+from node.integrations import Integrations
 from node.layout import (
     DATABASE_NAME,
     HIGH_WATER_NAME,
@@ -131,6 +134,7 @@ class Node:
         self.reset_keys = ResetKeyRing(env, db, secrets)
         vault = Vault(env, secrets)
         self.officers = Officers(env, db, log, secrets, idle_lock_ms=config.idle_lock_s * 1000, kdf=kdf.pin)
+        self.integrations = Integrations(env, db, log, self.officers)
         self._outbox = Outbox(
             env,
             db,
@@ -450,6 +454,17 @@ class Node:
         self._listeners.append(listener)
         return listener.port
 
+    async def listen_for_programs(self) -> int | None:
+        """Open the local API where the operator asked for it; its port."""
+        if self._config.api_port is None:
+            return None
+        hosts: frozenset[str] = frozenset()
+        api = Api(self.desk, self.integrations, env=self._env, hosts=lambda: hosts, version=__version__)
+        listener = await self._env.network.serve_tcp(api.app(), host=LOOPBACK, port=self._config.api_port)
+        hosts = local_hosts(listener.port)
+        self._listeners.append(listener)
+        return listener.port
+
     async def run_verb(self, verb: str, params: Params, channel: Channel) -> dict[str, Any]:
         """A command's verb; see node/verbs.py."""
         return await run_verb(self, verb, params, channel)
@@ -553,9 +568,11 @@ async def run_daemon_node(env: Env, directory: str, passphrase: SecretBytes, *, 
                 daemon.readiness.block(node.log.refusal.code, node.log.refusal.detail)
             await node.start_links()
             port = await node.listen()
-            daemon.announce_ready(
-                {"pages": f"http://localhost:{port}", "control": f"{directory}/{SOCKET_NAME}"}
-            )
+            ready = {"pages": f"http://localhost:{port}", "control": f"{directory}/{SOCKET_NAME}"}
+            api_port = await node.listen_for_programs()
+            if api_port is not None:
+                ready["api"] = f"http://localhost:{api_port}{BASE}"
+            daemon.announce_ready(ready)
             await daemon.stop_requested()
         finally:
             await node.stop()

@@ -244,6 +244,35 @@ async def _routes_remove(node: "Node", params: Params, channel: Channel) -> dict
     return {"routes": [plain(route) for route in node.routes.views()]}
 
 
+async def _tokens_list(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del params, channel
+    return {"tokens": [plain(view) for view in await node.integrations.list_all()]}
+
+
+async def _tokens_add(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    scopes = params.get("scopes")
+    if not isinstance(scopes, list) or not all(isinstance(scope, str) for scope in scopes):
+        raise MalformedInput(
+            "parameter_missing", "'scopes' must be a list. See: salween-node tokens add --help"
+        )
+    async with _logged_in(node, params) as session:
+        made = await node.integrations.make(
+            session,
+            _text(params, "pin"),
+            name=_text(params, "name"),
+            scopes=scopes,
+            days=_number(params, "days"),
+        )
+    return plain(made)
+
+
+async def _tokens_revoke(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    await node.integrations.revoke(_number(params, "number"))
+    return {"revoked": _number(params, "number")}
+
+
 async def _import_address(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
     del channel
     try:
@@ -327,6 +356,9 @@ VERBS: dict[str, Verb] = {
     "routes.list": _routes_list,
     "routes.add": _routes_add,
     "routes.remove": _routes_remove,
+    "tokens.list": _tokens_list,
+    "tokens.add": _tokens_add,
+    "tokens.revoke": _tokens_revoke,
     "import-address": _import_address,
     "doctor": _doctor,
     "backup": _backup,
