@@ -248,7 +248,7 @@ class Node:
             identity,
             self.officers,
             self.alerts,
-            Answers(env, db, log, self.officers, self.keys, self._outbox),
+            Answers(env, db, log, self.officers, self._outbox),
             EvidenceRoom(db, log, self.officers),
             self._heartbeats,
             self.events,

@@ -6,7 +6,6 @@ stays at the broker, unmarked, and is looked at again when that arrives.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ from typing import Literal
 from audit.store import AuditLog
 from keys import labels, trust
 from keys.card import parse_officer_list_untrusted
-from keys.errors import MalformedInput, PolicyRefused, SalweenError, Unavailable, VerificationFailed
+from keys.errors import MalformedInput, SalweenError, Unavailable, VerificationFailed
 from keys.primitives import XWingPrivateKey, labelled_hash, wrap
 from keys.trust import TrustedPeer
 from node import evidence, one_time, watch
@@ -227,11 +226,9 @@ class Inbox:
                         answered[arrival.mailbox.peer] = None
             for peer_id, key_ids in closed.items():
                 await self._keys.forget(peer_id, key_ids)
-            # In a transaction of its own: what arrived is kept even when nothing can be sent now, and the
-            # receipts then leave with the next message.
-            await self._keys.prepare(answered)
+            # In a transaction of its own: what arrived is kept even when nothing can be sent now.
             for peer_id in answered:
-                await self._answer(peer_id)
+                await self._outbox.send_receipts(peer_id)
             if any(isinstance(outcome, _Outcome) and outcome.owes_nack for outcome in outcomes):
                 await self._nacks.send_once()
             return brought
@@ -248,9 +245,11 @@ class Inbox:
         )
         ops = []
         marks = []
+        given_up: dict[str, None] = {}
         for name, named in rows:
             keys = MailboxKeys.find(self._secrets, name)
             if keys is None:
+                given_up[name] = None
                 continue
             marks.append((name, named))
             ops.append(
@@ -260,6 +259,14 @@ class Inbox:
                     signature=sign_delete(keys.signing_key, named),
                 )
             )
+        if given_up:
+            # What its last answer brought was recorded after it: rows for nobody would fill every batch.
+            await self._db.transact(
+                lambda tx: tx.execute_many(
+                    "DELETE FROM broker_delete WHERE mailbox = ?", [(name,) for name in given_up]
+                )
+            )
+            return await self.deletions(address, ops_max)
         return Batch(ops=tuple(ops), marks=tuple(marks))
 
     async def settle_deletions(self, address: str, batch: Batch, results: Sequence[Result]) -> None:
@@ -698,17 +705,6 @@ class Inbox:
             "INSERT OR IGNORE INTO broker_delete (broker_address, mailbox, envelope_hash) VALUES (?, ?, ?)",
             (arrival.mailbox.broker_address, arrival.mailbox.name, arrival.envelope_hash),
         )
-
-    async def _answer(self, peer_id: bytes) -> None:
-        """Sign the receipts this batch owes; PolicyRefused (a full window) leaves them for later."""
-
-        def record(tx: Transaction) -> None:
-            peer = load_peer(tx, peer_id)
-            self._outbox.compose_receipts(tx, peer)
-            save_peer(tx, peer)
-
-        with contextlib.suppress(PolicyRefused):
-            await self._db.transact(record)
 
     def _follow_up(self, arrival: Arrival, outcome: _Outcome) -> None:
         if outcome.look_again:

@@ -4,6 +4,7 @@ Spec: docs/spec/conversation.md#delivery. One rule: nothing is sent that is not 
 may be repeated safely. The table of ``protocol.delivery`` says what is due; this file carries it out.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -279,6 +280,18 @@ class Outbox:
             ),
         )
         tx.execute("DELETE FROM receipt_due WHERE peer = ? AND number <= ?", (peer.office_id, rows[-1][0]))
+
+    async def send_receipts(self, peer_id: bytes) -> None:
+        """Sign what waits for this peer; what cannot leave now stays due and leaves with what comes next."""
+
+        def record(tx: Transaction) -> None:
+            peer = load_peer(tx, peer_id)
+            self.compose_receipts(tx, peer)
+            save_peer(tx, peer)
+
+        with contextlib.suppress(PolicyRefused):  # window_full, or nobody to talk to
+            await self._keys.prepare((peer_id,))
+            await self._db.transact(record)
 
     def compose_control(self, tx: Transaction, peer: Peer, items: Sequence[Item], *, service: bool) -> bytes:
         """Send items that found no company, as a control message; its hh."""

@@ -1,6 +1,7 @@
 """Rotation, months shut, erased brokers: whatever becomes of a mailbox, alerts flow and none is lost."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -9,15 +10,19 @@ from broker.setup import begin_again
 from keys.brokercard import encode_broker_card, parse_broker_address_untrusted
 from keys.errors import PolicyRefused
 from node.broker_link import BrokerClient
+from node.secrets import MailboxKeys
 from protocol import limits
+from protocol.requests import Op, Publish, Result
 from protocol.tokens import parse_token_untrusted
 from runtime.env import Env
 from tests.node.offices import Offices, an_alert, count, node_of, play, read, shown
+from tests.node.papers import a_revocation, sheet_of
 from tests.simulation.daemons import BrokerHost, OfficeHost
 
 DAY_S = 24 * 3600
 DAY_MS = limits.DAY_MS
 
+Exchange = Callable[[Sequence[Op]], Awaitable[tuple[Result, ...]]]
 Own = tuple[int, str, str]  # generation, stage, broker
 
 
@@ -240,5 +245,45 @@ def test_a_broker_lost_with_its_keys_is_left_for_another_by_file(tmp_path: Path)
         assert (await shown(here), await shown(there)) == (1, 1)
         await both_ways(offices, "B")
         assert await newest(here) == await newest(there) == 2
+
+    play(tmp_path, script)
+
+
+def test_a_broker_is_never_shown_the_secret_of_a_mailbox_at_another(tmp_path: Path) -> None:
+    """On its way to a second broker an office has mailboxes at both: each broker's own vouches there."""
+
+    async def script(offices: Offices) -> None:
+        there = offices.there
+        new = BrokerHost(offices.world, "broker2")
+        await new.make()
+        token = parse_token_untrusted(await new.token())
+        node = node_of(there)
+        await there.host.run(lambda env: node.mailboxes.move(new.address, [token], []))
+        await asyncio.sleep(60)
+        assert {broker for _, _, broker in await own(there)} == {offices.broker.address, new.address}
+        shown_to: dict[str, set[bytes]] = {}
+        for address, entry in node._links.items():
+            honest = entry.link.client.exchange
+
+            async def exchange(
+                ops: Sequence[Op], honest: Exchange = honest, address: str = address
+            ) -> tuple[Result, ...]:
+                vouching = [op.get_secret for op in ops if isinstance(op, Publish)]
+                shown_to.setdefault(address, set()).update(vouching)
+                return await honest(ops)
+
+            entry.link.client.exchange = exchange  # type: ignore[method-assign]
+        notice = a_revocation(await sheet_of(there)).data
+        await there.host.run(lambda env: node.revocations.take_notice(notice, "paper"))
+        for entry in list(node._links.values()):
+            await there.host.run(lambda env, client=entry.link.client: node.revocations.visit(client))  # type: ignore[misc]
+        for address in (new.address, offices.broker.address):
+            rows = await read(
+                there,
+                lambda tx, at=address: tx.execute("SELECT name FROM mailbox WHERE broker_address = ?", (at,)),  # type: ignore[misc]
+            )
+            ours = {MailboxKeys.from_secret(node._secrets.get(name)).get_secret.reveal() for (name,) in rows}
+            assert shown_to[address]
+            assert shown_to[address] <= ours
 
     play(tmp_path, script)
