@@ -340,7 +340,7 @@ class Alerts:
 
     async def sent_one(self, alert_id: str) -> OutboxRow:
         """One of our own alerts, however old. PolicyRefused ``alert_unknown``."""
-        named = _id_untrusted(alert_id)
+        named = id_untrusted(alert_id)
 
         def read(tx: Snapshot) -> OutboxRow:
             rows = tx.execute(

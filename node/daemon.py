@@ -37,7 +37,7 @@ from node.events import Events
 from node.evidence import EvidenceRoom
 from node.halfpairs import HalfPairs
 from node.identity import Identity, load_identity
-from node.inbox import Inbox
+from node.inbox import Inbox, forget_old_service_once
 from node.inperson import Meetings
 from node.integrations import Integrations
 from node.layout import (
@@ -432,6 +432,7 @@ class Node:
                 await self.keys.close_old_once()
                 await self.reset_keys.load()
                 await self._outbox.forget_settled_once()
+                await forget_old_service_once(self._db, self._env.clock.now_ms())
             rounds += 1
             if await self.alerts.erase_due():
                 self.events.tell("inbox")

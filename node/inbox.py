@@ -814,6 +814,26 @@ def _was_service(tx: Snapshot, peer: Peer, opened: Verified) -> bool:
     return row is not None and row[0] == "service"
 
 
+_OLD_SERVICE = (
+    "SELECT rowid FROM received INDEXED BY received_service WHERE verdict = 'service' AND at_ms < ?"
+    " AND pair_seq < (SELECT max(pair_seq) FROM received n WHERE n.peer = received.peer"
+    " AND n.instance = received.instance) LIMIT 512"
+)
+
+
+async def forget_old_service_once(db: Database, now_ms: int) -> None:
+    """Drop the signed bytes of heartbeats and acknowledgements taken in before the backup horizon.
+
+    Their numbers stay taken; the keys they were sealed to are long gone, so no copy of one opens again. The
+    newest of each instance stays: a sender's clock is measured by it.
+    """
+    before_ms = now_ms - limits.BACKUP_HORIZON_MS
+    if await db.read(lambda tx: tx.execute(_OLD_SERVICE, (before_ms,))):
+        await db.transact(
+            lambda tx: tx.execute(f"DELETE FROM received WHERE rowid IN ({_OLD_SERVICE})", (before_ms,))  # noqa: S608
+        )
+
+
 def queue_receipt(
     tx: Transaction,
     peer_id: bytes,

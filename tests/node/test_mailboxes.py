@@ -8,14 +8,15 @@ import pytest
 
 from broker.setup import begin_again
 from keys.brokercard import encode_broker_card, parse_broker_address_untrusted
-from keys.errors import PolicyRefused
+from keys.errors import PolicyRefused, Unavailable
 from node.broker_link import BrokerClient
 from node.secrets import MailboxKeys
 from protocol import limits
-from protocol.requests import Op, Publish, Result
+from protocol.requests import AskGrant, Op, Publish, Result
 from protocol.tokens import parse_token_untrusted
 from runtime.env import Env
-from tests.node.offices import Offices, an_alert, count, node_of, play, read, shown
+from runtime.sqlite import Transaction
+from tests.node.offices import Offices, an_alert, count, link_of, node_of, play, read, shown, write
 from tests.node.papers import a_revocation, sheet_of
 from tests.simulation.daemons import BrokerHost, OfficeHost
 
@@ -176,6 +177,46 @@ def test_an_erased_broker_makes_the_mailboxes_again_and_nothing_is_lost(tmp_path
         assert broker is not None
         assert broker.store.totals().remade == 2
         assert await count(here, "address", "lost_ms IS NOT NULL") == 0
+
+    play(tmp_path, script)
+
+
+def test_what_a_broker_took_back_before_its_loss_is_noted_is_among_what_it_lost(tmp_path: Path) -> None:
+    """Asked about an alert first and about the mailbox later: it had promised what it does not know."""
+
+    async def script(offices: Offices) -> None:
+        here = offices.here
+        offices.there.host.kill()
+        await lasting_alert(here, "KA-1")
+        await asyncio.sleep(60)
+        assert await count(here, "custody") >= 1
+        client = link_of(here).client
+        exchange = client.exchange
+        is_late = True
+
+        async def asked(ops: Sequence[Op]) -> tuple[Result, ...]:
+            if is_late and any(isinstance(op, AskGrant) for op in ops):
+                raise Unavailable("broker_lost", "not yet")
+            return await exchange(ops)
+
+        client.exchange = asked  # type: ignore[method-assign]
+        await erase(offices)
+        outbox, soon = node_of(here)._outbox, here.now_ms()
+
+        def ask(tx: Transaction) -> None:
+            for (hh,) in tx.execute("SELECT hh FROM delivery WHERE alert_id IS NOT NULL"):
+                row = outbox._load(tx, hh)
+                assert row is not None
+                outbox._ask_now(tx, row, soon)
+
+        await write(here, ask)
+        await asyncio.sleep(120)
+        assert await count(here, "taken_back") == 1
+        is_late = False
+        await asyncio.sleep(1200)
+        status = await here.host.run(lambda env: node_of(here).desk.status())
+        assert [len(loss.alerts) for loss in status.broker_losses] == [1]
+        assert await count(here, "taken_back") == 0
 
     play(tmp_path, script)
 
