@@ -36,7 +36,7 @@ from audit.fsck import Chunk, Report, Task, verify
 from audit.note import NOTE_BYTES_MAX
 from audit.policy import POLICY_BYTES_MAX, QUORUM_NONE, Policy, parse_policy_untrusted
 from audit.reader import PublishedLog
-from audit.replay import Message, Story, Until, replay
+from audit.replay import BORDER, Message, Story, Until, replay
 from keys.errors import MalformedInput
 
 INLINE_TASKS: Final = 12
@@ -172,26 +172,66 @@ def verify_command(
     show_default=True,
     help="How many of the last steps to tell; 0 for all.",
 )
+@click.option(
+    "--prior",
+    "prior",
+    metavar="DIRECTORY",
+    help="The log of the epoch before this one, which ended with a restore; this one must follow from it.",
+)
+@click.option("--prior-policy", "prior_policy", metavar="FILE", help="Policy of the log given with --prior.")
 def replay_command(
-    directory: str, policy_file: str | None, as_json: bool, at: str | None, steps: int
+    directory: str,
+    policy_file: str | None,
+    as_json: bool,
+    at: str | None,
+    steps: int,
+    prior: str | None,
+    prior_policy: str | None,
 ) -> Answer:
     """Verify DIRECTORY, then tell what its owner knew, step by step, at the end or at a moment."""
     until = None if at is None else _parse_at(at)
     report = _verify(directory, policy_file, as_json, (), None)
+    ended = before = None
+    if prior is not None:
+        ended = _verify(prior, prior_policy, as_json, (), None)
+        before = replay(PublishedLog(prior), ended.size)
     with _bar("replay", quiet=as_json) as bar:
         story = replay(
             PublishedLog(directory),
             report.size,
             until=until,
             steps_kept=steps or report.size,
+            before=before,
             progress=bar or (lambda _: None),
         )
+    if ended is not None and before is not None:
+        _hold_against(story, ended, before)
     return Answer(
         code=Exit.FINDING if report.findings or story.oddities else Exit.CLEAN,
         text=_json_line(_report_json(directory, report) | _story_json(story))
         if as_json
         else _tell(directory, report, story),
     )
+
+
+def _hold_against(story: Story, ended: Report, before: Story) -> None:
+    """What is wrong with the border between two epochs, and in the epoch that ended, added to the story."""
+    if story.prior != ended.origin:
+        story.odd(
+            0, BORDER, f"this log follows {story.prior or 'none'}, not {ended.origin or 'an unsigned log'}"
+        )
+    if story.border is not None and ended.size >= story.border[0]:
+        size, root = story.border
+        if ended.size == size and ended.root.hex() != root:
+            story.odd(1, BORDER, f"the first {size} entries of the ended log have another root than it says")
+        elif ended.size > size:
+            story.notes.append(
+                f"the ended log goes on for {ended.size - size} entries that its owner had lost, or left out"
+            )
+    for finding in ended.findings:
+        story.odd(0, BORDER, f"in the ended log: {finding.label}, {finding.detail}")
+    for oddity in before.oddities:
+        story.odd(0, BORDER, f"in the ended log: {oddity.label}, {oddity.detail}")
 
 
 def _json_line(value: dict[str, Any]) -> str:
@@ -358,6 +398,8 @@ def _story_json(story: Story) -> dict[str, Any]:
             for oddity in story.oddities
         ],
         "oddities_not_listed": story.oddities_more,
+        "prior": story.prior,
+        "story_notes": story.notes,
     }
 
 
@@ -381,7 +423,7 @@ def _show_report(console: Console, directory: str, report: Report, story: Story 
             ("checkpoints", str(report.checkpoints)),
             ("cosigners", ", ".join(_cosigners(report)) or "none"),
         ]
-    facts += [("note", note) for note in report.notes]
+    facts += [("note", note) for note in (*report.notes, *(story.notes if story else ()))]
     if report.unknown_types:
         facts.append(("note", f"{report.unknown_types} entries of types that this version does not know"))
     for label, value in facts:

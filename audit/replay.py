@@ -11,7 +11,7 @@ Memory grows with the number of messages, not of entries.
 import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Final
 
@@ -138,6 +138,8 @@ class Message:
     alert: str | None = None
     submitted: bool = False
     """Whether a msg.submit recorded it: acknowledgements and other service messages have none."""
+    before: bool = False
+    """Whether it began in the epoch that ended."""
     attempts: int = 0
     envelopes: set[str] = field(default_factory=set)
     steps: list[Step] = field(default_factory=list)
@@ -182,7 +184,13 @@ class Story:
     messages: dict[str, Message] = field(default_factory=dict)
     erased: dict[str, int] = field(default_factory=dict)
     """Alert -> index of its first content.erased."""
+    prior: str | None = None
+    """The origin of the epoch that ended before this log began, if one did."""
+    border: tuple[int, str] | None = None
+    """How many entries that epoch had at the office, and their root in hex: what the second entry says."""
     last_steps: deque[Step] = field(default_factory=deque)
+    notes: list[str] = field(default_factory=list)
+    """What an auditor should know that is no finding."""
     oddities: list[Oddity] = field(default_factory=list)
     oddities_more: int = 0
 
@@ -196,6 +204,7 @@ class Story:
 
 IMPOSSIBLE: Final = "IMPOSSIBLE-STEP"
 DUPLICATE: Final = "DUPLICATE-ACCEPTED"
+BORDER: Final = "BORDER-MISMATCH"
 UNEXPLAINED: Final = "ACCESS-UNEXPLAINED"
 
 
@@ -225,13 +234,15 @@ def replay(
     *,
     until: Until | None = None,
     steps_kept: int = 0,
+    before: "Story | None" = None,
     progress: Progress = lambda _: None,
 ) -> Story:
     """Read the first ``size`` entries and tell what they mean;
 
-    The last ``steps_kept`` steps are kept in words.
+    The last ``steps_kept`` steps are kept in words. ``before`` is the whole story of the epoch that ended:
+    with it, what this log says of earlier messages must follow from there; without it, it may.
     """
-    teller = _Teller(steps_kept)
+    teller = _Teller(steps_kept, before)
     story = teller.story
     for index, data in enumerate(read_entries(log, size)):
         try:
@@ -251,10 +262,12 @@ def replay(
 class _Teller:
     """Takes entries in order; ``story`` is what they amount to so far."""
 
-    def __init__(self, steps_kept: int) -> None:
+    def __init__(self, steps_kept: int, before: Story | None) -> None:
         self.story = Story(last_steps=deque(maxlen=steps_kept))
         self._accepted: dict[tuple[object, ...], int] = {}
         self._envelopes: dict[str, str] = {}
+        self._is_border_open = False  # this epoch followed another, which nobody told us
+        self._before = before
 
     def tell(self, index: int, ts_us: int, name: str, entry: Entry) -> None:
         story = self.story
@@ -279,11 +292,34 @@ class _Teller:
             self._accessed(step, name, entry)
         elif name == "content.erased":
             story.erased.setdefault(entry["alert"], index)
+        elif name == "log.start" and "prior" in entry:
+            self._begin_after(entry["prior"])
+        elif name == "backup.restore":
+            story.border = (entry["size"], entry["root"])
+
+    def _begin_after(self, prior: str) -> None:
+        """The epoch named ``prior`` ended: its messages go on here."""
+        self.story.prior = prior
+        if self._before is None:
+            self._is_border_open = True
+            return
+        for key, known in self._before.messages.items():
+            if known.direction == "sent":
+                self.story.messages[key] = replace(
+                    known, before=True, envelopes=set(known.envelopes), steps=list(known.steps)
+                )
+        # Content that is gone stays gone; the index is of the other log.
+        self.story.erased.update(self._before.erased)
 
     def _sent(self, step: Step, name: str, entry: Entry) -> None:
         story, key = self.story, entry["msg"]
         message = story.messages.get(key)
-        if message is None and name in ("msg.submit", "msg.seal"):
+        if message is None and self._is_border_open and name != "msg.submit":
+            # Where it stood when the other epoch ended is not to be seen here: as far as a message can be.
+            message = story.messages[key] = Message(
+                id=key, direction="sent", peer=entry.get("peer", ""), state=Sent.HELD.value, before=True
+            )
+        elif message is None and name in ("msg.submit", "msg.seal"):
             state = Sent.RECORDED if name == "msg.submit" else Sent.SEALED
             peer = entry.get("peer", "")
             message = story.messages[key] = Message(id=key, direction="sent", peer=peer, state=state.value)
@@ -309,7 +345,11 @@ class _Teller:
                 )
             message.attempts = max(message.attempts, entry["att"])
             message.envelopes.add(entry["env"])
-        elif name == "msg.custody" and entry["env"] not in message.envelopes:
+        elif (
+            name == "msg.custody"
+            and entry["env"] not in message.envelopes
+            and not (message.before and self._is_border_open)
+        ):
             story.odd(step.index, IMPOSSIBLE, f"custody of an envelope that no msg.seal of {key} names")
         message.state = reached
 

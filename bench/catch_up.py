@@ -29,7 +29,7 @@ from bench.stored import database_of
 from demo.ceremony import pair
 from demo.office import Form, Office, Pages
 from demo.stage import Daemon, Stage
-from keys.card import parse_broker_address_untrusted
+from keys.brokercard import parse_broker_address_untrusted
 from protocol.message import SignedMessage
 
 BENCH = "catch_up"

@@ -9,6 +9,7 @@ Reading order:
 - ``arrivals``   waking long polls after a commit
 - ``replay``     memory of encapsulations answered
 - ``custody``    signing what a commit made true
+- ``forwarder``  handing requests on to other brokers of the operator's list
 - ``exchange``   one encapsulated request in, one sealed answer out
 - ``server``     the one HTTP endpoint: sizes, times, refusals
 - ``control``    the operator's Unix socket: tokens, stats
@@ -16,7 +17,7 @@ Reading order:
 - ``daemon``     ``Broker``: all of it started and stopped in order
 - ``setup``      making a new broker
 - ``doctor``     what would stop or endanger one
-- ``__main__``   ``salween-broker init | run | tokens | stats | doctor | begin-again``
+- ``__main__``   ``salween-broker init | run | tokens | withdraw | stats | doctor | begin-again``
 
 Spec: docs/spec/broker.md; for operators docs/operations.md. Must never import ``node``, and cannot reach
 ``protocol.sealing``, ``protocol.alert`` or ``protocol.release``, even indirectly: what cannot be imported

@@ -13,7 +13,14 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from broker.config import HEALTH_PORT_DEFAULT, PORT_DEFAULT, is_loopback
-from broker.control import TOKEN_USES, ask_running, collect_stats, make_tokens
+from broker.control import (
+    TOKEN_USES,
+    ask_running,
+    collect_stats,
+    make_forwarding_tokens,
+    make_tokens,
+    withdraw_forwarding_token,
+)
 from broker.daemon import config_of, run_broker, with_store
 from broker.doctor import examine
 from broker.identity import read_passphrase
@@ -21,6 +28,7 @@ from broker.setup import begin_again, initialise
 from keys.errors import PolicyRefused, SalweenError
 from runtime import exits, logs
 from runtime.env import Env, real_env, run_real
+from runtime.secretfiles import read_secret_file
 from runtime.service import DaemonOptions, describe, hold_directory, run_daemon
 
 T = TypeVar("T")
@@ -147,26 +155,59 @@ def begin_again_command(directory: str, passphrase_file: str | None, as_json: bo
 @_directory
 @_passphrase_file
 @click.option("--count", type=click.IntRange(1, 1000), default=1, show_default=True)
+@click.option(
+    "--forwarding",
+    is_flag=True,
+    help="Forwarding tokens instead: an office reaches the brokers under [forward] in broker.toml by it.",
+)
 @_json
-def tokens(directory: str, passphrase_file: str | None, count: int, as_json: bool) -> None:
+def tokens(directory: str, passphrase_file: str | None, count: int, forwarding: bool, as_json: bool) -> None:
     """Make one-time tokens: one lets two offices pair over this broker."""
+    make = make_forwarding_tokens if forwarding else make_tokens
 
     async def work(env: Env) -> list[str]:
-        answer = await ask_running(env, directory, "POST", "/tokens", {"count": count})
+        asked = {"count": count, "forwarding": forwarding}
+        answer = await ask_running(env, directory, "POST", "/tokens", asked)
         if answer is not None:
             return list(answer["tokens"])
-        return list(
-            await _alone(env, directory, passphrase_file, lambda store: make_tokens(env, store, count))
-        )
+        return list(await _alone(env, directory, passphrase_file, lambda store: make(env, store, count)))
 
     made = _run(as_json, work)
 
     def show() -> None:
         for token in made:
             click.echo(token)
-        click.echo(f"Each makes {TOKEN_USES} mailboxes, once. Hand each to one office only.", err=True)
+        if forwarding:
+            click.echo("Each is one office's way to other brokers until it is withdrawn.", err=True)
+        else:
+            click.echo(f"Each makes {TOKEN_USES} mailboxes, once. Hand each to one office only.", err=True)
 
     _tell(as_json, {"tokens": made}, show)
+
+
+@cli.command()
+@_directory
+@_passphrase_file
+@click.option(
+    "--token-file", type=click.Path(dir_okay=False), required=True, help="File (mode 0600) with the token."
+)
+@_json
+def withdraw(directory: str, passphrase_file: str | None, token_file: str, as_json: bool) -> None:
+    """Take a forwarding token back: who shows it is refused from now on."""
+
+    async def work(env: Env) -> bool:
+        text = read_secret_file(env.files, token_file).reveal().decode("utf-8", "replace")
+        answer = await ask_running(env, directory, "POST", "/withdraw", {"token": text})
+        if answer is not None:
+            return bool(answer["withdrawn"])
+        return await _alone(
+            env, directory, passphrase_file, lambda store: withdraw_forwarding_token(store, text)
+        )
+
+    known = _run(as_json, work)
+    said = "Withdrawn." if known else "No such token here: it was withdrawn before, or is another broker's."
+    _tell(as_json, {"withdrawn": known}, lambda: click.echo(said))
+    sys.exit(exits.DONE if known else exits.REFUSED)
 
 
 @cli.command()

@@ -10,9 +10,10 @@ import ipaddress
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from keys.errors import PolicyRefused
+from keys.brokercard import parse_broker_address_untrusted
+from keys.errors import MalformedInput, PolicyRefused
 from runtime.configuration import check_settings, load_settings
 from runtime.env import AnyPath, Env
 
@@ -23,6 +24,16 @@ HEALTH_PORT_DEFAULT: Final = 7442
 _Port = Annotated[int, Field(ge=0, le=65535)]
 # Anything a resolver could take, and nothing that could break out of a TOML string or an address.
 _HOST_PATTERN: Final = r"^[A-Za-z0-9._:-]*$"
+
+
+def _check_address(text: str) -> str:
+    try:
+        return str(parse_broker_address_untrusted(text))
+    except MalformedInput as error:
+        raise ValueError(error.detail) from error
+
+
+_Address = Annotated[str, AfterValidator(_check_address)]
 _Word = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
 
 
@@ -40,6 +51,8 @@ class BrokerConfig(BaseModel):
     health_port: _Port = HEALTH_PORT_DEFAULT  # loopback; 0: any free port
     network: _Word = "salween"
     name: _Word  # pseudonym of this broker in its log's origin
+
+    forward: dict[_Word, _Address] = {}  # brokers that holders of a forwarding token may reach, by name
 
     connections_max: Annotated[int, Field(ge=1, le=100_000)] = 1024
     connections_per_peer_max: Annotated[int, Field(ge=1, le=100_000)] = 64
@@ -103,9 +116,19 @@ def render_config(config: BrokerConfig) -> str:
         "",
     ]
     for key, value in config.model_dump().items():
+        if isinstance(value, dict):
+            continue  # a table, which must stand last
         line = f"{key} = {_toml(value)}"
         is_default = value == BrokerConfig.model_fields[key].default
         lines.append(f"# {line}" if is_default and key not in chosen else line)
+    if config.forward:
+        lines += [
+            "",
+            "[forward]",
+            *(f"{name} = {_toml(address)}" for name, address in config.forward.items()),
+        ]
+    else:
+        lines += ["", "# [forward]", '# name = "salween://host:port#fingerprint"']
     return "\n".join(lines) + "\n"
 
 

@@ -5,7 +5,7 @@ listens anywhere else. It is never reached by an office.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from pathlib import PurePath
 from typing import Any, Final
 
@@ -13,11 +13,11 @@ import aiohttp
 from aiohttp import web
 
 from broker.store.base import Store
-from keys.errors import PolicyRefused, Unavailable
+from keys.errors import MalformedInput, PolicyRefused, Unavailable
 from keys.secret import SecretBytes
 from protocol import limits
-from protocol.requests import creation_token_hash
-from protocol.tokens import encode_token
+from protocol.requests import creation_token_hash, forwarding_token_hash
+from protocol.tokens import FORWARDING_PREFIX, encode_token, parse_token_untrusted
 from runtime.env import AnyPath, Env
 
 SOCKET_NAME: Final = "control.sock"
@@ -33,6 +33,21 @@ async def make_tokens(env: Env, store: Store, count: int) -> tuple[str, ...]:
     tokens = [SecretBytes(env.random(limits.SECRET_BYTES)) for _ in range(count)]
     await store.load_tokens([creation_token_hash(token.reveal()) for token in tokens], TOKEN_USES)
     return tuple(encode_token(token) for token in tokens)
+
+
+async def make_forwarding_tokens(env: Env, store: Store, count: int) -> tuple[str, ...]:
+    """Draw ``count`` tokens whose holders may reach the brokers of the operator's list, until withdrawn."""
+    if not 1 <= count <= TOKENS_MAX:
+        raise PolicyRefused("bad_count", f"between 1 and {TOKENS_MAX} tokens can be made at once")
+    tokens = [SecretBytes(env.random(limits.SECRET_BYTES)) for _ in range(count)]
+    await store.load_forwarding_tokens([forwarding_token_hash(token.reveal()) for token in tokens])
+    return tuple(encode_token(token, FORWARDING_PREFIX) for token in tokens)
+
+
+async def withdraw_forwarding_token(store: Store, text: str) -> bool:
+    """Take one back by what stands on it; whether it was one of ours. MalformedInput for anything else."""
+    token = parse_token_untrusted(text, FORWARDING_PREFIX)
+    return await store.withdraw_forwarding_token(forwarding_token_hash(token.reveal()))
 
 
 async def collect_stats(store: Store) -> dict[str, int]:
@@ -52,24 +67,45 @@ async def collect_stats(store: Store) -> dict[str, int]:
 def control_app(env: Env, store: Store, facts: Mapping[str, str | int]) -> web.Application:
     """What the socket serves; ``facts`` (address, pid) go into every answer to ``/stats``."""
 
-    async def tokens(request: web.Request) -> web.Response:
+    async def answered(work: Awaitable[dict[str, Any]]) -> web.Response:
         try:
-            asked = json.loads(await request.read())
-            count = asked["count"]
-        except (ValueError, TypeError, KeyError):
-            count = 0
-        if type(count) is not int:
-            count = 0
-        try:
-            return web.json_response({"tokens": await make_tokens(env, store, count)})
-        except PolicyRefused as error:
+            return web.json_response(await work)
+        except (PolicyRefused, MalformedInput) as error:
             return web.json_response({"code": error.code, "detail": error.detail}, status=400)
+
+    async def asked(request: web.Request) -> dict[str, Any]:
+        try:
+            fields = json.loads(await request.read())
+        except ValueError:
+            return {}
+        return fields if isinstance(fields, dict) else {}
+
+    async def tokens(request: web.Request) -> web.Response:
+        fields = await asked(request)
+        count = fields.get("count")
+        make = make_forwarding_tokens if fields.get("forwarding") is True else make_tokens
+
+        async def work() -> dict[str, Any]:
+            return {"tokens": await make(env, store, count if type(count) is int else 0)}
+
+        return await answered(work())
+
+    async def withdraw(request: web.Request) -> web.Response:
+        text = (await asked(request)).get("token")
+
+        async def work() -> dict[str, Any]:
+            return {
+                "withdrawn": await withdraw_forwarding_token(store, text if isinstance(text, str) else "")
+            }
+
+        return await answered(work())
 
     async def stats(_: web.Request) -> web.Response:
         return web.json_response({**facts, **await collect_stats(store)})
 
     app = web.Application(client_max_size=_BODY_BYTES_MAX)
     app.router.add_post("/tokens", tokens)
+    app.router.add_post("/withdraw", withdraw)
     app.router.add_get("/stats", stats)
     return app
 

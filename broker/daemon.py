@@ -20,11 +20,12 @@ from broker.arrivals import Arrivals
 from broker.config import BrokerConfig, load_config
 from broker.control import SOCKET_NAME, control_app
 from broker.exchange import Exchange
+from broker.forwarder import Forwarder
 from broker.identity import BrokerIdentity, open_identity
 from broker.metrics import BrokerMetrics
 from broker.server import Endpoint
 from broker.store.sqlite import SqliteStore
-from keys.card import BrokerAddress
+from keys.brokercard import BrokerAddress
 from keys.errors import MalformedInput
 from keys.primitives import self_test
 from keys.secret import SecretBytes
@@ -84,6 +85,7 @@ class Broker:
         self._on_failure = on_failure
         self._failure: BaseException | None = None
         self._arrivals = Arrivals()
+        self._forwarder = Forwarder(env, config.forward)
         self._tasks: list[asyncio.Task[None]] = []
         self._listeners: list[Listener] = []
         self._db: Database | None = None
@@ -133,6 +135,7 @@ class Broker:
             identity=identity,
             store=self._store,
             arrivals=self._arrivals,
+            forwarder=self._forwarder,
             metrics=self._metrics,
             on_error=self._note_error,
         )
@@ -153,6 +156,7 @@ class Broker:
     async def stop(self) -> None:
         """Answer what is under way, publish the log, close. Safe after a failed start."""
         self._arrivals.close()
+        await self._forwarder.close()
         for listener in reversed(self._listeners):
             await listener.close()
         self._listeners.clear()

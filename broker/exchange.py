@@ -13,6 +13,7 @@ from typing import Final
 
 from broker.arrivals import Arrivals, Listening
 from broker.custody import sign_results
+from broker.forwarder import Forwarder
 from broker.identity import BrokerIdentity
 from broker.metrics import BrokerMetrics
 from broker.replay import DIGEST_BYTES, ReplayMemory
@@ -22,14 +23,17 @@ from keys.primitives import sha256
 from protocol import limits
 from protocol.requests import (
     Delete,
+    Forward,
     List,
     Listed,
     ListedItem,
-    Op,
+    MailboxOp,
     OpRefused,
+    Refusal,
     Request,
     Result,
     check_date,
+    forwarding_token_hash,
     open_request_untrusted,
     seal_answer,
 )
@@ -49,6 +53,7 @@ class Exchange:
         identity: BrokerIdentity,
         store: Store,
         arrivals: Arrivals,
+        forwarder: Forwarder,
         metrics: BrokerMetrics,
         on_error: Callable[[Exception], None],
     ) -> None:
@@ -57,6 +62,7 @@ class Exchange:
         self._identity = identity
         self._store = store
         self._arrivals = arrivals
+        self._forwarder = forwarder
         self._metrics = metrics
         self._on_error = on_error
         self._boot_ms = env.clock.now_ms()
@@ -90,7 +96,7 @@ class Exchange:
             raise PolicyRefused("replayed", "this request was answered before; make a new one")
         # Before the first await, so that two copies at the same time are not both answered.
         self._memory.remember(digest, request.date_ms, now_ms)
-        carried = await self._carry_out(request.ops)
+        carried = await self._carry_out_request(request)
         if not carried.known:
             self._memory.forget(digest, request.date_ms)
         return self._seal(request, carried)
@@ -100,7 +106,27 @@ class Exchange:
         if self._noting is not None:
             await self._noting
 
-    async def _carry_out(self, ops: Sequence[Op]) -> CarriedOut:
+    async def _carry_out_request(self, request: Request) -> CarriedOut:
+        ops = [op for op in request.ops if not isinstance(op, Forward)]
+        if len(ops) == len(request.ops):
+            return await self._carry_out(ops)
+        match request.ops:
+            case (Forward() as op,):
+                return await self._forward(op)
+            case _:
+                # Whatever waits for another broker would hold up what shares its request.
+                refused = OpRefused(code=Refusal.MALFORMED)
+                return CarriedOut(results=(refused,) * len(request.ops), known=False, handed_out=())
+
+    async def _forward(self, op: Forward) -> CarriedOut:
+        token_hash = forwarding_token_hash(op.token)
+        if not await self._store.may_forward(token_hash):
+            refused = OpRefused(code=Refusal.TOKEN_UNKNOWN)
+            return CarriedOut(results=(refused,), known=False, handed_out=())
+        result = await self._forwarder.carry(op, token_hash)
+        return CarriedOut(results=(result,), known=True, handed_out=())
+
+    async def _carry_out(self, ops: Sequence[MailboxOp]) -> CarriedOut:
         own_key = self._identity.custody_key.public_bytes
         orders = [order_of(op, own_key) for op in ops]
         wait_ms = min((op.wait_ms for op in ops if isinstance(op, List)), default=0)
@@ -160,7 +186,7 @@ class Exchange:
 
 def _arrived(orders: Sequence[Order], carried: CarriedOut, poll: Listening) -> CarriedOut:
     """The results of a poll: what was carried out before, and the items announced while it waited."""
-    bytes_left = limits.INLINE_BYTES_MAX
+    bytes_left, listed_left = limits.INLINE_BYTES_MAX, limits.LISTED_PER_ANSWER_MAX
     handed_out: list[int] = []
     results: list[Result] = []
     for order, result in zip(orders, carried.results, strict=True):
@@ -169,9 +195,9 @@ def _arrived(orders: Sequence[Order], carried: CarriedOut, poll: Listening) -> C
             continue
         inline_left = min(order.op.inline_bytes_max, bytes_left)
         items: list[ListedItem] = []
-        for item in poll.items.get(order.box_hash, ()):
-            if item.cursor <= order.op.cursor:
-                continue
+        # One mailbox may be named by many orders: what came is counted for each of them.
+        came = [item for item in poll.items.get(order.box_hash, ()) if item.cursor > order.op.cursor]
+        for item in came[:listed_left]:
             if item.size_bytes <= inline_left:
                 inline_left -= item.size_bytes
                 bytes_left -= item.size_bytes
@@ -180,5 +206,6 @@ def _arrived(orders: Sequence[Order], carried: CarriedOut, poll: Listening) -> C
             else:
                 inline_left = 0
                 items.append(replace(item, envelope=None))
-        results.append(Listed(items=tuple(items), more=poll.overflowed))
+        results.append(Listed(items=tuple(items), more=poll.overflowed or len(items) < len(came)))
+        listed_left -= len(items)
     return CarriedOut(results=tuple(results), known=carried.known, handed_out=tuple(handed_out))

@@ -10,13 +10,7 @@ from pathlib import PurePath
 from typing import Final
 
 from audit.note import NoteSigner
-from keys.card import (
-    NO_TLS,
-    BrokerAddress,
-    BrokerCard,
-    broker_card_fingerprint,
-    encode_broker_card,
-)
+from keys.brokercard import NO_TLS, BrokerAddress, BrokerCard, broker_card_fingerprint, encode_broker_card
 from keys.errors import PolicyRefused
 from keys.keystore import DEFAULT_KDF, KdfParameters, Keystore
 from keys.primitives import Ed25519PrivateKey, XWingPrivateKey

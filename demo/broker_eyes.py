@@ -20,7 +20,7 @@ from broker.daemon import CONFIG_NAME, DATABASE_NAME, identity_of
 from broker.identity import read_passphrase
 from demo.canary import Canary, Search, files_below
 from demo.stage import DemoFailed
-from keys.card import parse_broker_address_untrusted
+from keys.brokercard import parse_broker_address_untrusted
 from keys.primitives import Ed25519PrivateKey
 from keys.secret import SecretBytes
 from node.broker_link import BrokerClient

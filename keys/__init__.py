@@ -8,13 +8,16 @@ Spec: docs/spec/keys.md and docs/spec/pairing.md. Files in reading order:
 - ``primitives``: suite 0x01; but for ``tls`` the only file that imports cryptography and nacl
 - ``known_answers``: the vectors the start-up self-test runs
 - ``layout``: the strict reader and writer of the fixed layouts below
-- ``card``: office certificates, officer lists, broker cards, the pairing bundle, the safety number
+- ``card``: office certificates, officer lists, revocations, the safety number
+- ``brokercard``: a broker's card and the address that pins it
+- ``bundle``: what a pairing exchanges
 - ``notice``: a revocation with its root key, for whoever knows the office or not: file, pasted text, broker
 - ``recovery_sheet``: the root key on paper, written and typed back
 - ``trust``: what we know of one peer, and the rules by which that may change
 - ``rendezvous``: where a ceremony meets, and the one attempt it has
-- ``pairing``: the by-voice ceremony as a machine, one type per step; invitations
-- ``inperson``: the ceremony with two screens side by side
+- ``invitation``, ``pairing``: the by-voice ceremony as a machine, one type per step
+- ``meetingcode``, ``inperson``: the ceremony with two screens side by side
+- ``pairok``: the signed word that ends both
 - ``keystore``: the passphrase-sealed key file; the only file here that asks for I/O
 - ``backupfile``: the backup file's header and sealed parts
 - ``pin``: an officer's seed, sealed a second time under that officer's PIN

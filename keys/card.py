@@ -1,35 +1,30 @@
-"""What offices and brokers show of themselves: certificates, officer lists, revocations, cards, bundles.
+"""What offices show of themselves: certificates, officer lists, revocations.
 
 Spec: docs/spec/keys.md. Every document is a value with one encoding; ``parse_*_untrusted`` gives the value
 and proves nothing, ``verify_*`` proves it against a key the caller already trusts. Nothing here decides whom
 to trust or remembers anything: that is ``keys.trust``.
 """
 
-import base64
-import ipaddress
 import re
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
 from keys import labels, layout
-from keys.errors import MalformedInput, PolicyRefused, VerificationFailed
+from keys.errors import PolicyRefused, VerificationFailed
 from keys.layout import Reader
 from keys.primitives import (
     COMPOSITE_PUBLIC_BYTES,
     COMPOSITE_SIGNATURE_BYTES,
     ED25519_PUBLIC_BYTES,
     HASH_BYTES,
-    XWING_PUBLIC_BYTES,
     CompositePrivateKey,
     check_composite_public,
     check_ed25519_public,
     composite_verify,
     constant_time_equal,
     labelled_hash,
-    sha256,
 )
-from keys.secret import SecretBytes
 
 SUITE: Final = 0x01
 
@@ -38,15 +33,7 @@ NAME_BYTES_MAX: Final = 64
 ORIGIN_BYTES_MAX: Final = 128
 OFFICERS_MAX: Final = 256
 OFFICER_LIST_BYTES_MAX: Final = 36 * 1024  # 256 officers with the longest aliases, and the signature
-NOTE_BYTES_MAX: Final = 8 * 1024
 REASON_BYTES_MAX: Final = 200
-RECEIVE_KEY_ID_BYTES: Final = 8
-INSTANCE_BYTES: Final = 8
-CAPABILITY_BYTES: Final = 32
-NONCE_BYTES: Final = 32
-NO_OFFICE: Final = bytes(OFFICE_ID_BYTES)
-NO_NONCE: Final = bytes(NONCE_BYTES)
-NO_TLS: Final = bytes(HASH_BYTES)
 
 _FORMAT: Final = 1
 
@@ -442,309 +429,3 @@ def verify_officer_list(listed: OfficerList, certificate: Certificate) -> None:
     composite_verify(certificate.public, labels.OFFICER_LIST, body, listed.signature)
     for officer in listed.officers:
         check_ed25519_public(officer.public)
-
-
-# --- brokers: the address pins the card, the card pins the keys and TLS ---
-
-_BROKER_MAGIC: Final = b"SLWB"
-_ADDRESS: Final = re.compile(
-    r"salween://(?P<host>\[[0-9a-f:]{2,39}\]|[a-z0-9.-]{1,253}):(?P<port>[1-9][0-9]{0,4})#(?P<card>[a-z2-7]{52})"
-)
-_HOST_LABEL: Final = re.compile("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-BROKER_CARD_BYTES_MAX: Final = 2 * 1024
-ADDRESS_CHARACTERS_MAX: Final = 330
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BrokerAddress:
-    """Where a broker listens and the card it must show: ``salween://host:port#<base32 SHA-256 of card>``."""
-
-    host: str  # lower-case name, IPv4, or IPv6 without brackets
-    port: int
-    card_sha256: bytes
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether the host can only be this machine; elsewhere a broker without TLS is refused."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"salween://{host}:{self.port}#{fingerprint_text(self.card_sha256)}"
-
-
-def fingerprint_text(digest: bytes) -> str:
-    """32 bytes as 52 letters of lower-case base32 without padding."""
-    return base64.b32encode(digest).decode("ascii").rstrip("=").lower()
-
-
-def check_host(host: str) -> None:
-    """Raise MalformedInput (``broker_address_malformed``) unless ``host`` is in BrokerAddress's one form."""
-    code = "broker_address_malformed"
-    if ":" in host or host.rpartition(".")[2].isdigit():
-        try:
-            canonical = str(ipaddress.ip_address(host))
-        except ValueError as error:
-            raise MalformedInput(code, "the host is not a valid IP address") from error
-        if canonical != host:
-            raise MalformedInput(code, f"the host is not written as {canonical}")
-        return
-    if len(host) > 253 or not all(_HOST_LABEL.fullmatch(label) for label in host.split(".")):
-        raise MalformedInput(code, "the host is not a valid name in lower case")
-
-
-def parse_broker_address_untrusted(text: str) -> BrokerAddress:
-    """Read ``salween://host:port#fingerprint``, nothing else. MalformedInput ``broker_address_malformed``."""
-    code = "broker_address_malformed"
-    if len(text) > ADDRESS_CHARACTERS_MAX:
-        raise MalformedInput(code, "the address is too long")
-    found = _ADDRESS.fullmatch(text)
-    if found is None:
-        raise MalformedInput(code, "a broker address is salween://host:port#fingerprint, all in lower case")
-    host, port = found["host"].strip("[]"), int(found["port"])
-    if found["host"].startswith("[") != (":" in host):
-        raise MalformedInput(code, "only an IPv6 address stands in brackets")
-    check_host(host)
-    if port > 65535:
-        raise MalformedInput(code, "the port is larger than 65535")
-    digest = base64.b32decode(found["card"].upper() + "====")
-    if fingerprint_text(digest) != found["card"]:
-        raise MalformedInput(code, "the fingerprint is not written in its one form")
-    return BrokerAddress(host=host, port=port, card_sha256=digest)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BrokerCard:
-    """A broker's public identity. Not signed: the address names its SHA-256."""
-
-    name: str  # what operators call the network, 1 to 64 bytes of UTF-8
-    request_public: bytes  # X-Wing, 1216 bytes: requests are encapsulated to it
-    custody_public: bytes  # Ed25519: custody notes, successors of the other keys
-    log_origin: str  # origin line of the broker's log
-    log_public: bytes  # Ed25519
-    tls_certificate_sha256: bytes  # of the DER certificate; zeros: plain HTTP, loopback only
-
-
-def encode_broker_card(card: BrokerCard) -> bytes:
-    """The one encoding, at most 2 KiB."""
-    return b"".join(
-        (
-            _BROKER_MAGIC,
-            layout.u8(_FORMAT),
-            layout.fixed(card.request_public, XWING_PUBLIC_BYTES),
-            layout.fixed(card.custody_public, ED25519_PUBLIC_BYTES),
-            layout.fixed(card.log_public, ED25519_PUBLIC_BYTES),
-            layout.fixed(card.tls_certificate_sha256, HASH_BYTES),
-            layout.ascii_text(card.log_origin, ORIGIN_BYTES_MAX),
-            layout.text(card.name, NAME_BYTES_MAX),
-        )
-    )
-
-
-def parse_broker_card_untrusted(data: bytes) -> BrokerCard:
-    """Read a broker card; MalformedInput (``broker_card_malformed``). Proves nothing."""
-    reader = Reader(data, "broker_card_malformed")
-    reader.magic(_BROKER_MAGIC, _FORMAT)
-    card = BrokerCard(
-        request_public=reader.take(XWING_PUBLIC_BYTES),
-        custody_public=reader.take(ED25519_PUBLIC_BYTES),
-        log_public=reader.take(ED25519_PUBLIC_BYTES),
-        tls_certificate_sha256=reader.take(HASH_BYTES),
-        log_origin=reader.ascii(ORIGIN_BYTES_MAX),
-        name=reader.text(NAME_BYTES_MAX),
-    )
-    reader.end()
-    return card
-
-
-def broker_card_fingerprint(card: BrokerCard) -> bytes:
-    """The 32 bytes that an address carries for this card."""
-    return sha256(encode_broker_card(card))
-
-
-def verify_broker_card(card: BrokerCard, address: BrokerAddress) -> None:
-    """Raise VerificationFailed unless ``address`` names exactly this card and its keys are usable."""
-    if not constant_time_equal(broker_card_fingerprint(card), address.card_sha256):
-        raise VerificationFailed("broker_card_mismatch", "the broker's card is not the one its address names")
-    check_ed25519_public(card.custody_public)
-    check_ed25519_public(card.log_public)
-
-
-# --- the pairing bundle: all that a peer needs in order to deliver ---
-
-_BUNDLE_MAGIC: Final = b"SLWP"
-BUNDLE_BYTES_MAX: Final = 56 * 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bundle:
-    """What one office hands the other in a pairing. Holds a capability: it travels encrypted only."""
-
-    root_public: bytes  # R, composite
-    certificate: Certificate
-    officers: OfficerList
-    receive_generation: int  # rk_gen of the first receive key
-    receive_key_id: bytes  # 8 bytes
-    receive_public: bytes  # X-Wing, 1216 bytes
-    put_secret: SecretBytes  # 32 bytes: lets the peer put into this office's mailbox
-    mailbox_public: bytes  # Ed25519: verifies deletions of that mailbox
-    broker_address: BrokerAddress
-    broker_card: BrokerCard
-    log_origin: str
-    log_public: bytes  # Ed25519
-    witness_name: str
-    witness_public: bytes  # Ed25519
-    checkpoint: bytes  # signed note, may be empty before the first one
-    instance: bytes  # 8 bytes
-
-    @property
-    def office_id(self) -> bytes:
-        """Whose bundle this claims to be."""
-        return self.certificate.office_id
-
-
-def _bundle_body(bundle: Bundle) -> bytes:
-    return b"".join(
-        (
-            _BUNDLE_MAGIC,
-            layout.u8(_FORMAT),
-            layout.fixed(bundle.root_public, COMPOSITE_PUBLIC_BYTES),
-            encode_certificate(bundle.certificate),
-            layout.variable(encode_officer_list(bundle.officers)),
-            layout.u32(bundle.receive_generation),
-            layout.fixed(bundle.receive_key_id, RECEIVE_KEY_ID_BYTES),
-            layout.fixed(bundle.receive_public, XWING_PUBLIC_BYTES),
-            layout.fixed(bundle.put_secret.reveal(), CAPABILITY_BYTES),
-            layout.fixed(bundle.mailbox_public, ED25519_PUBLIC_BYTES),
-            layout.variable(str(bundle.broker_address).encode("ascii")),
-            layout.variable(encode_broker_card(bundle.broker_card)),
-            layout.ascii_text(bundle.log_origin, ORIGIN_BYTES_MAX),
-            layout.fixed(bundle.log_public, ED25519_PUBLIC_BYTES),
-            layout.ascii_text(bundle.witness_name, ORIGIN_BYTES_MAX),
-            layout.fixed(bundle.witness_public, ED25519_PUBLIC_BYTES),
-            layout.variable(bundle.checkpoint),
-            layout.fixed(bundle.instance, INSTANCE_BYTES),
-        )
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignedBundle:
-    """A bundle with the ceremony it was made for, signed by O."""
-
-    bundle: Bundle
-    peer_id: bytes  # whom it is for; NO_OFFICE when not known beforehand (by voice)
-    own_nonce: bytes  # 32 bytes
-    peer_nonce: bytes  # 32 bytes; NO_NONCE when not known beforehand (by voice)
-    signature: bytes
-
-
-def _bundle_signed_part(
-    body: bytes, office: bytes, peer_id: bytes, own_nonce: bytes, peer_nonce: bytes
-) -> bytes:
-    return b"".join(
-        (
-            office,
-            layout.fixed(peer_id, OFFICE_ID_BYTES),
-            layout.fixed(own_nonce, NONCE_BYTES),
-            layout.fixed(peer_nonce, NONCE_BYTES),
-            body,
-        )
-    )
-
-
-def sign_bundle(
-    operational: CompositePrivateKey,
-    bundle: Bundle,
-    *,
-    own_nonce: bytes,
-    peer_id: bytes = NO_OFFICE,
-    peer_nonce: bytes = NO_NONCE,
-) -> bytes:
-    """A bundle signed by O over own id, peer's id, both nonces and every field; encoded.
-
-    By voice neither side knows the peer's nonce when it must fix its bundle; there the transcript and
-    ``pair-ok`` bind both nonces.
-    """
-    body = _bundle_body(bundle)
-    signed = _bundle_signed_part(body, bundle.office_id, peer_id, own_nonce, peer_nonce)
-    return b"".join(
-        (layout.variable(body), peer_id, own_nonce, peer_nonce, operational.sign(labels.BUNDLE, signed))
-    )
-
-
-def encode_signed_bundle(signed: SignedBundle) -> bytes:
-    """The one encoding, at most 56 KiB."""
-    return b"".join(
-        (
-            layout.variable(_bundle_body(signed.bundle)),
-            signed.peer_id,
-            signed.own_nonce,
-            signed.peer_nonce,
-            signed.signature,
-        )
-    )
-
-
-def parse_signed_bundle_untrusted(data: bytes) -> SignedBundle:
-    """Read a signed bundle; MalformedInput alone (``bundle_malformed`` or the code of an inner document)."""
-    code = "bundle_malformed"
-    if len(data) > BUNDLE_BYTES_MAX:
-        raise MalformedInput(code, f"has {len(data)} bytes, allowed are {BUNDLE_BYTES_MAX}")
-    outer = Reader(data, code)
-    body = outer.variable(BUNDLE_BYTES_MAX)
-    peer_id, own_nonce = outer.take(OFFICE_ID_BYTES), outer.take(NONCE_BYTES)
-    peer_nonce, signature = outer.take(NONCE_BYTES), outer.take(COMPOSITE_SIGNATURE_BYTES)
-    outer.end()
-
-    reader = Reader(body, code)
-    reader.magic(_BUNDLE_MAGIC, _FORMAT)
-    bundle = Bundle(
-        root_public=reader.take(COMPOSITE_PUBLIC_BYTES),
-        certificate=parse_certificate_untrusted(reader.take(CERTIFICATE_BYTES)),
-        officers=parse_officer_list_untrusted(reader.variable(OFFICER_LIST_BYTES_MAX)),
-        receive_generation=reader.u32(),
-        receive_key_id=reader.take(RECEIVE_KEY_ID_BYTES),
-        receive_public=reader.take(XWING_PUBLIC_BYTES),
-        put_secret=SecretBytes(reader.take(CAPABILITY_BYTES)),
-        mailbox_public=reader.take(ED25519_PUBLIC_BYTES),
-        broker_address=parse_broker_address_untrusted(
-            reader.variable(ADDRESS_CHARACTERS_MAX).decode("latin-1")
-        ),
-        broker_card=parse_broker_card_untrusted(reader.variable(BROKER_CARD_BYTES_MAX)),
-        log_origin=reader.ascii(ORIGIN_BYTES_MAX),
-        log_public=reader.take(ED25519_PUBLIC_BYTES),
-        witness_name=reader.ascii(ORIGIN_BYTES_MAX),
-        witness_public=reader.take(ED25519_PUBLIC_BYTES),
-        checkpoint=reader.variable(NOTE_BYTES_MAX),
-        instance=reader.take(INSTANCE_BYTES),
-    )
-    reader.end()
-    return SignedBundle(
-        bundle=bundle, peer_id=peer_id, own_nonce=own_nonce, peer_nonce=peer_nonce, signature=signature
-    )
-
-
-def verify_signed_bundle(signed: SignedBundle) -> None:
-    """Raise VerificationFailed unless the bundle holds together: chain, lists, keys, broker, signature.
-
-    Proves that one office made it, not which: that is what the two codes, or the scanned office id, are for.
-    """
-    bundle = signed.bundle
-    verify_certificate(bundle.certificate, bundle.root_public)
-    body = _bundle_body(bundle)
-    composite_verify(
-        bundle.certificate.public,
-        labels.BUNDLE,
-        _bundle_signed_part(body, bundle.office_id, signed.peer_id, signed.own_nonce, signed.peer_nonce),
-        signed.signature,
-    )
-    verify_officer_list(bundle.officers, bundle.certificate)
-    verify_broker_card(bundle.broker_card, bundle.broker_address)
-    for public in (bundle.mailbox_public, bundle.log_public, bundle.witness_public):
-        check_ed25519_public(public)

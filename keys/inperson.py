@@ -9,264 +9,50 @@ One type per step, as in ``keys.pairing``, and its last two steps are the same o
 randomness are arguments (the encapsulation draws its own).
 """
 
-import base64
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from keys import labels, layout
-from keys.card import (
-    BUNDLE_BYTES_MAX,
-    OFFICE_ID_BYTES,
-    BrokerAddress,
+from keys.bundle import (
     Bundle,
     SignedBundle,
-    check_host,
     parse_signed_bundle_untrusted,
     sign_bundle,
     verify_signed_bundle,
 )
-from keys.errors import MalformedInput, PolicyRefused, VerificationFailed
+from keys.errors import PolicyRefused, VerificationFailed
 from keys.layout import Reader
-from keys.pairing import SECRET_BYTES, TOKEN_BYTES, Confirms, Paired, Role
+from keys.meetingcode import (
+    InviterCode,
+    JoinerCode,
+    code_hash,
+    encode_code,
+    expect_joiner,
+    read_code_text_untrusted,
+)
+from keys.pairing import BothBundles, Confirms, Paired
 from keys.primitives import (
-    HASH_BYTES,
     SYMMETRIC_KEY_BYTES,
-    WRAP_OVERHEAD_BYTES,
     XWING_PUBLIC_BYTES,
     CompositePrivateKey,
     XWingPrivateKey,
     constant_time_equal,
     hkdf_sha256,
     labelled_hash,
-    wrap,
 )
 from keys.rendezvous import (
     ITEM_FORMAT,
     OneAttempt,
     Rendezvous,
     from_item_untrusted,
-    mailbox_of,
     open_item_untrusted,
+    rendezvous_of,
     seal_item,
     to_item,
+    unwrap_bundle_untrusted,
+    wrap_bundle,
 )
 from keys.secret import SecretBytes
-
-# What a camera of a cheap laptop reads from a screen at arm's length: 53 by 53 modules.
-CODE_BYTES_MAX: Final = 180
-_MAGIC: Final = b"SLWM"
-_FORMAT: Final = 1
-_INVITER: Final = 1
-_JOINER: Final = 2
-_CHECK_BYTES: Final = 5
-_FAMILY: Final = "salween-meet"
-_PREFIX: Final = f"{_FAMILY}1-"
-_CHARACTERS_MAX: Final = 1024
-_INVITER_BYTES_MIN: Final = (
-    4 + 1 + 1 + OFFICE_ID_BYTES + SECRET_BYTES + 8 + TOKEN_BYTES + HASH_BYTES + 2 + 1 + _CHECK_BYTES
-)
-HOST_CHARACTERS_MAX: Final = CODE_BYTES_MAX - _INVITER_BYTES_MIN
-_BUNDLE_ITEM_BYTES_MAX: Final = 4 + BUNDLE_BYTES_MAX + SYMMETRIC_KEY_BYTES + WRAP_OVERHEAD_BYTES
-
-
-# --- the two codes ---
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InviterCode:
-    """What the first screen shows: who we are, and where and until when to meet."""
-
-    office_id: bytes
-    secret: SecretBytes  # 16 random bytes, half of the rendezvous
-    token: SecretBytes  # 32 bytes: the operator's permission for the mailboxes
-    broker_address: BrokerAddress
-    expires_ms: int  # by the broker's clock
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JoinerCode:
-    """What the second screen shows: who we are, and which code this one answers."""
-
-    office_id: bytes
-    secret: SecretBytes  # 16 random bytes, the other half
-    answers: bytes  # 32, ``code_hash`` of the inviter's
-    key_hash: bytes  # 32, of the X-Wing key the inviter's bundle is encrypted to
-
-
-MeetingCode: TypeAlias = InviterCode | JoinerCode
-
-
-def encode_code(code: MeetingCode) -> bytes:
-    """The bytes inside the QR code, at most 180. PolicyRefused ``meeting_host_long``."""
-    kind: int
-    rest: tuple[bytes, ...]
-    if isinstance(code, InviterCode):
-        address = code.broker_address
-        if len(address.host) > HOST_CHARACTERS_MAX:
-            raise PolicyRefused(
-                "meeting_host_long",
-                f"the broker's name has {len(address.host)} characters, a code has room for"
-                f" {HOST_CHARACTERS_MAX}; pair by voice, or use the broker's number",
-            )
-        kind, rest = (
-            _INVITER,
-            (
-                layout.u64(code.expires_ms),
-                layout.fixed(code.token.reveal(), TOKEN_BYTES),
-                layout.fixed(address.card_sha256, HASH_BYTES),
-                layout.u16(address.port),
-                layout.ascii_text(address.host, HOST_CHARACTERS_MAX),
-            ),
-        )
-    else:
-        kind, rest = (
-            _JOINER,
-            (layout.fixed(code.answers, HASH_BYTES), layout.fixed(code.key_hash, HASH_BYTES)),
-        )
-    payload = b"".join(
-        (
-            _MAGIC,
-            layout.u8(_FORMAT),
-            layout.u8(kind),
-            layout.fixed(code.office_id, OFFICE_ID_BYTES),
-            layout.fixed(code.secret.reveal(), SECRET_BYTES),
-            *rest,
-        )
-    )
-    return payload + _check(payload)
-
-
-def _check(payload: bytes) -> bytes:
-    return labelled_hash(labels.MEETING_CHECK, payload)[:_CHECK_BYTES]
-
-
-def code_text(encoded: bytes) -> str:
-    """The same bytes as a line that can be pasted or typed, at most 302 characters."""
-    return _PREFIX + base64.b32encode(encoded).decode("ascii").rstrip("=").lower()
-
-
-def code_hash(encoded: bytes) -> bytes:
-    """Names one showing of one code; it is the nonce of the bundle its office signs."""
-    return labelled_hash(labels.MEETING_CODE, encoded)
-
-
-def read_code_text_untrusted(text: str) -> MeetingCode:
-    """Read a pasted code; spaces, line breaks and capitals are forgiven.
-
-    MalformedInput: ``meeting_code_malformed`` (no code of ours), ``meeting_code_version`` (of a later
-    version) or ``meeting_code_mistyped`` (a wrong, missing or additional character).
-    """
-    if len(text) > _CHARACTERS_MAX:
-        raise MalformedInput("meeting_code_malformed", "the text is too long for a code")
-    line = "".join(text.split()).lower()
-    if line.startswith("salween-invite"):
-        raise MalformedInput(
-            "meeting_code_malformed", "this is an invitation by voice: take it with pair --join"
-        )
-    if not line.startswith(_FAMILY):
-        raise MalformedInput("meeting_code_malformed", f"a code begins with {_PREFIX}")
-    if not line.startswith(_PREFIX):
-        raise MalformedInput("meeting_code_version", "the other office's program has another version")
-    letters = line.removeprefix(_PREFIX)
-    try:
-        encoded = base64.b32decode(letters.upper().encode("ascii") + b"=" * (-len(letters) % 8))
-    except ValueError as error:
-        raise _mistyped() from error
-    # Unused bits at the end of base32 could spell one code in several ways.
-    if code_text(encoded) != line:
-        raise _mistyped()
-    return parse_code_untrusted(encoded)
-
-
-def _mistyped() -> MalformedInput:
-    return MalformedInput(
-        "meeting_code_mistyped", "the code has a typing error; copy it again, the whole line"
-    )
-
-
-def parse_code_untrusted(encoded: bytes) -> MeetingCode:
-    """Read the bytes of a QR code; MalformedInput as ``read_code_text_untrusted``."""
-    code = "meeting_code_malformed"
-    payload, check = encoded[:-_CHECK_BYTES], encoded[-_CHECK_BYTES:]
-    if not constant_time_equal(check, _check(payload)):
-        raise _mistyped()
-    if payload.startswith(_MAGIC) and payload[4:5] != bytes([_FORMAT]):
-        raise MalformedInput("meeting_code_version", "the other office's program has another version")
-    if len(encoded) > CODE_BYTES_MAX:
-        raise MalformedInput(code, f"a code has {len(encoded)} bytes, allowed are {CODE_BYTES_MAX}")
-    reader = Reader(payload, code)
-    reader.magic(_MAGIC, _FORMAT)
-    kind, office, secret = reader.u8(), reader.take(OFFICE_ID_BYTES), reader.take(SECRET_BYTES)
-    read: MeetingCode
-    if kind == _INVITER:
-        expires_ms, token, card = reader.u64(), reader.take(TOKEN_BYTES), reader.take(HASH_BYTES)
-        port, host = reader.u16(), reader.ascii(HOST_CHARACTERS_MAX)
-        if port == 0:
-            reader.fail("names port 0")
-        try:
-            check_host(host)
-        except MalformedInput as error:
-            raise MalformedInput(code, error.detail) from error
-        read = InviterCode(
-            office_id=office,
-            secret=SecretBytes(secret),
-            token=SecretBytes(token),
-            broker_address=BrokerAddress(host=host, port=port, card_sha256=card),
-            expires_ms=expires_ms,
-        )
-    elif kind == _JOINER:
-        read = JoinerCode(
-            office_id=office,
-            secret=SecretBytes(secret),
-            answers=reader.take(HASH_BYTES),
-            key_hash=reader.take(HASH_BYTES),
-        )
-    else:
-        reader.fail(f"is of an unknown kind {kind}")
-    reader.end()
-    return read
-
-
-def expect_inviter(code: MeetingCode, own_id: bytes) -> InviterCode:
-    """The code a joiner reads first. PolicyRefused: ``meeting_code_own`` or ``meeting_code_turn``."""
-    _check_other(code, own_id)
-    if not isinstance(code, InviterCode):
-        raise PolicyRefused(
-            "meeting_code_turn", "this code answers another one; read the code of the office that began"
-        )
-    return code
-
-
-def check_meeting(code: InviterCode, now_ms: int) -> None:
-    """Raise PolicyRefused (``meeting_code_expired``) once its time is over, by the broker's clock."""
-    if now_ms >= code.expires_ms:
-        raise PolicyRefused(
-            "meeting_code_expired", "this code has expired; ask the other office to begin again"
-        )
-
-
-def expect_joiner(code: MeetingCode, own_id: bytes, shown: bytes) -> JoinerCode:
-    """The code an inviter reads, which must answer the one it shows.
-
-    PolicyRefused: ``meeting_code_own``, ``meeting_code_turn`` or ``meeting_code_foreign``.
-    """
-    _check_other(code, own_id)
-    if not isinstance(code, JoinerCode):
-        raise PolicyRefused(
-            "meeting_code_turn", "both offices began; one ends that and reads the other's code instead"
-        )
-    if not constant_time_equal(code.answers, code_hash(shown)):
-        raise PolicyRefused(
-            "meeting_code_foreign",
-            "this code answers another code than the one on this screen; let the other office read it anew",
-        )
-    return code
-
-
-def _check_other(code: MeetingCode, own_id: bytes) -> None:
-    if code.office_id == own_id:
-        raise PolicyRefused("meeting_code_own", "this is our own code; read the one on the other screen")
-
 
 # --- what both codes give together ---
 
@@ -276,7 +62,7 @@ def derive_meeting(inviter: InviterCode, joiner: JoinerCode) -> Rendezvous:
     secret = SecretBytes(inviter.secret.reveal() + joiner.secret.reveal())
     both = _both(encode_code(inviter), encode_code(joiner))
     root = hkdf_sha256(secret, both, labels.MEETING_RENDEZVOUS, SYMMETRIC_KEY_BYTES)
-    return Rendezvous(to_joiner=mailbox_of(root, b"to-joiner"), to_inviter=mailbox_of(root, b"to-inviter"))
+    return rendezvous_of(root)
 
 
 def _both(inviter: bytes, joiner: bytes) -> bytes:
@@ -385,8 +171,8 @@ class InviterWaitsForKey:
                 "meeting_key_foreign", "the key at the broker is not the one the other screen showed"
             )
         read = encode_code(self.joiner)
-        plaintext = layout.variable(self.encoded) + self.channel_key.reveal()
-        wrapped = wrap(public, plaintext, _bundle_info(self.shown, read))
+        info = _bundle_info(self.shown, read)
+        message = wrap_bundle(_BUNDLE, public, self.encoded, self.channel_key, info)
         waits = InviterWaitsForBundle(
             own=self.own,
             encoded=self.encoded,
@@ -395,7 +181,7 @@ class InviterWaitsForKey:
             peer_id=self.joiner.office_id,
             channel_key=self.channel_key,
         )
-        return waits, to_item(_BUNDLE + layout.u8(ITEM_FORMAT) + layout.variable(wrapped))
+        return waits, to_item(message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -435,14 +221,9 @@ class JoinerWaitsForBundle:
     def receive_bundle(self, item: bytes, seal_nonce: bytes) -> tuple["Recognises", bytes]:
         """Open and verify the inviter's bundle; answer with ours. ``seal_nonce``: 24 random bytes."""
         read, shown = encode_code(self.inviter), encode_code(self.code)
-        reader = Reader(from_item_untrusted(item), "pairing_item_malformed")
-        reader.magic(_BUNDLE, ITEM_FORMAT)
-        wrapped = reader.variable(_BUNDLE_ITEM_BYTES_MAX)
-        reader.end()
-        opened = Reader(self.ephemeral.unwrap(wrapped, _bundle_info(read, shown)), "pairing_item_malformed")
-        encoded = opened.variable(BUNDLE_BYTES_MAX)
-        channel_key = SecretBytes(opened.take(SYMMETRIC_KEY_BYTES))
-        opened.end()
+        message = from_item_untrusted(item)
+        info = _bundle_info(read, shown)
+        encoded, channel_key = unwrap_bundle_untrusted(_BUNDLE, self.ephemeral, message, info)
         signed, ours = self.own.sign(own_code=shown, peer_id=self.inviter.office_id, peer_code=read)
         peer = _peer_bundle_untrusted(encoded, peer_id=self.inviter.office_id, peer_code=read, own=signed)
         reply = seal_item(_REPLY, _reply_key(channel_key, read, shown), seal_nonce, ours, _both(read, shown))
@@ -475,24 +256,8 @@ def start_joiner(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Recognises:
-    """Both bundles are here and verified; the officer says whether this is the office across the table."""
-
-    role: Role
-    own_id: bytes
-    peer: SignedBundle
-    transcript: bytes
-    channel_key: SecretBytes
-
-    def accept(self) -> Confirms:
-        """It is."""
-        return Confirms(
-            role=self.role,
-            own_id=self.own_id,
-            peer=self.peer,
-            transcript=self.transcript,
-            channel_key=self.channel_key,
-        )
+class Recognises(BothBundles):
+    """The officer says whether this is the office across the table."""
 
 
 def _key_hash(public: bytes) -> bytes:
@@ -558,7 +323,7 @@ class Meeting(OneAttempt[Step]):
         with self.burning(now_ms):
             if not isinstance(self.step, Recognises):
                 raise _out_of_turn()
-            self.step = self.step.accept()
+            self.step = self.step.confirmed()
 
     def _may_burn(self) -> bool:
         return not isinstance(self.step, Confirms | Paired)

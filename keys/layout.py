@@ -5,6 +5,7 @@ what the writer would write. These layouts are signed or hashed as raw bytes; me
 msgpack (protocol/wire.py) instead.
 """
 
+import base64
 import struct
 import unicodedata
 from typing import Final, NoReturn
@@ -134,6 +135,20 @@ class Reader:
         """Refuse trailing data."""
         if self._at != len(self._data):
             self.fail(f"has {len(self._data) - self._at} bytes too many")
+
+
+def base32_bytes(letters: str) -> bytes | None:
+    """The inverse of ``base32``; None for what it would not write, unused bits at the end included."""
+    try:
+        data = base64.b32decode(letters.upper().encode("ascii") + b"=" * (-len(letters) % 8))
+    except ValueError:
+        return None
+    return data if base32(data) == letters else None
+
+
+def base32(data: bytes) -> str:
+    """Base32 as people copy and type it: lower case, without padding."""
+    return base64.b32encode(data).decode("ascii").rstrip("=").lower()
 
 
 def u8(value: int) -> bytes:

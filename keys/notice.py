@@ -5,8 +5,6 @@ office or an office that is not paired with that one, verifies it with nothing e
 office is one of ours is decided elsewhere.
 """
 
-import base64
-import binascii
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -81,7 +79,7 @@ def verify_notice(notice: Notice) -> None:
 
 def notice_text(data: bytes) -> str:
     """A notice to paste into a letter: 64 characters a line, checked as a whole."""
-    text = base64.b32encode(data + sha256(data)[:_TEXT_CHECK_BYTES]).decode().rstrip("=")
+    text = layout.base32(data + sha256(data)[:_TEXT_CHECK_BYTES]).upper()
     lines = [text[at : at + 64] for at in range(0, len(text), 64)]
     return "\n".join((_TEXT_PREFIX, *lines, "."))
 
@@ -102,13 +100,8 @@ def parse_notice_text_untrusted(text: str) -> bytes:
             " Copy all of it.",
         )
     # A mail program's marks of quotation are no letters.
-    letters = "".join(body.replace(">", " ").split()).upper()
-    try:
-        data = base64.b32decode(letters + "=" * (-len(letters) % 8))
-    except (binascii.Error, ValueError) as fault:
-        raise MalformedInput(_CODE, "The notice was damaged on its way: copy it again.") from fault
+    data = layout.base32_bytes("".join(body.replace(">", " ").split()).lower()) or b""
     notice, check = data[:-_TEXT_CHECK_BYTES], data[-_TEXT_CHECK_BYTES:]
-    is_whole = sha256(notice)[:_TEXT_CHECK_BYTES] == check
-    if not is_whole or base64.b32encode(data).decode().rstrip("=") != letters:
+    if sha256(notice)[:_TEXT_CHECK_BYTES] != check:
         raise MalformedInput(_CODE, "The notice was damaged on its way: copy it again.")
     return notice

@@ -4,159 +4,52 @@ Spec: docs/spec/pairing.md. Nothing can be delivered between two offices before 
 step; a step takes the other side's item and returns the next step and the item to send. ``Ceremony`` holds
 the present step, moves only forward and burns at the first fault: one attempt per invitation.
 
-Items go through two rendezvous mailboxes at a broker that may be hostile. It learns neither office: all but
-the commitment is encrypted. What it could swap is caught by the codes, which two people read to each other
-over a telephone: each reads its own and types the other's. No I/O here; time and randomness are arguments
-(the encapsulation inside the reply draws its own).
+Items go through two rendezvous mailboxes at a broker that may be hostile. Listening, it learns neither
+office: all but the commitment is encrypted. What it could swap (and, swapping keys, read) is caught by the
+codes, which two people read to each other over a telephone: each reads its own and types the other's. No I/O
+here; time and randomness are arguments (the encapsulation inside the reply draws its own).
 """
 
-import base64
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, assert_never
 
 from keys import labels, layout
-from keys.card import (
-    BUNDLE_BYTES_MAX,
+from keys.bundle import (
     NO_NONCE,
     NO_OFFICE,
-    OFFICE_ID_BYTES,
-    OFFICERS_MAX,
-    BrokerAddress,
     Bundle,
-    Certificate,
     SignedBundle,
-    check_host,
     parse_signed_bundle_untrusted,
     sign_bundle,
     verify_signed_bundle,
 )
 from keys.errors import MalformedInput, PolicyRefused, VerificationFailed
 from keys.layout import Reader
+from keys.pairok import PairOk, pair_ok_body, parse_pair_ok_untrusted, verify_pair_ok
 from keys.primitives import (
-    COMPOSITE_SIGNATURE_BYTES,
     HASH_BYTES,
     SYMMETRIC_KEY_BYTES,
-    WRAP_OVERHEAD_BYTES,
     XWING_PUBLIC_BYTES,
     CompositePrivateKey,
     XWingPrivateKey,
-    composite_verify,
     constant_time_equal,
     hkdf_sha256,
     labelled_hash,
-    wrap,
 )
 from keys.rendezvous import (
-    ITEM_BYTES_ALLOWED,
-    ITEM_HEAD_BYTES,
+    ITEM_FORMAT,
     Burned,
     OneAttempt,
     from_item_untrusted,
     open_item_untrusted,
     seal_item,
     to_item,
+    unwrap_bundle_untrusted,
+    wrap_bundle,
 )
 from keys.secret import SecretBytes
 
-INVITATION_LIFE_MS: Final = 10 * 60 * 1000
-SECRET_BYTES: Final = 16
-TOKEN_BYTES: Final = 32
 CODE_DIGITS: Final = 12
-
-_REPLY_BYTES_MAX: Final = 4 + BUNDLE_BYTES_MAX + SYMMETRIC_KEY_BYTES + WRAP_OVERHEAD_BYTES
-_FORMAT: Final = 1
-
-assert ITEM_BYTES_ALLOWED[-1] >= ITEM_HEAD_BYTES + 64 + _REPLY_BYTES_MAX
-
-
-# --- the invitation ---
-
-_INVITATION_PREFIX: Final = "salween-invite1-"
-_INVITATION_CHARACTERS_MAX: Final = 1024
-_CHECK_BYTES: Final = 5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Invitation:
-    """A single-use line of text that lets another office meet us at a broker, once."""
-
-    broker_address: BrokerAddress
-    secret: SecretBytes  # 16 bytes: names and opens the rendezvous
-    token: SecretBytes  # 32 bytes: the operator's permission for the joiner's own mailbox
-    expires_ms: int
-
-    def encode(self) -> str:
-        """One line of about 200 characters, with a checksum against typing errors. It is a secret."""
-        address = self.broker_address
-        payload = b"".join(
-            (
-                layout.u64(self.expires_ms),
-                layout.fixed(self.secret.reveal(), SECRET_BYTES),
-                layout.fixed(self.token.reveal(), TOKEN_BYTES),
-                layout.fixed(address.card_sha256, HASH_BYTES),
-                layout.u16(address.port),
-                layout.ascii_text(address.host, 253),
-            )
-        )
-        body = payload + _invitation_check(payload)
-        return _INVITATION_PREFIX + base64.b32encode(body).decode("ascii").rstrip("=").lower()
-
-
-def _invitation_check(payload: bytes) -> bytes:
-    return labelled_hash(labels.INVITATION_CHECK, payload)[:_CHECK_BYTES]
-
-
-def parse_invitation_untrusted(text: str) -> Invitation:
-    """Read an invitation; spaces, line breaks and capitals are forgiven.
-
-    MalformedInput: ``invitation_malformed`` (not an invitation at all) or ``invitation_mistyped`` (one, but
-    with a wrong, missing or additional character). Whether it expired is ``check_invitation``'s to say.
-    """
-    if len(text) > _INVITATION_CHARACTERS_MAX:
-        raise MalformedInput("invitation_malformed", "the text is too long for an invitation")
-    line = "".join(text.split()).lower()
-    if not line.startswith(_INVITATION_PREFIX):
-        raise MalformedInput("invitation_malformed", f"an invitation begins with {_INVITATION_PREFIX}")
-    mistyped = MalformedInput(
-        "invitation_mistyped", "the invitation has a typing error; copy it again, the whole line"
-    )
-    letters = line.removeprefix(_INVITATION_PREFIX)
-    try:
-        body = base64.b32decode(letters.upper().encode("ascii") + b"=" * (-len(letters) % 8))
-    except ValueError as error:
-        raise mistyped from error
-    payload, check = body[:-_CHECK_BYTES], body[-_CHECK_BYTES:]
-    if not constant_time_equal(check, _invitation_check(payload)):
-        raise mistyped
-    reader = Reader(payload, "invitation_malformed")
-    expires_ms = reader.u64()
-    secret, token = reader.take(SECRET_BYTES), reader.take(TOKEN_BYTES)
-    card_sha256, port, host = reader.take(HASH_BYTES), reader.u16(), reader.ascii(253)
-    reader.end()
-    if port == 0:
-        reader.fail("names port 0")
-    try:
-        check_host(host)
-    except MalformedInput as error:
-        raise MalformedInput("invitation_malformed", error.detail) from error
-    invitation = Invitation(
-        broker_address=BrokerAddress(host=host, port=port, card_sha256=card_sha256),
-        secret=SecretBytes(secret),
-        token=SecretBytes(token),
-        expires_ms=expires_ms,
-    )
-    # Unused bits at the end of base32 could spell one invitation in several ways.
-    if invitation.encode() != line:
-        raise mistyped
-    return invitation
-
-
-def check_invitation(invitation: Invitation, now_ms: int) -> None:
-    """Raise PolicyRefused (``invitation_expired``) once its time is over."""
-    if now_ms >= invitation.expires_ms:
-        raise PolicyRefused(
-            "invitation_expired", "the invitation has expired; ask the other office for a new one"
-        )
 
 
 # --- items ---
@@ -212,16 +105,9 @@ class InviterWaitsForReply:
     def receive_reply(self, item: bytes, seal_nonce: bytes) -> tuple["ComparesCodes", bytes]:
         """Open the joiner's bundle; reveal ours. ``seal_nonce``: 24 random bytes."""
         message = from_item_untrusted(item)
-        reader = Reader(message, "pairing_item_malformed")
-        reader.magic(_REPLY, _FORMAT)
-        wrapped = reader.variable(_REPLY_BYTES_MAX)
-        reader.end()
-        opened = Reader(self.ephemeral.unwrap(wrapped, _reply_info(self.offer)), "pairing_item_malformed")
-        encoded, channel_key = (
-            opened.variable(BUNDLE_BYTES_MAX),
-            SecretBytes(opened.take(SYMMETRIC_KEY_BYTES)),
+        encoded, channel_key = unwrap_bundle_untrusted(
+            _REPLY, self.ephemeral, message, _reply_info(self.offer)
         )
-        opened.end()
         peer = _peer_bundle_untrusted(encoded, self.own.signed)
         reveal = seal_item(
             _REVEAL,
@@ -244,7 +130,10 @@ def start_inviter(own: OwnSide, ephemeral_seed: SecretBytes) -> tuple[InviterWai
     """First step of the inviter, and the offer to send. ``ephemeral_seed``: 32 random bytes, used once."""
     ephemeral = XWingPrivateKey.from_seed(ephemeral_seed)
     offer = (
-        _OFFER + layout.u8(_FORMAT) + ephemeral.public_bytes + _commitment(own.encoded, own.signed.own_nonce)
+        _OFFER
+        + layout.u8(ITEM_FORMAT)
+        + ephemeral.public_bytes
+        + _commitment(own.encoded, own.signed.own_nonce)
     )
     return InviterWaitsForReply(own=own, offer=offer, ephemeral=ephemeral), to_item(offer)
 
@@ -260,12 +149,10 @@ class JoinerWaitsForOffer:
         """Answer the commitment with our bundle, readable by the offer's key alone."""
         offer = from_item_untrusted(item)
         reader = Reader(offer, "pairing_item_malformed")
-        reader.magic(_OFFER, _FORMAT)
+        reader.magic(_OFFER, ITEM_FORMAT)
         ephemeral_public, commitment = reader.take(XWING_PUBLIC_BYTES), reader.take(HASH_BYTES)
         reader.end()
-        plaintext = layout.variable(self.own.encoded) + self.channel_key.reveal()
-        wrapped = wrap(ephemeral_public, plaintext, _reply_info(offer))
-        reply = _REPLY + layout.u8(_FORMAT) + layout.variable(wrapped)
+        reply = wrap_bundle(_REPLY, ephemeral_public, self.own.encoded, self.channel_key, _reply_info(offer))
         waits = JoinerWaitsForReveal(
             own=self.own, channel_key=self.channel_key, offer=offer, commitment=commitment, reply=reply
         )
@@ -301,14 +188,29 @@ class JoinerWaitsForReveal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ComparesCodes:
-    """Both bundles are here; two people compare. The only step a man in the middle cannot take for them."""
+class BothBundles:
+    """What every step has from the moment that both bundles are here."""
 
     role: Role
     own_id: bytes
     peer: SignedBundle
     transcript: bytes
     channel_key: SecretBytes
+
+    def confirmed(self) -> "Confirms":
+        """Our officer has no doubt."""
+        return Confirms(
+            role=self.role,
+            own_id=self.own_id,
+            peer=self.peer,
+            transcript=self.transcript,
+            channel_key=self.channel_key,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ComparesCodes(BothBundles):
+    """Two people compare. The only step a man in the middle cannot take for them."""
 
     @property
     def own_code(self) -> str:
@@ -330,24 +232,12 @@ class ComparesCodes:
                 "pairing_code_wrong",
                 "the codes differ: a typing error or someone in between. Begin again with a new invitation",
             )
-        return Confirms(
-            role=self.role,
-            own_id=self.own_id,
-            peer=self.peer,
-            transcript=self.transcript,
-            channel_key=self.channel_key,
-        )
+        return self.confirmed()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Confirms:
+class Confirms(BothBundles):
     """Our officer has compared; we say so, signed, and wait until the other side has said the same."""
-
-    role: Role
-    own_id: bytes
-    peer: SignedBundle
-    transcript: bytes
-    channel_key: SecretBytes
 
     def confirm(
         self,
@@ -359,7 +249,7 @@ class Confirms:
         seal_nonce: bytes,
     ) -> tuple[bytes, bytes]:
         """Our ``pair-ok``, evidence for the log, and the item that carries it; ``seal_nonce``: 24 bytes."""
-        body = _pair_ok_body(
+        body = pair_ok_body(
             self.transcript, self.own_id, self.peer.bundle.office_id, key_version, officers, now_ms
         )
         pair_ok = body + operational.sign(labels.PAIRING_OK, body)
@@ -452,93 +342,6 @@ def read_code_untrusted(text: str) -> str:
     if len(text) > 64 or len(digits) != CODE_DIGITS or not (digits.isascii() and digits.isdigit()):
         raise MalformedInput("pairing_code_form", f"a pairing code is {CODE_DIGITS} digits")
     return digits
-
-
-# --- pair-ok ---
-
-_PAIR_OK: Final = b"SLWK"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PairOk:
-    """One office's signed word that its officers compared the codes of one ceremony."""
-
-    transcript: bytes
-    own_id: bytes
-    peer_id: bytes
-    key_version: int
-    officers: tuple[int, ...]  # officer numbers present, rising
-    time_ms: int
-    signature: bytes
-
-
-def _pair_ok_body(
-    transcript: bytes,
-    own_id: bytes,
-    peer_id: bytes,
-    key_version: int,
-    officers: tuple[int, ...],
-    time_ms: int,
-) -> bytes:
-    return b"".join(
-        (
-            _PAIR_OK,
-            layout.u8(_FORMAT),
-            layout.fixed(transcript, HASH_BYTES),
-            layout.fixed(own_id, OFFICE_ID_BYTES),
-            layout.fixed(peer_id, OFFICE_ID_BYTES),
-            layout.u32(key_version),
-            layout.u64(time_ms),
-            layout.u16(len(officers)),
-            *(layout.u32(number) for number in sorted(set(officers))),
-        )
-    )
-
-
-def encode_pair_ok(pair_ok: PairOk) -> bytes:
-    """The one encoding."""
-    body = _pair_ok_body(
-        pair_ok.transcript,
-        pair_ok.own_id,
-        pair_ok.peer_id,
-        pair_ok.key_version,
-        pair_ok.officers,
-        pair_ok.time_ms,
-    )
-    return body + layout.fixed(pair_ok.signature, COMPOSITE_SIGNATURE_BYTES)
-
-
-def parse_pair_ok_untrusted(data: bytes) -> PairOk:
-    """Read a pair-ok; MalformedInput (``pair_ok_malformed``). Proves nothing."""
-    reader = Reader(data, "pair_ok_malformed")
-    reader.magic(_PAIR_OK, _FORMAT)
-    transcript = reader.take(HASH_BYTES)
-    own_id, peer_id = reader.take(OFFICE_ID_BYTES), reader.take(OFFICE_ID_BYTES)
-    key_version, time_ms, count = reader.u32(), reader.u64(), reader.u16()
-    if count > OFFICERS_MAX:
-        reader.fail(f"names {count} officers")
-    officers = tuple(reader.u32() for _ in range(count))
-    if list(officers) != sorted(set(officers)):
-        reader.fail("is not in the order of officer numbers")
-    signature = reader.take(COMPOSITE_SIGNATURE_BYTES)
-    reader.end()
-    return PairOk(
-        transcript=transcript,
-        own_id=own_id,
-        peer_id=peer_id,
-        key_version=key_version,
-        officers=officers,
-        time_ms=time_ms,
-        signature=signature,
-    )
-
-
-def verify_pair_ok(pair_ok: PairOk, certificate: Certificate) -> None:
-    """Raise VerificationFailed unless the certified O signed this. Verify the certificate first."""
-    if pair_ok.own_id != certificate.office_id or pair_ok.key_version != certificate.key_version:
-        raise VerificationFailed("pair_ok_foreign", "a pair-ok names another office or key version")
-    body = encode_pair_ok(pair_ok)[:-COMPOSITE_SIGNATURE_BYTES]
-    composite_verify(certificate.public, labels.PAIRING_OK, body, pair_ok.signature)
 
 
 # --- one ceremony ---

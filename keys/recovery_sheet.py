@@ -5,12 +5,11 @@ paper and no node mends one line and not five. The two letters that check a line
 whether the whole is the root of the office it names, its office id tells.
 """
 
-import base64
-import binascii
 import re
 from dataclasses import dataclass, field
 from typing import Final
 
+from keys import layout
 from keys.card import office_id
 from keys.errors import MalformedInput
 from keys.primitives import CompositePrivateKey, sha256
@@ -24,6 +23,7 @@ _GROUPS_PER_LINE: Final = 6
 _LETTERS: Final = 103  # of 64 bytes in base32, without padding
 _LINES: Final = 5
 _CHECK_LETTERS: Final = 2
+_LETTERS_ALLOWED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567")
 # A key line begins with its number; prose does not. What stands behind the number is read whatever it is.
 _KEY_LINE: Final = re.compile(r"\s*([1-9])[.:)]?\s+(\S.*)")
 _ID_LINE: Final = re.compile(r"\s*office id\s*:\s*(.*)", re.IGNORECASE)
@@ -90,13 +90,13 @@ def parse_recovery_sheet_untrusted(text: str) -> RecoverySheet:
 
 
 def _rows(seed: bytes) -> list[str]:
-    text = base64.b32encode(seed).decode().rstrip("=")
+    text = layout.base32(seed).upper()
     groups = [text[at : at + _GROUP] for at in range(0, len(text), _GROUP)]
     return [" ".join(groups[at : at + _GROUPS_PER_LINE]) for at in range(0, len(groups), _GROUPS_PER_LINE)]
 
 
 def _check(row: str) -> str:
-    return base64.b32encode(sha256(row.encode())).decode()[:_CHECK_LETTERS]
+    return layout.base32(sha256(row.encode())).upper()[:_CHECK_LETTERS]
 
 
 def _read_row(number: int, typed: str) -> str:
@@ -122,10 +122,9 @@ def _read_row(number: int, typed: str) -> str:
 
 
 def _decode(letters: str) -> SecretBytes:
-    try:
-        seed = base64.b32decode(letters + "=" * (-len(letters) % 8))
-    except binascii.Error as fault:
-        raise MalformedInput(_CODE, "The sheet holds letters that no sheet has.") from fault
-    if len(seed) != ROOT_SEED_BYTES or base64.b32encode(seed).decode().rstrip("=") != letters:
+    if not _LETTERS_ALLOWED.issuperset(letters):
+        raise MalformedInput(_CODE, "The sheet holds letters that no sheet has.")
+    seed = layout.base32_bytes(letters.lower())
+    if seed is None or len(seed) != ROOT_SEED_BYTES:
         raise MalformedInput(_CODE, f"Line {_LINES} of the sheet is mistyped: its last letter cannot be.")
     return SecretBytes(seed)

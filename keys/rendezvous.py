@@ -10,18 +10,21 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from keys import labels, layout
-from keys.card import BUNDLE_BYTES_MAX
+from keys.bundle import BUNDLE_BYTES_MAX
 from keys.errors import MalformedInput, PolicyRefused, SalweenError
 from keys.layout import Reader
 from keys.primitives import (
     AEAD_NONCE_BYTES,
     AEAD_OVERHEAD_BYTES,
     SYMMETRIC_KEY_BYTES,
+    WRAP_OVERHEAD_BYTES,
+    XWingPrivateKey,
     aead_open,
     aead_seal,
     argon2id,
     hkdf_sha256,
     labelled_hash,
+    wrap,
 )
 from keys.secret import SecretBytes
 
@@ -30,7 +33,10 @@ _SEALED_BYTES_MAX: Final = BUNDLE_BYTES_MAX + AEAD_OVERHEAD_BYTES
 # The same sizes as envelopes, so that a rendezvous mailbox needs no rule of its own at the broker.
 ITEM_BYTES_ALLOWED: Final = (8 * 1024, 16 * 1024, 32 * 1024, 64 * 1024)
 _ITEM_VERSION: Final = 0x01
-ITEM_HEAD_BYTES: Final = 5
+_ITEM_HEAD_BYTES: Final = 5
+_WRAPPED_BYTES_MAX: Final = 4 + BUNDLE_BYTES_MAX + SYMMETRIC_KEY_BYTES + WRAP_OVERHEAD_BYTES
+
+assert ITEM_BYTES_ALLOWED[-1] >= _ITEM_HEAD_BYTES + 64 + _WRAPPED_BYTES_MAX
 
 
 # --- the meeting place ---
@@ -60,11 +66,15 @@ def derive_rendezvous(secret: SecretBytes, broker_card_sha256: bytes) -> Rendezv
     """
     salt = labelled_hash(labels.RENDEZVOUS_SALT, broker_card_sha256)[:16]
     root = argon2id(secret, salt, memory_kib=64 * 1024, iterations=3, lanes=1, length=SYMMETRIC_KEY_BYTES)
-    return Rendezvous(to_joiner=mailbox_of(root, b"to-joiner"), to_inviter=mailbox_of(root, b"to-inviter"))
+    return rendezvous_of(root)
 
 
-def mailbox_of(root: SecretBytes, direction: bytes) -> RendezvousMailbox:
-    """The secrets of one direction of the meeting that ``root`` (32 bytes) opens."""
+def rendezvous_of(root: SecretBytes) -> Rendezvous:
+    """The meeting that ``root`` (32 bytes) opens."""
+    return Rendezvous(to_joiner=_mailbox_of(root, b"to-joiner"), to_inviter=_mailbox_of(root, b"to-inviter"))
+
+
+def _mailbox_of(root: SecretBytes, direction: bytes) -> RendezvousMailbox:
     expanded = hkdf_sha256(root, b"", labels.RENDEZVOUS_EXPAND + b"|" + direction, 96).reveal()
     return RendezvousMailbox(
         put_secret=SecretBytes(expanded[:32]),
@@ -110,6 +120,29 @@ def open_item_untrusted(magic: bytes, key: SecretBytes, item: bytes, associated:
     nonce, sealed = reader.take(AEAD_NONCE_BYTES), reader.variable(_SEALED_BYTES_MAX)
     reader.end()
     return aead_open(key, nonce, sealed, associated)
+
+
+def wrap_bundle(magic: bytes, public: bytes, bundle: bytes, channel_key: SecretBytes, info: bytes) -> bytes:
+    """A message with an encoded bundle and the key that answers it, for the X-Wing key ``public`` alone.
+
+    VerificationFailed (``public_key_invalid``) for a key nothing can be encrypted to.
+    """
+    wrapped = wrap(public, layout.variable(bundle) + channel_key.reveal(), info)
+    return magic + layout.u8(ITEM_FORMAT) + layout.variable(wrapped)
+
+
+def unwrap_bundle_untrusted(
+    magic: bytes, private: XWingPrivateKey, message: bytes, info: bytes
+) -> tuple[bytes, SecretBytes]:
+    """The inverse; MalformedInput, or VerificationFailed for another key or ``info``."""
+    reader = Reader(message, "pairing_item_malformed")
+    reader.magic(magic, ITEM_FORMAT)
+    wrapped = reader.variable(_WRAPPED_BYTES_MAX)
+    reader.end()
+    opened = Reader(private.unwrap(wrapped, info), "pairing_item_malformed")
+    bundle, channel_key = opened.variable(BUNDLE_BYTES_MAX), SecretBytes(opened.take(SYMMETRIC_KEY_BYTES))
+    opened.end()
+    return bundle, channel_key
 
 
 # --- one attempt ---

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Final
 
 from keys import layout
+from keys.bundle import SignedBundle, verify_signed_bundle
 from keys.card import (
     CERTIFICATE_BYTES,
     OFFICE_ID_BYTES,
@@ -22,7 +23,6 @@ from keys.card import (
     OfficerEntry,
     OfficerList,
     Revocation,
-    SignedBundle,
     encode_certificate,
     encode_officer_list,
     parse_certificate_untrusted,
@@ -30,7 +30,6 @@ from keys.card import (
     verify_certificate,
     verify_officer_list,
     verify_revocation,
-    verify_signed_bundle,
 )
 from keys.errors import BrokenInvariant, PolicyRefused, Unavailable, VerificationFailed
 from keys.layout import Reader

@@ -9,9 +9,11 @@ Reading order:
 - ``watch``, ``nacks``, ``evidence``  heartbeats and bounds, keys nobody had, what cannot both be true
 - ``addresses``, ``mailboxes``  where peers read, and where we do: made, announced, made again, given up
 - ``losses``  what brokers lost, for people
-- ``broker_link``, ``traffic``  the only socket to a broker, and what shares a request
+- ``broker_link``, ``traffic``  talking to a broker, and what shares a request
+- ``routes``  the way there: straight, or handed on by our own
 - ``reset_keys``, ``resets``  a peer that lost state: what it is told to, and what is sent again
 - ``backup``, ``restore``, ``recovery_commands``  the backup file, and the ceremonies of the recovery sheet
+- ``integrations``  programs that act for an officer, and their tokens
 - ``officers``, ``vault``  who may open what, and what is kept sealed until they do
 - ``full_mailboxes``  which of what waits for a mailbox without room may be tried
 - ``halfpairs``, ``partnering``  a pair of which one word is missing, and what every ceremony shares
@@ -22,8 +24,10 @@ Reading order:
 - ``daemon``, ``metrics``, ``doctor``  wires it together, counts, and looks for what can be mended
 - ``control``, ``verbs``, ``qr``, ``pairtalk``, ``__main__``  commands
 - ``web/``  pages
+- ``api/``  the local API for programs
 
-Spec: docs/life-of-an-alert.md. Never imports ``broker``; ``node.web`` is entered from ``node.daemon`` only.
+Spec: docs/life-of-an-alert.md. Never imports ``broker``; ``node.web`` and ``node.api`` are entered from
+``node.daemon`` only.
 """
 
 __version__ = "0.1.0"

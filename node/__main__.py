@@ -23,6 +23,7 @@ from keys.secret import SecretBytes
 from node import __version__
 from node.control import SOCKET_NAME, Params, call_daemon
 from node.daemon import Node, run_daemon_node
+from node.integrations import DAYS_MAX, SCOPES
 from node.pairtalk import answer_event, say_event
 from node.paper import make_notice, publish_notice, read_sheet
 from node.recovery_commands import add_recovery_commands, beginning_words
@@ -778,6 +779,155 @@ def import_address(directory: str, passphrase_file: str | None, file: str, as_js
         return await _call(env, directory, passphrase_file, "import-address", {"file": data.hex()})
 
     _finish(_run(work), as_json, lambda result: click.echo(f"Taken in from {result['peer']}."))
+
+
+@cli.group()
+def routes() -> None:
+    """Reach foreign brokers through our own, so that they never see this office."""
+
+
+def _show_routes(result: dict[str, Any]) -> None:
+    for route in result["routes"]:
+        way = f"through {route['through']}, there '{route['name']}'" if route["through"] else "straight"
+        click.echo(f"{route['address']}\n  {way}")
+    if not result["routes"]:
+        click.echo("No routes: this office speaks to every broker itself.")
+
+
+@routes.command("list")
+@directory_option
+@passphrase_option
+@json_option
+def routes_list(directory: str, passphrase_file: str | None, as_json: bool) -> None:
+    """List routes."""
+    result = _run(lambda env: _call(env, directory, passphrase_file, "routes.list", {}))
+    _finish(result, as_json, _show_routes)
+
+
+@routes.command("add")
+@directory_option
+@passphrase_option
+@click.option("--through", metavar="ADDRESS", help="Address of the broker that hands on: our own.")
+@click.option("--name", help="What its operator calls the other broker.")
+@click.option(
+    "--token-file", type=click.Path(dir_okay=False), help="File (mode 0600) with its forwarding token."
+)
+@click.option(
+    "--straight", is_flag=True, help="Instead: speak to this one ourselves, although there are routes."
+)
+@click.argument("to", metavar="BROKER")
+@json_option
+def routes_add(
+    directory: str,
+    passphrase_file: str | None,
+    through: str | None,
+    name: str | None,
+    token_file: str | None,
+    straight: bool,
+    to: str,
+    as_json: bool,
+) -> None:
+    """Reach BROKER through another one from now on. With a route, no foreign broker is spoken to straight."""
+    missing = {through is None, name is None, token_file is None}
+    if missing != {straight}:
+        raise click.UsageError("Give --through, --name and --token-file, or --straight alone.")
+
+    async def work(env: Env) -> dict[str, Any]:
+        params: Params = {"to": to}
+        if through is not None:
+            token = read_secret_file(env.files, str(token_file)).reveal().decode("utf-8", "replace")
+            params.update(through=through, name=name, token=token)
+        return await _call(env, directory, passphrase_file, "routes.add", params)
+
+    _finish(_run(work), as_json, _show_routes)
+
+
+@routes.command("remove")
+@directory_option
+@passphrase_option
+@click.argument("to", metavar="BROKER")
+@json_option
+def routes_remove(directory: str, passphrase_file: str | None, to: str, as_json: bool) -> None:
+    """Forget how BROKER is reached."""
+    result = _run(lambda env: _call(env, directory, passphrase_file, "routes.remove", {"to": to}))
+    _finish(result, as_json, _show_routes)
+
+
+# --- programs -----------------------------------------------------------------------------------------------
+
+
+@cli.group()
+def tokens() -> None:
+    """Tokens of programs that use the local API for an officer."""
+
+
+@tokens.command("list")
+@directory_option
+@passphrase_option
+@json_option
+def tokens_list(directory: str, passphrase_file: str | None, as_json: bool) -> None:
+    """List tokens, also those that ended; none is shown itself."""
+
+    def show(result: dict[str, Any]) -> None:
+        rows = [
+            (str(t["number"]), t["name"], str(t["officer"]), " ".join(t["scopes"]), t["state"])
+            for t in result["tokens"]
+        ]
+        _table(("Number", "Name", "Officer", "May", "State"), rows)
+
+    result = _run(lambda env: _call(env, directory, passphrase_file, "tokens.list", {}))
+    _finish(result, as_json, show)
+
+
+@tokens.command("add")
+@directory_option
+@passphrase_option
+@officer_option
+@pin_option
+@click.option("--name", required=True, help="What the program is called here.")
+@click.option(
+    "--may", "scopes", type=click.Choice(SCOPES), multiple=True, required=True, help="May be repeated."
+)
+@click.option("--days", type=click.IntRange(1, DAYS_MAX), default=90, show_default=True)
+@json_option
+def tokens_add(
+    directory: str,
+    passphrase_file: str | None,
+    officer: int,
+    pin_file: str | None,
+    name: str,
+    scopes: tuple[str, ...],
+    days: int,
+    as_json: bool,
+) -> None:
+    """Make a token by which a program acts as this officer. It is shown once: keep it as you would a PIN."""
+
+    async def work(env: Env) -> dict[str, Any]:
+        params: Params = {
+            "officer": officer,
+            "pin": _pin(env, pin_file),
+            "name": name,
+            "scopes": list(scopes),
+            "days": days,
+        }
+        return await _call(env, directory, passphrase_file, "tokens.add", params)
+
+    def show(result: dict[str, Any]) -> None:
+        click.echo(result["token"])
+        click.echo(f"Number {result['number']}. It ends by itself, or with: {NAME} tokens revoke", err=True)
+
+    _finish(_run(work), as_json, show)
+
+
+@tokens.command("revoke")
+@directory_option
+@passphrase_option
+@click.argument("number", type=int)
+@json_option
+def tokens_revoke(directory: str, passphrase_file: str | None, number: int, as_json: bool) -> None:
+    """End a token at once."""
+    result = _run(lambda env: _call(env, directory, passphrase_file, "tokens.revoke", {"number": number}))
+    _finish(result, as_json, lambda _: click.echo(f"Token {number} is good for nothing now."))
 
 
 # --- health -------------------------------------------------------------------------------------------------

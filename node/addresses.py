@@ -10,7 +10,7 @@ from typing import Protocol
 
 from audit.store import AuditLog
 from keys import labels
-from keys.card import parse_broker_address_untrusted
+from keys.brokercard import parse_broker_address_untrusted
 from keys.primitives import labelled_hash
 from keys.secret import SecretBytes
 from node.peers import Peer
@@ -123,6 +123,15 @@ def note_taken(tx: Transaction, peer_id: bytes) -> bool:
     """The broker took an item: the address is there; whether it was lost."""
     tx.execute("UPDATE address SET lost_ms = NULL WHERE peer = ? AND lost_ms IS NOT NULL", (peer_id,))
     return tx.changes() > 0
+
+
+def keep_card(tx: Transaction, address: str, card: bytes) -> None:
+    """Remember the card of a broker that was verified against its address."""
+    tx.execute(
+        "INSERT INTO broker (address, card) VALUES (?, ?) ON CONFLICT (address) DO UPDATE"
+        " SET card = excluded.card",
+        (address, card),
+    )
 
 
 def waiting_for_cards(tx: Snapshot) -> list[tuple[bytes, MailboxSuccessor]]:

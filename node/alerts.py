@@ -319,7 +319,7 @@ class Alerts:
                 for row in rows
             )
 
-        peer_id = None if peer is None else _id_untrusted(peer)
+        peer_id = None if peer is None else id_untrusted(peer)
         return await self._db.read(read)
 
     async def outbox(self) -> tuple[OutboxRow, ...]:
@@ -335,6 +335,21 @@ class Alerts:
             listed = [self._outbox_row(tx, row, names) for row in rows]
             # What nobody answered or fetched in time comes first: silence is what somebody must act on.
             return tuple(sorted(listed, key=lambda row: row.state not in OVERDUE))
+
+        return await self._db.read(read)
+
+    async def sent_one(self, alert_id: str) -> OutboxRow:
+        """One of our own alerts, however old. PolicyRefused ``alert_unknown``."""
+        named = id_untrusted(alert_id)
+
+        def read(tx: Snapshot) -> OutboxRow:
+            rows = tx.execute(
+                f"SELECT {_COLUMNS} FROM alert WHERE incoming = 0 AND alert_id = ?",  # noqa: S608
+                (named,),
+            )
+            if not rows:
+                raise PolicyRefused("alert_unknown", "There is no such alert of ours.")
+            return self._outbox_row(tx, rows[0], _peer_names(tx))
 
         return await self._db.read(read)
 
@@ -357,7 +372,7 @@ class Alerts:
 
     async def open_alert(self, session: Session, alert_id: str, *, purpose: str) -> AlertView:
         """Open one alert. The access is committed first; a victim needs a purpose other than plain duty."""
-        named = _id_untrusted(alert_id)
+        named = id_untrusted(alert_id)
         purpose = purpose or PURPOSE_DUTY
         if purpose not in REASON_CODES:
             raise PolicyRefused("reason_unknown", f"A reason is one of: {', '.join(REASON_CODES)}.")
@@ -365,7 +380,7 @@ class Alerts:
             partial(self._record_access, session=session, alert_id=named, purpose=purpose)
         )
         if peer_id is not None:
-            await self._tell_opened(peer_id)
+            await self._outbox.send_receipts(peer_id)
         incoming = bool(row[1])
         core_bytes, disclosure_bytes = self._vault.open_content(sealed, named)
         core = decode_core_untrusted(core_bytes)
@@ -452,20 +467,6 @@ class Alerts:
         queue_receipt(tx, row[2], alert_id, row[3], ReceiptState.OPENED, now_ms, index, actor=actor)
         return row, content, index, row[2]
 
-    async def _tell_opened(self, peer_id: bytes) -> None:
-        """Sign the waiting receipts in a transaction of their own: the window to the peer may be full."""
-
-        def record(tx: Transaction) -> None:
-            peer = load_peer(tx, peer_id)
-            self._outbox.compose_receipts(tx, peer)
-            save_peer(tx, peer)
-
-        try:
-            await self._keys.prepare((peer_id,))
-            await self._db.transact(record)
-        except PolicyRefused:
-            return  # window_full or suspended: the receipt stays due and leaves with the next ones
-
     # --- erasing --------------------------------------------------------------------------------------------
 
     async def erase_due(self) -> int:
@@ -540,13 +541,14 @@ def _check_audience(tx: Snapshot, *, recipients: Sequence[str]) -> tuple[bytes, 
     """Recipients as office ids; each must be an active peer."""
     if not recipients:
         raise PolicyRefused("audience_empty", "Choose at least one office to send to.")
-    audience = tuple(_id_untrusted(recipient) for recipient in recipients)
+    audience = tuple(id_untrusted(recipient) for recipient in recipients)
     for office_id in audience:
         check_talks(load_peer(tx, office_id))
     return audience
 
 
-def _id_untrusted(text: str) -> bytes:
+def id_untrusted(text: str) -> bytes:
+    """An id of an alert or an office as screens and commands give it; MalformedInput ``id_malformed``."""
     try:
         found = bytes.fromhex(text)
     except ValueError:

@@ -8,11 +8,10 @@ from typing import Final, Literal
 
 from audit.store import AuditLog
 from keys.errors import MalformedInput, PolicyRefused
+from node.alerts import id_untrusted
 from node.inbox import queue_receipt
 from node.officers import Officers
 from node.outbox import Outbox
-from node.peers import load_peer, save_peer
-from node.receive_keys import ReceiveKeyRing
 from node.views import Session
 from protocol import codelists, limits
 from protocol.receipts import OFFICER_REFUSALS, ReceiptState
@@ -32,14 +31,12 @@ class Answers:
         db: Database,
         log: AuditLog,
         officers: Officers,
-        keys: ReceiveKeyRing,
         outbox: Outbox,
     ) -> None:
         self._env = env
         self._db = db
         self._log = log
         self._officers = officers
-        self._keys = keys
         self._outbox = outbox
 
     async def answer(self, session: Session, alert_id: str, step: str, code: str = "") -> None:
@@ -56,9 +53,9 @@ class Answers:
             raise MalformedInput(
                 "answer_code", f"An answer is assigned, outcome or refused, with a code of: {choices or '-'}."
             )
-        named = _id_untrusted(alert_id)
+        named = id_untrusted(alert_id)
         peer_id = await self._db.transact(lambda tx: self._record(tx, session, named, known, code))
-        await self._tell(peer_id)
+        await self._outbox.send_receipts(peer_id)
 
     def _record(self, tx: Transaction, session: Session, alert_id: bytes, step: Step, code: str) -> bytes:
         row = tx.one("SELECT peer, hh, opened_ms FROM alert WHERE alert_id = ? AND incoming = 1", (alert_id,))
@@ -89,20 +86,6 @@ class Answers:
         queue_receipt(tx, peer_id, alert_id, hh, ReceiptState(step), now_ms, index, code, actor)
         return bytes(peer_id)
 
-    async def _tell(self, peer_id: bytes) -> None:
-        """Sign what waits for this peer; what cannot leave now leaves with the next message."""
-
-        def record(tx: Transaction) -> None:
-            peer = load_peer(tx, peer_id)
-            self._outbox.compose_receipts(tx, peer)
-            save_peer(tx, peer)
-
-        try:
-            await self._keys.prepare((peer_id,))
-            await self._db.transact(record)
-        except PolicyRefused:
-            return
-
 
 def _codes(step: Step) -> tuple[str, ...]:
     match step:
@@ -129,13 +112,3 @@ def _check_order(given: list[str], step: Step) -> None:
         )
     if step in given:
         raise PolicyRefused("answer_again", "Somebody of this office answered this already.")
-
-
-def _id_untrusted(text: str) -> bytes:
-    try:
-        found = bytes.fromhex(text)
-    except ValueError:
-        found = b""
-    if len(found) != limits.HASH_BYTES:
-        raise MalformedInput("id_malformed", "An id is 64 hex digits.")
-    return found

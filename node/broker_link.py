@@ -7,14 +7,11 @@ transaction of its own.
 """
 
 import asyncio
-import errno
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
-import aiohttp
-
-from keys.card import BrokerAddress, BrokerCard, parse_broker_card_untrusted, verify_broker_card
+from keys.brokercard import BrokerAddress, BrokerCard, parse_broker_card_untrusted, verify_broker_card
 from keys.errors import MalformedInput, SalweenError, Unavailable, VerificationFailed
 from keys.secret import SecretBytes
 from node.views import LinkView
@@ -33,22 +30,17 @@ from protocol.requests import (
     request_bytes,
     seal_request,
 )
-from runtime.env import AnyCertificate, Env, TlsPin
+from runtime.broker_line import POLL_WAIT_MS, BrokerLine, wrong_key
+from runtime.env import Env
 from runtime.exits import DiskFailed
 from runtime.logs import get_logger
 
-PATH = "/v1"
-CARD_BYTES_MAX = 4096
-CONNECT_TIMEOUT_S = 20.0
-EXCHANGE_TIMEOUT_S = 60.0
-POLL_WAIT_MS = 50_000
 FRUITLESS_PAUSE_MS_MAX = 30_000
 LOOK_ANEW_MS = 5 * limits.MINUTE_MS
 INLINE_BYTES_MAX = 480 * 1024  # the answer, padded, is 512 KiB; a little more of it would be 640
 SEND_OPS_MAX = 128
 SEND_BYTES_MAX = 768 * 1024
 LATE_S = 20.0  # what takes longer may not end before EXCHANGE_TIMEOUT_S on a day a little worse
-BINARY = {"Content-Type": "application/octet-stream"}
 
 log = get_logger("broker_link")
 
@@ -113,36 +105,49 @@ class Traffic(Protocol):
         ...
 
 
+class Line(Protocol):
+    """A way to one broker (``runtime.broker_line``, ``routes``). Unavailable when it leads nowhere now."""
+
+    wait_ms_max: int  # how long it lets an answer be held back
+
+    async def fetch_card(self) -> bytes:
+        """What is shown as the broker's card, unverified."""
+        ...
+
+    async def carry(self, card: BrokerCard, body: bytes, *, wait_ms: int) -> bytes:
+        """The answer to one encapsulated request that may be held back ``wait_ms``."""
+        ...
+
+    async def close(self) -> None:
+        """Give back what it holds."""
+        ...
+
+
 class BrokerClient:
     """One broker's endpoint: exchanges of one encapsulated request for one answer."""
 
-    def __init__(self, env: Env, address: BrokerAddress, card: BrokerCard | None = None) -> None:
+    def __init__(
+        self,
+        env: Env,
+        address: BrokerAddress,
+        card: BrokerCard | None = None,
+        line: "Line | None" = None,
+    ) -> None:
+        """``line`` is the way there; without it the network itself."""
         self._env = env
         self.address = address
         self._card = card
-        self._session: aiohttp.ClientSession | None = None
+        self._line: Line = line or BrokerLine(env, address)
         # The broker's clock minus ours; a broker refuses dates too far from its own clock.
         self.clock_offset_ms = 0
 
     async def card(self) -> BrokerCard:
         """The broker's card, fetched once and held against the hash in the address."""
         if self._card is None:
-            card = parse_broker_card_untrusted(await self._fetch_card())
+            card = parse_broker_card_untrusted(await self._line.fetch_card())
             verify_broker_card(card, self.address)
             self._card = card
         return self._card
-
-    async def _fetch_card(self) -> bytes:
-        """On loopback a broker may speak plain HTTP; which of the two it speaks stands in the card itself."""
-        if self.address.is_loopback:
-            try:
-                async with self._env.network.client_session() as session:
-                    return await self._read(session, "GET", "http", b"", CARD_BYTES_MAX)
-            except Unavailable as fault:
-                if fault.code not in ("broker_lost", "broker_answer"):
-                    raise
-        async with self._env.network.client_session(tls_pin=AnyCertificate()) as session:
-            return await self._read(session, "GET", "https", b"", CARD_BYTES_MAX)
 
     async def exchange(self, ops: Sequence[Op]) -> tuple[Result, ...]:
         """Run ops, one result each. Unavailable with a code that tells the layers of a connection apart."""
@@ -155,29 +160,27 @@ class BrokerClient:
             "broker_clock", "The broker keeps refusing our date. Check the clock of this machine."
         )
 
+    @property
+    def wait_ms_max(self) -> int:
+        """How long a poll may be held back on the way there."""
+        return self._line.wait_ms_max
+
     def now_ms(self) -> int:
         """The broker's time, as far as an exchange has told it: what two offices with wrong clocks share."""
         return self._env.clock.now_ms() + self.clock_offset_ms
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._line.close()
 
     async def _exchange_once(self, ops: Sequence[Op]) -> Answer:
         card = await self.card()
-        if self._session is None:
-            pinned = any(card.tls_certificate_sha256)
-            self._session = self._env.network.client_session(
-                tls_pin=TlsPin(certificate_sha256=card.tls_certificate_sha256) if pinned else None
-            )
         body, pending = seal_request(
             card.request_public, ops=ops, date_ms=max(0, self.now_ms()), random=self._env.random
         )
-        scheme = "https" if any(card.tls_certificate_sha256) else "http"
+        wait_ms = max((op.wait_ms for op in ops if isinstance(op, List)), default=0)
         try:
-            data = await self._read(self._session, "POST", scheme, body, limits.ANSWER_BYTES_MAX)
+            data = await self._line.carry(card, body, wait_ms=wait_ms)
             try:
                 return open_answer_untrusted(pending, data)
             except (MalformedInput, VerificationFailed) as fault:
@@ -186,78 +189,20 @@ class BrokerClient:
                 ) from fault
         except Unavailable as fault:
             if fault.code == "broker_answer":
-                await self._check_who_answers(self._session, scheme)
+                await self._check_who_answers()
             raise
 
-    async def _check_who_answers(self, session: aiohttp.ClientSession, scheme: str) -> None:
+    async def _check_who_answers(self) -> None:
         """Unavailable ``broker_wrong_key`` when the card shown at the address is not the broker's.
 
         Without TLS nothing else tells a stranger from a broker in trouble. What was sent is lost on the
         stranger: only the broker can open it.
         """
-        data = await self._read(session, "GET", scheme, b"", CARD_BYTES_MAX)
+        data = await self._line.fetch_card()
         try:
             verify_broker_card(parse_broker_card_untrusted(data), self.address)
         except (MalformedInput, VerificationFailed) as fault:
-            raise _wrong_key() from fault
-
-    async def _read(
-        self, session: aiohttp.ClientSession, method: str, scheme: str, body: bytes, bytes_max: int
-    ) -> bytes:
-        url = f"{scheme}://{self.address.host}:{self.address.port}{PATH}"
-        if ":" in self.address.host:
-            url = f"{scheme}://[{self.address.host}]:{self.address.port}{PATH}"
-        try:
-            async with (
-                self._env.timeout(EXCHANGE_TIMEOUT_S),
-                session.request(
-                    method,
-                    url,
-                    data=body or None,
-                    headers=BINARY if body else None,
-                    allow_redirects=False,  # a broker must not send us to our own loopback ports
-                ) as response,
-            ):
-                if response.status != 200:
-                    raise _refused(response.status)
-                data = await response.content.read(bytes_max + 1)
-                while len(data) <= bytes_max:
-                    more = await response.content.read(bytes_max + 1 - len(data))
-                    if not more:
-                        return data
-                    data += more
-                raise Unavailable("broker_answer", "The broker's answer is too large.")
-        except TimeoutError as fault:
-            raise Unavailable("broker_timeout", "The broker did not answer in time.") from fault
-        except (aiohttp.ClientError, OSError) as fault:
-            raise _connection_error(fault) from fault
-
-
-def _refused(status: int) -> Unavailable:
-    if status in (429, 503):
-        return Unavailable("broker_busy", "The broker asks us to come back later.")
-    return Unavailable("broker_answer", f"The broker answered with HTTP status {status}.")
-
-
-def _wrong_key() -> Unavailable:
-    return Unavailable("broker_wrong_key", "Another machine answers at the broker's address.")
-
-
-def _connection_error(fault: aiohttp.ClientError | OSError) -> Unavailable:
-    """DNS, TCP, TLS and a wrong key told apart, in words."""
-    if isinstance(fault, aiohttp.ClientConnectorDNSError):
-        return Unavailable("broker_dns", "The name of the broker cannot be found. Is the network up?")
-    if isinstance(fault, aiohttp.ClientConnectorCertificateError | aiohttp.ServerFingerprintMismatch):
-        return _wrong_key()
-    if isinstance(fault, aiohttp.ClientSSLError):
-        return Unavailable("broker_tls", "No TLS connection with the broker: another key or version.")
-    if isinstance(fault, aiohttp.ClientConnectorError):
-        if fault.os_error.errno == errno.ECONNREFUSED:
-            return Unavailable("broker_down", "Nothing listens at the broker's address. It is down or moved.")
-        return Unavailable(
-            "broker_unreachable", "There is no way to the broker. Check cable, radio and router."
-        )
-    return Unavailable("broker_lost", "The connection to the broker broke.")
+            raise wrong_key() from fault
 
 
 @dataclass(slots=True)
@@ -284,6 +229,9 @@ class _Load:
             self.broke()
         elif seconds < LATE_S / 4:
             self.now = min(2 * self.now, self.most)
+
+
+Clients = Callable[[BrokerAddress], BrokerClient]  # whichever way leads to that broker
 
 
 class BrokerLink:
@@ -397,7 +345,7 @@ class BrokerLink:
         share = self._inline.now // len(mailboxes)
         share_behind = self._inline.now // max(1, len(behind))
         # A first look answers at once: it also proves that the link works.
-        wait_ms = POLL_WAIT_MS if self._state.state == "online" else 0
+        wait_ms = self.client.wait_ms_max if self._state.state == "online" else 0
         began_ms = self._env.clock.monotonic_ms()
         ops = [
             List(

@@ -4,26 +4,13 @@ Spec: docs/spec/pairing.md. ``keys.pairing`` holds every rule; this file carries
 broker and asks the officer for the code the other side reads aloud; ``node.partnering`` concludes.
 """
 
-from keys.card import (
-    encode_broker_card,
-    parse_broker_address_untrusted,
-)
+from keys.brokercard import encode_broker_card, parse_broker_address_untrusted
 from keys.errors import BrokenInvariant, MalformedInput, PolicyRefused
-from keys.pairing import (
-    INVITATION_LIFE_MS,
-    Ceremony,
-    ComparesCodes,
-    Invitation,
-    JoinerWaitsForOffer,
-    check_invitation,
-    group_code,
-    own_side,
-    parse_invitation_untrusted,
-    start_inviter,
-)
+from keys.invitation import INVITATION_LIFE_MS, Invitation, check_invitation, parse_invitation_untrusted
+from keys.pairing import Ceremony, ComparesCodes, JoinerWaitsForOffer, group_code, own_side, start_inviter
 from keys.rendezvous import derive_rendezvous
 from keys.secret import SecretBytes
-from node.broker_link import BrokerClient
+from node.broker_link import Clients
 from node.control import Channel
 from node.identity import Identity
 from node.partnering import Partnering, Wire
@@ -37,17 +24,18 @@ CODE_TRIES = 5
 class Ceremonies:
     """Runs ceremonies for one node, one at a time."""
 
-    def __init__(self, env: Env, identity: Identity, partnering: Partnering) -> None:
+    def __init__(self, env: Env, identity: Identity, partnering: Partnering, clients: Clients) -> None:
         self._env = env
         self._identity = identity
         self._partnering = partnering
+        self._clients = clients
 
     async def invite(self, broker: str, token_text: str, channel: Channel) -> PeerView:
         """Invite another office: print the invitation, wait, compare codes, pair."""
         address = parse_broker_address_untrusted(broker)
         token = parse_token_untrusted(token_text)
         async with self._partnering.alone():
-            client = BrokerClient(self._env, address)
+            client = self._clients(address)
             try:
                 card = await client.card()
                 await client.exchange([])  # an invitation lives by the broker's clock: ours may be years off
@@ -89,7 +77,7 @@ class Ceremonies:
         invitation = parse_invitation_untrusted(text)
         address = invitation.broker_address
         async with self._partnering.alone():
-            client = BrokerClient(self._env, address)
+            client = self._clients(address)
             try:
                 card = await client.card()
                 await client.exchange([])

@@ -25,6 +25,7 @@ class NodeConfig(BaseModel):
 
     web_port: Port = 7441
     health_port: Port = 7442
+    api_port: Port | None = None
     language: str = Field(default="en", pattern=r"^[a-z]{2}(_[A-Z][a-z]{3})?$")
     idle_lock_s: int = Field(default=900, ge=60, le=86_400)
     opened_receipts: bool = True

@@ -15,7 +15,7 @@ from typing import Any
 from audit.note import NoteSigner
 from audit.policy import single_log_policy
 from audit.store import AuditLog
-from keys.card import parse_broker_address_untrusted, parse_broker_card_untrusted
+from keys.brokercard import parse_broker_address_untrusted, parse_broker_card_untrusted
 from keys.errors import SalweenError
 from keys.keystore import Keystore
 from keys.primitives import Ed25519PrivateKey, self_test
@@ -23,8 +23,10 @@ from keys.secret import SecretBytes
 from node import __version__
 from node.alerts import Alerts
 from node.answers import Answers
+from node.api.app import Api
+from node.api.openapi import BASE
 from node.backup import Manifest, make_backup
-from node.broker_link import BrokerClient, BrokerLink
+from node.broker_link import BrokerLink
 from node.ceremony import Ceremonies
 from node.config import NodeConfig, load_config
 from node.control import SOCKET_NAME, Channel, ControlServer, Params
@@ -35,8 +37,9 @@ from node.events import Events
 from node.evidence import EvidenceRoom
 from node.halfpairs import HalfPairs
 from node.identity import Identity, load_identity
-from node.inbox import Inbox
+from node.inbox import Inbox, forget_old_service_once
 from node.inperson import Meetings
+from node.integrations import Integrations
 from node.layout import (
     DATABASE_NAME,
     HIGH_WATER_NAME,
@@ -59,6 +62,7 @@ from node.receive_keys import ReceiveKeyRing
 from node.reset_keys import ResetKeyRing
 from node.restore import finish_epoch
 from node.revocations import Revocations
+from node.routes import Routes
 from node.secrets import Secrets
 from node.traffic import NodeTraffic
 from node.vault import Vault
@@ -118,16 +122,19 @@ class Node:
         self.is_running = False
         self.failed = failed
         self._stirred = asyncio.Event()
+        self._link_wanted = asyncio.Event()
 
         policy = ReleasePolicy()
         secrets = Secrets(env, keystore)
         self._secrets = secrets
         self._kdf = kdf.keystore
         self.events = Events(env.clock)
+        self.routes = Routes(env, db, changed=self._reached_otherwise)
         self.keys = ReceiveKeyRing(env, db, secrets)
         self.reset_keys = ResetKeyRing(env, db, secrets)
         vault = Vault(env, secrets)
         self.officers = Officers(env, db, log, secrets, idle_lock_ms=config.idle_lock_s * 1000, kdf=kdf.pin)
+        self.integrations = Integrations(env, db, log, self.officers)
         self._outbox = Outbox(
             env,
             db,
@@ -198,6 +205,7 @@ class Node:
             log,
             secrets,
             self._outbox,
+            clients=self.routes.client,
             links=lambda: {address: entry.link for address, entry in self._links.items()},
             ensure_links=self._follow_brokers,
             changed=lambda: self.events.tell("link"),
@@ -230,8 +238,8 @@ class Node:
             witness_name=witness_name(log.origin),
             paired=self._after_pairing,
         )
-        self.ceremonies = Ceremonies(env, identity, partnering)
-        self.meetings = Meetings(env, identity, partnering)
+        self.ceremonies = Ceremonies(env, identity, partnering, self.routes.client)
+        self.meetings = Meetings(env, identity, partnering, self.routes.client)
         self.meeting_desk = MeetingDesk(env, self.officers, self.meetings)
         self.desk = Desk(
             env,
@@ -240,7 +248,7 @@ class Node:
             identity,
             self.officers,
             self.alerts,
-            Answers(env, db, log, self.officers, self.keys, self._outbox),
+            Answers(env, db, log, self.officers, self._outbox),
             EvidenceRoom(db, log, self.officers),
             self._heartbeats,
             self.events,
@@ -303,6 +311,7 @@ class Node:
                 env, directory, config, keystore, db, log, signer, identity, kdf or KdfProfile(), failed
             )
             await node.keys.load()
+            await node.routes.load()
             await node.mailboxes.adopt()
             await node.reset_keys.load()
             # What an auditor needs to verify our log, beside it; a real auditor brings a copy of their own.
@@ -335,6 +344,7 @@ class Node:
         if self.log.refusal is not None:
             return
         await self._ensure_links()
+        self._run(self._link_where_wanted(), "links")
         self._run(self._housekeep(), "housekeeping")
         self._run(self.log.run(), "log")
         self._run(self.revocations.run(), "notices")
@@ -355,11 +365,18 @@ class Node:
         )
         for address, card in rows:
             if address not in self._links:
-                client = BrokerClient(
-                    self._env, parse_broker_address_untrusted(address), parse_broker_card_untrusted(card)
+                client = self.routes.client(
+                    parse_broker_address_untrusted(address), parse_broker_card_untrusted(card)
                 )
                 link = BrokerLink(self._env, client, self._traffic)
                 self._links[address] = _Link(link=link, task=self._run(link.run(), "broker-link"))
+
+    async def _link_where_wanted(self) -> None:
+        """A peer may move to a broker that we know and do not speak to."""
+        while True:
+            await self._link_wanted.wait()
+            self._link_wanted.clear()
+            await self._ensure_links()
 
     async def _after_pairing(self) -> None:
         await self.reset_keys.load()
@@ -375,6 +392,14 @@ class Node:
             entry.link.reread()
         self.events.tell("link")
 
+    async def _reached_otherwise(self, address: str) -> None:
+        """A link ends where it is and begins anew on the other way; what was under way is sent again."""
+        entry = self._links.pop(address, None)
+        if entry is not None:
+            entry.task.cancel()
+            await asyncio.gather(entry.task, return_exceptions=True)
+        await self._follow_brokers()
+
     def _link_changed(self) -> None:
         self.mailboxes.stir()
         self.events.tell("link")
@@ -382,7 +407,9 @@ class Node:
     def _wake(self, address: str) -> None:
         self._stirred.set()
         entry = self._links.get(address)
-        if entry is not None:
+        if entry is None:
+            self._link_wanted.set()
+        else:
             entry.link.wake()
 
     def _reread(self, mailbox: str) -> None:
@@ -406,6 +433,7 @@ class Node:
                 await self.keys.close_old_once()
                 await self.reset_keys.load()
                 await self._outbox.forget_settled_once()
+                await forget_old_service_once(self._db, self._env.clock.now_ms())
             rounds += 1
             if await self.alerts.erase_due():
                 self.events.tell("inbox")
@@ -424,6 +452,17 @@ class Node:
         hosts: frozenset[str] = frozenset()
         app = make_app(self.desk, env=self._env, hosts=lambda: hosts)
         listener = await self._env.network.serve_tcp(app, host=LOOPBACK, port=self._config.web_port)
+        hosts = local_hosts(listener.port)
+        self._listeners.append(listener)
+        return listener.port
+
+    async def listen_for_programs(self) -> int | None:
+        """Open the local API where the operator asked for it; its port."""
+        if self._config.api_port is None:
+            return None
+        hosts: frozenset[str] = frozenset()
+        api = Api(self.desk, self.integrations, env=self._env, hosts=lambda: hosts, version=__version__)
+        listener = await self._env.network.serve_tcp(api.app(), host=LOOPBACK, port=self._config.api_port)
         hosts = local_hosts(listener.port)
         self._listeners.append(listener)
         return listener.port
@@ -531,9 +570,11 @@ async def run_daemon_node(env: Env, directory: str, passphrase: SecretBytes, *, 
                 daemon.readiness.block(node.log.refusal.code, node.log.refusal.detail)
             await node.start_links()
             port = await node.listen()
-            daemon.announce_ready(
-                {"pages": f"http://localhost:{port}", "control": f"{directory}/{SOCKET_NAME}"}
-            )
+            ready = {"pages": f"http://localhost:{port}", "control": f"{directory}/{SOCKET_NAME}"}
+            api_port = await node.listen_for_programs()
+            if api_port is not None:
+                ready["api"] = f"http://localhost:{api_port}{BASE}"
+            daemon.announce_ready(ready)
             await daemon.stop_requested()
         finally:
             await node.stop()

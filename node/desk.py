@@ -175,6 +175,11 @@ class Desk:
         self._alive(session)
         return await self._alerts.outbox()
 
+    async def sent_one(self, session: Session, alert_id: str) -> OutboxRow:
+        """One of our own alerts and where it stands."""
+        self._alive(session)
+        return await self._alerts.sent_one(alert_id)
+
     async def submit(self, session: Session, alert: Alert, recipients: Sequence[str]) -> Submitted:
         """Release at once, or put aside for a second officer."""
         self._alive(session)

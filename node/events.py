@@ -9,7 +9,6 @@ from typing import Literal
 from runtime.env import Clock
 
 EventKind = Literal["inbox", "outbox", "link", "pending", "lock"]
-QUEUE_MAX = 16  # a reader that falls behind loses repeats, not news: one event of a kind says as much as ten
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,35 +19,44 @@ class DeskEvent:
     at_ms: int
 
 
+class _Reader:
+    """What one reader has not read yet: one event of a kind, which says as much as ten."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[EventKind, DeskEvent] = {}
+        self._told = asyncio.Event()
+
+    def tell(self, event: DeskEvent) -> None:
+        self._waiting[event.kind] = event
+        self._told.set()
+
+    async def events(self) -> AsyncIterator[DeskEvent]:
+        while True:
+            await self._told.wait()
+            self._told.clear()
+            while self._waiting:
+                yield self._waiting.pop(next(iter(self._waiting)))
+
+
 class Events:
-    """Hands each event to every subscriber; never waits for one."""
+    """Hands each event to every subscriber; never waits for one. A slow reader loses repeats, never news."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._queues: dict[int, asyncio.Queue[DeskEvent]] = {}
-        self._next = 0
+        self._readers: list[_Reader] = []
 
     def tell(self, kind: EventKind) -> None:
         """Something of this kind changed."""
         event = DeskEvent(kind=kind, at_ms=self._clock.now_ms())
-        for queue in self._queues.values():
-            if queue.full():
-                queue.get_nowait()
-            queue.put_nowait(event)
+        for reader in self._readers:
+            reader.tell(event)
 
     @asynccontextmanager
     async def subscribe(self) -> AsyncIterator[AsyncIterator[DeskEvent]]:
         """Events from now on."""
-        number = self._next
-        self._next += 1
-        queue: asyncio.Queue[DeskEvent] = asyncio.Queue(QUEUE_MAX)
-        self._queues[number] = queue
-
-        async def stream() -> AsyncIterator[DeskEvent]:
-            while True:
-                yield await queue.get()
-
+        reader = _Reader()
+        self._readers.append(reader)
         try:
-            yield stream()
+            yield reader.events()
         finally:
-            del self._queues[number]
+            self._readers.remove(reader)

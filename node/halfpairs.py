@@ -14,9 +14,10 @@ from typing import Any
 
 from audit.store import AuditLog
 from keys import trust
-from keys.card import Certificate, encode_certificate, parse_signed_bundle_untrusted
+from keys.bundle import parse_signed_bundle_untrusted
+from keys.card import Certificate, encode_certificate
 from keys.errors import MalformedInput, PolicyRefused, Unavailable, VerificationFailed
-from keys.pairing import parse_pair_ok_untrusted, verify_pair_ok
+from keys.pairok import parse_pair_ok_untrusted, verify_pair_ok
 from keys.primitives import sha256
 from keys.trust import PairState
 from node.broker_link import Mailbox

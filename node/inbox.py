@@ -6,7 +6,6 @@ stays at the broker, unmarked, and is looked at again when that arrives.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ from typing import Literal
 from audit.store import AuditLog
 from keys import labels, trust
 from keys.card import parse_officer_list_untrusted
-from keys.errors import MalformedInput, PolicyRefused, SalweenError, Unavailable, VerificationFailed
+from keys.errors import MalformedInput, SalweenError, Unavailable, VerificationFailed
 from keys.primitives import XWingPrivateKey, labelled_hash, wrap
 from keys.trust import TrustedPeer
 from node import evidence, one_time, watch
@@ -230,11 +229,9 @@ class Inbox:
                         answered[arrival.mailbox.peer] = None
             for peer_id, key_ids in closed.items():
                 await self._keys.forget(peer_id, key_ids)
-            # In a transaction of its own: what arrived is kept even when nothing can be sent now, and the
-            # receipts then leave with the next message.
-            await self._keys.prepare(answered)
+            # In a transaction of its own: what arrived is kept even when nothing can be sent now.
             for peer_id in answered:
-                await self._answer(peer_id)
+                await self._outbox.send_receipts(peer_id)
             if any(isinstance(outcome, _Outcome) and outcome.owes_nack for outcome in outcomes):
                 await self._nacks.send_once()
             return brought
@@ -251,9 +248,11 @@ class Inbox:
         )
         ops = []
         marks = []
+        given_up: dict[str, None] = {}
         for name, named in rows:
             keys = MailboxKeys.find(self._secrets, name)
             if keys is None:
+                given_up[name] = None
                 continue
             marks.append((name, named))
             ops.append(
@@ -263,6 +262,14 @@ class Inbox:
                     signature=sign_delete(keys.signing_key, named),
                 )
             )
+        if given_up:
+            # What its last answer brought was recorded after it: rows for nobody would fill every batch.
+            await self._db.transact(
+                lambda tx: tx.execute_many(
+                    "DELETE FROM broker_delete WHERE mailbox = ?", [(name,) for name in given_up]
+                )
+            )
+            return await self.deletions(address, ops_max)
         return Batch(ops=tuple(ops), marks=tuple(marks))
 
     async def settle_deletions(self, address: str, batch: Batch, results: Sequence[Result]) -> None:
@@ -359,14 +366,16 @@ class Inbox:
             case OpenedAlert():
                 self._mark(tx, peer, opened, "ok", now_ms, outcome)
                 items = _that_count(peer, opened.header, opened.piggyback_items)
-                self._apply_items(tx, peer, items, outcome)
+                self._apply_items(tx, peer, opened.header.key_version, items, outcome)
                 outcome.closed_keys += one_time.after_items(tx, peer, opened, items, now_ms)
                 self._keep_alert(tx, peer, arrival, opened, now_ms, outcome)
                 self._delete_later(tx, peer, arrival)
             case OpenedMessage() if opened.header.type is MessageType.RESET:
                 self.resets.begin(tx, peer, opened, now_ms)
                 self._mark(tx, peer, opened, "ok", now_ms, outcome)
-                self._apply_items(tx, peer, (*opened.items, *opened.piggyback_items), outcome)
+                self._apply_items(
+                    tx, peer, opened.header.key_version, (*opened.items, *opened.piggyback_items), outcome
+                )
                 self._log_received(tx, peer, arrival, opened, "ok")
                 self.resets.finish(tx, peer, opened, now_ms)
                 outcome.look_again = outcome.ladder_moved = True
@@ -378,7 +387,7 @@ class Inbox:
                 verdict = "service" if self._is_service(opened) else "ok"
                 self._mark(tx, peer, opened, verdict, now_ms, outcome)
                 items = _that_count(peer, opened.header, (*opened.items, *opened.piggyback_items))
-                self._apply_items(tx, peer, items, outcome)
+                self._apply_items(tx, peer, opened.header.key_version, items, outcome)
                 outcome.closed_keys += one_time.after_items(tx, peer, opened, items, now_ms)
                 for receipt in opened.receipts:
                     self._apply_receipt(tx, peer, receipt, outcome)
@@ -424,7 +433,7 @@ class Inbox:
         if isinstance(opened, PendingOfficerList):
             lists = [item for item in opened.piggyback_items if isinstance(item, OfficerListItem)]
             if lists:
-                self._apply_items(tx, peer, lists, outcome)
+                self._apply_items(tx, peer, opened.header.key_version, lists, outcome)
                 opened = open_envelope_untrusted(envelope, context)
         if isinstance(opened, Verified) and opened.header.type is not MessageType.RESET:
             check_not_reset_key(self._reset_keys, opened.key_id)
@@ -529,24 +538,26 @@ class Inbox:
         self._vault.store_content(tx, opened.alert_id, True, opened.message.core, opened.message.disclosures)
         outcome.shown = True
 
-    def _apply_items(self, tx: Transaction, peer: Peer, items: Sequence[Item], outcome: _Outcome) -> None:
+    def _apply_items(
+        self, tx: Transaction, peer: Peer, signed_under: int, items: Sequence[Item], outcome: _Outcome
+    ) -> None:
         """Facts the peer signed beside its message. One that does not hold is dropped; the message stands.
 
-        Keys come first, wherever they stand: what the other items have sealed anew is sealed to them.
+        Keys come first, wherever they stand: what the other items have sealed anew is sealed to them. One
+        acknowledgement counts, the first: each looks at every hole of the window, and a message holds 64.
         """
+        first_ack = next((item for item in items if isinstance(item, Acknowledgement)), None)
         for item in sorted(items, key=lambda item: not isinstance(item, KeyAnnouncement | OneTimeOffer)):
             try:
                 match item:
-                    case Acknowledgement():
+                    case Acknowledgement() if item is first_ack:
                         peer.pair, numbers = apply_acknowledgement(peer.pair, item)
                         self._outbox.acknowledged(tx, peer, numbers)
                     case KeyAnnouncement():
-                        if item.key_version < peer.trusted.revoked_below:
-                            raise VerificationFailed("key_version_revoked", "a key of a revoked version")
+                        _check_version(item, signed_under)
                         peer.peer_key = adopt(peer.peer_key, _usable(item), peer.pair.outbound.next_seq)
                     case OneTimeOffer():
-                        if item.key_version < peer.trusted.revoked_below:
-                            raise VerificationFailed("key_version_revoked", "keys of a revoked version")
+                        _check_version(item, signed_under)
                         for _, public in item.fresh:
                             wrap(public, b"", b"")  # as _usable
                         one_time.adopt(tx, peer, item)
@@ -712,17 +723,6 @@ class Inbox:
             (arrival.mailbox.broker_address, arrival.mailbox.name, arrival.envelope_hash),
         )
 
-    async def _answer(self, peer_id: bytes) -> None:
-        """Sign the receipts this batch owes; PolicyRefused (a full window) leaves them for later."""
-
-        def record(tx: Transaction) -> None:
-            peer = load_peer(tx, peer_id)
-            self._outbox.compose_receipts(tx, peer)
-            save_peer(tx, peer)
-
-        with contextlib.suppress(PolicyRefused):
-            await self._db.transact(record)
-
     def _follow_up(self, arrival: Arrival, outcome: _Outcome) -> None:
         if outcome.look_again:
             self._look_again(arrival.mailbox.name)
@@ -781,6 +781,15 @@ def _that_count(peer: Peer, header: Header, items: Sequence[Item]) -> Sequence[I
     return [item for item in items if not isinstance(item, KeyAnnouncement | OneTimeOffer | OneTimeUnused)]
 
 
+def _check_version(item: KeyAnnouncement | OneTimeOffer, signed_under: int) -> None:
+    """VerificationFailed unless keys are announced under the version that signs their message.
+
+    The highest version wins for good: a stolen key that named a later one would outlive its revocation.
+    """
+    if item.key_version != signed_under:
+        raise VerificationFailed("announced_version_foreign", "keys announced under another key version")
+
+
 def _usable(announced: KeyAnnouncement) -> KeyAnnouncement:
     """VerificationFailed unless it can be sealed to: else nothing could leave for this peer any more."""
     wrap(announced.public, b"", b"")
@@ -828,6 +837,26 @@ def _was_service(tx: Snapshot, peer: Peer, opened: Verified) -> bool:
         (peer.office_id, opened.header.instance, opened.opening.pair_seq),
     )
     return row is not None and row[0] == "service"
+
+
+_OLD_SERVICE = (
+    "SELECT rowid FROM received INDEXED BY received_service WHERE verdict = 'service' AND at_ms < ?"
+    " AND pair_seq < (SELECT max(pair_seq) FROM received n WHERE n.peer = received.peer"
+    " AND n.instance = received.instance) LIMIT 512"
+)
+
+
+async def forget_old_service_once(db: Database, now_ms: int) -> None:
+    """Drop the signed bytes of heartbeats and acknowledgements taken in before the backup horizon.
+
+    Their numbers stay taken; the keys they were sealed to are long gone, so no copy of one opens again. The
+    newest of each instance stays: a sender's clock is measured by it.
+    """
+    before_ms = now_ms - limits.BACKUP_HORIZON_MS
+    if await db.read(lambda tx: tx.execute(_OLD_SERVICE, (before_ms,))):
+        await db.transact(
+            lambda tx: tx.execute(f"DELETE FROM received WHERE rowid IN ({_OLD_SERVICE})", (before_ms,))  # noqa: S608
+        )
 
 
 def queue_receipt(

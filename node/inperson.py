@@ -5,26 +5,29 @@ carries items to and from the broker and asks the officer whether the name on th
 the table; ``node.partnering`` concludes.
 """
 
-from keys.card import encode_broker_card, parse_broker_address_untrusted, safety_number
+from keys.brokercard import encode_broker_card, parse_broker_address_untrusted
+from keys.card import safety_number
 from keys.errors import BrokenInvariant, MalformedInput, PolicyRefused, SalweenError
 from keys.inperson import (
-    InviterCode,
     InviterShows,
     InviterWaitsForKey,
     Meeting,
     OwnOffice,
     Recognises,
+    derive_meeting,
+    start_joiner,
+)
+from keys.invitation import INVITATION_LIFE_MS
+from keys.meetingcode import (
+    InviterCode,
     check_meeting,
     code_text,
-    derive_meeting,
     encode_code,
     expect_inviter,
     read_code_text_untrusted,
-    start_joiner,
 )
-from keys.pairing import INVITATION_LIFE_MS
 from keys.secret import SecretBytes
-from node.broker_link import BrokerClient
+from node.broker_link import BrokerClient, Clients
 from node.control import Channel
 from node.identity import Identity
 from node.partnering import YES, Ours, Partnering, Wire
@@ -38,17 +41,18 @@ READ_TRIES = 20
 class Meetings:
     """Runs ceremonies in person for one node."""
 
-    def __init__(self, env: Env, identity: Identity, partnering: Partnering) -> None:
+    def __init__(self, env: Env, identity: Identity, partnering: Partnering, clients: Clients) -> None:
         self._env = env
         self._identity = identity
         self._partnering = partnering
+        self._clients = clients
 
     async def begin(self, broker: str, token_text: str, channel: Channel) -> PeerView:
         """Show our code first, then read the other office's."""
         address = parse_broker_address_untrusted(broker)
         token = parse_token_untrusted(token_text)
         async with self._partnering.alone():
-            client = BrokerClient(self._env, address)
+            client = self._clients(address)
             try:
                 card = await client.card()
                 await client.exchange([])  # a code lives by the broker's clock: ours may be years off
@@ -95,7 +99,7 @@ class Meetings:
         async with self._partnering.alone():
             code = await self._read_inviter(channel)
             address = code.broker_address
-            client = BrokerClient(self._env, address)
+            client = self._clients(address)
             try:
                 card = await client.card()
                 await client.exchange([])

@@ -14,12 +14,12 @@ from typing import Any, Protocol
 
 from audit.store import AuditLog
 from keys import labels
-from keys.card import encode_broker_card, parse_broker_address_untrusted
+from keys.brokercard import encode_broker_card, parse_broker_address_untrusted
 from keys.errors import MalformedInput, PolicyRefused, Unavailable, VerificationFailed
 from keys.primitives import labelled_hash, sha256
 from keys.secret import SecretBytes
-from node.addresses import switch, waiting_for_cards
-from node.broker_link import Arrival, BrokerClient, BrokerLink, Mailbox
+from node.addresses import keep_card, switch, waiting_for_cards
+from node.broker_link import Arrival, BrokerClient, BrokerLink, Clients, Mailbox
 from node.halfpairs import half_pairs
 from node.layout import SecretName
 from node.outbox import Outbox
@@ -131,6 +131,7 @@ class Mailboxes:
         secrets: Secrets,
         outbox: Outbox,
         *,
+        clients: Clients,
         links: Callable[[], Mapping[str, BrokerLink]],
         ensure_links: Callable[[], Awaitable[None]],
         changed: Callable[[], None],
@@ -140,6 +141,7 @@ class Mailboxes:
         self._log = audit_log
         self._secrets = secrets
         self._outbox = outbox
+        self._client = clients
         self._links = links
         self._ensure_links = ensure_links
         self._changed = changed
@@ -309,7 +311,7 @@ class Mailboxes:
         waiting = await self._db.read(waiting_for_cards)
         for peer_id, item in waiting:
             address = parse_broker_address_untrusted(item.broker_address)
-            client = BrokerClient(self._env, address)
+            client = self._client(address)
             try:
                 card = encode_broker_card(await client.card())
             except (Unavailable, MalformedInput, VerificationFailed) as fault:
@@ -327,7 +329,7 @@ class Mailboxes:
     def _switch(
         self, tx: Transaction, *, peer_id: bytes, item: MailboxSuccessor, address: str, card: bytes
     ) -> None:
-        _keep_card(tx, address, card)
+        keep_card(tx, address, card)
         if (peer_id, item) in waiting_for_cards(tx):
             peer = load_peer(tx, peer_id)
             switch(tx, self._log, self._outbox.readdress, peer, item, self._env.clock.now_ms())
@@ -686,11 +688,11 @@ class Mailboxes:
         Unavailable as BrokerClient; PolicyRefused ``token_unknown``, ``mailbox_refused``.
         """
         address = parse_broker_address_untrusted(broker)
-        client = BrokerClient(self._env, address)
+        client = self._client(address)
         try:
             async with self._one_at_a_time:
                 card = encode_broker_card(await client.card())
-                await self._db.transact(lambda tx: _keep_card(tx, str(address), card))
+                await self._db.transact(lambda tx: keep_card(tx, str(address), card))
                 peers = await self._db.read(lambda tx: _active(tx, names))
                 left = list(tokens)
                 moved = []
@@ -880,14 +882,6 @@ def _note_emptiness(tx: Transaction, *, name: str, is_empty: bool) -> None:
 def _active(tx: Snapshot, names: Sequence[bytes]) -> list[Peer]:
     active = [peer for peer in load_peers(tx) if peer.is_talking]
     return [peer for peer in active if not names or peer.office_id in names]
-
-
-def _keep_card(tx: Transaction, address: str, card: bytes) -> None:
-    tx.execute(
-        "INSERT INTO broker (address, card) VALUES (?, ?) ON CONFLICT (address) DO UPDATE"
-        " SET card = excluded.card",
-        (address, card),
-    )
 
 
 def _hashes(keys: MailboxKeys) -> tuple[bytes, bytes]:

@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from keys.errors import BrokenInvariant, PolicyRefused, SalweenError
-from keys.inperson import encode_code, read_code_text_untrusted
-from keys.pairing import INVITATION_LIFE_MS
+from keys.invitation import INVITATION_LIFE_MS
+from keys.meetingcode import encode_code, read_code_text_untrusted
 from node.control import Channel
 from node.inperson import Meetings
 from node.officers import Officers

@@ -249,6 +249,57 @@ class Officers:
             )
         self.session(session.token)
 
+    async def open_seed(self, session: Session, pin: str) -> SecretBytes:
+        """The seed of the officer's key, to be sealed under another secret. PolicyRefused as ``confirm``."""
+        await self.confirm(session, pin)
+        name = officer_secret_name(session.officer)
+        sealed = self._secrets.get(name)
+        return await self._env.run_blocking(
+            lambda: open_under_pin(sealed, SecretBytes(pin.encode()), subject=name)
+        )
+
+    async def open_for_program(
+        self, number: int, signing_key: Ed25519PrivateKey, *, sid: str
+    ) -> Session | None:
+        """A session for a program that holds this officer's key; None when the key is no longer his.
+
+        ``sid`` tells it from his own in the log, 16 bytes of hex.
+        """
+
+        def record(tx: Transaction) -> Session | None:
+            rows = tx.execute(
+                "SELECT alias, role FROM officer WHERE number = ? AND until_ms IS NULL AND public_key = ?",
+                (number, signing_key.public_bytes),
+            )
+            if not rows:
+                return None
+            ((alias, role),) = rows
+            session = Session(
+                token=self._env.random(32).hex(),
+                officer=number,
+                alias=alias,
+                role=role,
+                started_ms=self._env.clock.now_ms(),
+                csrf="",
+            )
+            self._log.append(tx, "ses.login", {"actor": self.pseudonym(tx, number), "sid": sid})
+            tx.on_commit(lambda: self._begin_session(session, signing_key))
+            return session
+
+        return await self._db.transact(record)
+
+    def is_live(self, session: Session) -> bool:
+        """Whether this session goes on; asking counts as use."""
+        try:
+            self._live_session(session.token)
+        except PolicyRefused:
+            return False
+        return True
+
+    def end(self, session: Session) -> None:
+        """End a session without a word in the log: what ended it stands there."""
+        self._live.pop(session.token, None)
+
     async def _try_pin(self, number: int, pin: str) -> tuple[str, Role, bytes, Ed25519PrivateKey]:
         """Count a try, then open the officer's key; the caller holds ``_one_try``."""
         alias, role, public = await self._db.transact(lambda tx: self._begin_try(tx, number))

@@ -4,6 +4,7 @@ Spec: docs/spec/conversation.md#delivery. One rule: nothing is sent that is not 
 may be repeated safely. The table of ``protocol.delivery`` says what is due; this file carries it out.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from typing import Any
 
 from audit.entry import INT_LIMIT, Json
 from audit.store import AuditLog
-from keys.card import BrokerCard
+from keys.brokercard import BrokerCard
 from keys.errors import BrokenInvariant, PolicyRefused, VerificationFailed
 from keys.primitives import sha256
 from node import full_mailboxes, one_time
@@ -287,6 +288,18 @@ class Outbox:
         )
         tx.execute("DELETE FROM receipt_due WHERE peer = ? AND number <= ?", (peer.office_id, rows[-1][0]))
 
+    async def send_receipts(self, peer_id: bytes) -> None:
+        """Sign what waits for this peer; what cannot leave now stays due and leaves with what comes next."""
+
+        def record(tx: Transaction) -> None:
+            peer = load_peer(tx, peer_id)
+            self.compose_receipts(tx, peer)
+            save_peer(tx, peer)
+
+        with contextlib.suppress(PolicyRefused):  # window_full, or nobody to talk to
+            await self._keys.prepare((peer_id,))
+            await self._db.transact(record)
+
     def compose_control(self, tx: Transaction, peer: Peer, items: Sequence[Item], *, service: bool) -> bytes:
         """Send items that found no company, as a control message; its hh."""
         hh, _ = self.compose(
@@ -506,6 +519,7 @@ class Outbox:
             case HeldAnswer(held=True):
                 self.apply(tx, row, HeldYes())
             case HeldAnswer(held=False):
+                self._note_taken_back(tx, row)
                 self.apply(tx, row, HeldNo())
             case OpRefused(code="gone") if isinstance(op, Put | Held) and not note_gone(
                 tx, row.peer, op.put_secret, self._env.clock.now_ms()
@@ -516,6 +530,7 @@ class Outbox:
             case OpRefused(code=code):
                 if code == "gone":
                     full_mailboxes.forget(tx, row.peer)
+                    self._note_taken_back(tx, row)
                 cause = _LOST if code == "gone" else f"broker_{code}"
                 self.apply(tx, row, PutRefused(code=code), cause=cause)
             case _:
@@ -547,6 +562,16 @@ class Outbox:
                     now_ms=now_ms,
                     jitter=self._env.jitter(),
                 )
+
+    def _note_taken_back(self, tx: Transaction, row: Row) -> None:
+        """A broker does not know what it promised to keep; whether it lost all of it is not known yet."""
+        if row.alert_id is None or row.state.held_since_ms is None:
+            return
+        tx.execute(
+            "INSERT OR IGNORE INTO taken_back (hh, broker_address, held_since_ms, attempt, at_ms)"
+            " SELECT ?, broker_address, ?, ?, ? FROM peer WHERE office_id = ?",
+            (row.hh, row.state.held_since_ms, row.attempt, self._env.clock.now_ms(), row.peer),
+        )
 
     def _record_custody(self, tx: Transaction, row: Row, note: Custody) -> None:
         """Keep the broker's signed word as evidence."""
@@ -690,12 +715,18 @@ class Outbox:
             " AND peer IN (SELECT office_id FROM peer WHERE broker_address = ?)",
             (address,),
         )
+        tx.execute(
+            "INSERT INTO broker_loss_item (loss, hh, attempt)"
+            " SELECT ?, hh, attempt FROM taken_back WHERE broker_address = ? AND held_since_ms < ?",
+            (loss, address, up_since_ms),
+        )
+        tx.execute("DELETE FROM taken_back WHERE broker_address = ?", (address,))
         for row in map(_row, rows):
             if row.state.held_since_ms is None:
                 continue
             if row.alert_id is not None and row.state.held_since_ms < up_since_ms:
                 tx.execute(
-                    "INSERT INTO broker_loss_item (loss, hh, attempt) VALUES (?, ?, ?)",
+                    "INSERT OR IGNORE INTO broker_loss_item (loss, hh, attempt) VALUES (?, ?, ?)",
                     (loss, row.hh, row.attempt),
                 )
             self._ask_now(tx, row, now_ms)
@@ -808,7 +839,9 @@ class Outbox:
 
     async def forget_settled_once(self) -> None:
         """Drop messages acknowledged before the backup horizon: no peer can ask for them any more."""
-        before_ms = self._env.clock.now_ms() - limits.BACKUP_HORIZON_MS
+        now_ms = self._env.clock.now_ms()
+        before_ms = now_ms - limits.BACKUP_HORIZON_MS
+        await self._forget_promises(now_ms)
         which = "message IS NOT NULL AND settled_ms <= ?"
         found = await self._db.read(
             lambda tx: tx.execute(f"SELECT 1 FROM delivery WHERE {which} LIMIT 1", (before_ms,))  # noqa: S608
@@ -820,6 +853,12 @@ class Outbox:
                     (before_ms,),
                 )
             )
+
+    async def _forget_promises(self, now_ms: int) -> None:
+        day = (now_ms - limits.DAY_MS, now_ms + limits.DAY_MS)
+        which = "at_ms NOT BETWEEN ? AND ?"
+        if await self._db.read(lambda tx: tx.execute(f"SELECT 1 FROM taken_back WHERE {which} LIMIT 1", day)):  # noqa: S608
+            await self._db.transact(lambda tx: tx.execute(f"DELETE FROM taken_back WHERE {which}", day))  # noqa: S608
 
     def _control(self, tx: Transaction, peer_id: bytes, now_ms: int) -> None:
         peer = load_peer(tx, peer_id)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import click
 
-from keys.inperson import encode_code, read_code_text_untrusted
+from keys.meetingcode import encode_code, read_code_text_untrusted
 from node.qr import qr_terminal
 from runtime.env import Env
 

@@ -6,7 +6,8 @@ wiped; nothing of it is written anywhere. What is written is public and may go b
 
 from dataclasses import dataclass
 
-from keys.card import issue_revocation, parse_broker_address_untrusted, parse_revocation_untrusted
+from keys.brokercard import parse_broker_address_untrusted
+from keys.card import issue_revocation, parse_revocation_untrusted
 from keys.errors import PolicyRefused, Unavailable
 from keys.notice import Notice, RevocationReason, encode_notice, notice_text
 from keys.primitives import CompositePrivateKey

@@ -13,21 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from audit.store import AuditLog
-from keys.card import (
-    BrokerAddress,
-    Bundle,
-    Certificate,
-    encode_broker_card,
-    encode_signed_bundle,
-    parse_officer_list_untrusted,
-)
+from keys.brokercard import BrokerAddress, encode_broker_card
+from keys.bundle import Bundle, encode_signed_bundle
+from keys.card import Certificate, parse_officer_list_untrusted
 from keys.errors import BrokenInvariant, PolicyRefused, Unavailable, VerificationFailed
 from keys.inperson import Meeting
-from keys.pairing import INVITATION_LIFE_MS, Ceremony, Confirms, Paired
+from keys.invitation import INVITATION_LIFE_MS
+from keys.pairing import Ceremony, Confirms, Paired
 from keys.primitives import Ed25519PrivateKey, XWingPrivateKey
 from keys.rendezvous import RendezvousMailbox
 from keys.secret import SecretBytes
 from keys.trust import PairState
+from node.addresses import keep_card
 from node.broker_link import BrokerClient
 from node.control import Channel
 from node.halfpairs import HalfPair, HalfPairs, comes_back, half_pairs, insert_half
@@ -219,13 +216,7 @@ class Partnering:
             checkpoint=checkpoint,
             instance=self._env.random(limits.INSTANCE_BYTES),
         )
-        await self._db.transact(
-            lambda tx: tx.execute(
-                "INSERT INTO broker (address, card) VALUES (?, ?) ON CONFLICT (address) DO UPDATE"
-                " SET card = excluded.card",
-                (str(address), card),
-            )
-        )
+        await self._db.transact(lambda tx: keep_card(tx, str(address), card))
         return Ours(
             get_secret=get_secret,
             put_secret=put_secret,
@@ -364,11 +355,7 @@ class Partnering:
 
         def record(tx: Transaction) -> None:
             insert_half(tx, half)
-            tx.execute(
-                "INSERT INTO broker (address, card) VALUES (?, ?) ON CONFLICT (address) DO UPDATE"
-                " SET card = excluded.card",
-                (str(bundle.broker_address), encode_broker_card(bundle.broker_card)),
-            )
+            keep_card(tx, str(bundle.broker_address), encode_broker_card(bundle.broker_card))
             self._log.append(
                 tx, "pair.begin", {"peer": bundle.log_origin.split("/")[1], "role": role, "how": how}
             )

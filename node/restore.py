@@ -30,6 +30,7 @@ from node.layout import (
     HIGH_WATER_NAME,
     KEYSTORE_NAME,
     LOG_NAME,
+    POLICY_NAME,
     KdfProfile,
     SecretName,
     open_node_database,
@@ -60,6 +61,7 @@ CLOCK_SANE_MS = 1_767_225_600_000  # 2026-01-01
 EPOCH_MAX = 999_999
 NEXT = "next/"  # secrets of an epoch whose transaction is not known to be committed yet
 ENDED_PREFIX = "ended-"
+RESTORING = "restoring"  # stands in a new directory until its node.toml does
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +139,12 @@ async def restore(
     kdf = kdf or KdfProfile()
     base = Path(directory)
     if env.files.exists(directory) and env.files.listdir(directory):
+        if env.files.exists(str(base / RESTORING)) and not env.files.exists(str(base / CONFIG_NAME)):
+            raise PolicyRefused(
+                "restore_unfinished",
+                f"A restore into {directory} did not come to its end, and what lies there is no node. Remove"
+                f" the directory (rm -r {directory}) and restore again; the backup was not touched.",
+            )
         raise PolicyRefused(
             "directory_not_empty",
             f"{directory} is not empty. A backup is restored into a new directory, never over a node. To"
@@ -146,6 +154,7 @@ async def restore(
     env.files.mkdir(directory, 0o700)
     lock = hold_directory(env, NAME, directory)
     try:
+        env.files.write_atomic(str(base / RESTORING), b"")
         database = str(base / DATABASE_NAME)
         contents = await env.run_blocking(lambda: extract(env, path, backup_passphrase, database))
         manifest = contents.manifest
@@ -182,6 +191,7 @@ async def restore(
         finally:
             await db.close()
         env.files.write_atomic(str(base / CONFIG_NAME), contents.settings, mode=0o600)
+        env.files.remove(str(base / RESTORING))
     except BaseException:
         # Nothing was sent: what was half made is no node, and must not be taken for one.
         await env.run_blocking(_remove_unfinished, env, base)
@@ -565,10 +575,12 @@ def _digest(identity: Identity) -> str:
 
 
 def _set_log_aside(env: Env, base: Path, origin: str) -> None:
-    """The published log of the ended epoch stays beside the new one: it is evidence."""
+    """The published log of the ended epoch stays beside the new one, with its policy: it is evidence."""
     aside = base / f"{LOG_NAME}-{ENDED_PREFIX}{origin.rsplit('/log', 1)[1]}"
     if env.files.exists(str(base / LOG_NAME)) and not env.files.exists(str(aside)):
         env.files.rename(str(base / LOG_NAME), str(aside))
+        if env.files.exists(str(base / POLICY_NAME)):
+            env.files.rename(str(base / POLICY_NAME), str(aside / POLICY_NAME))
 
 
 async def _keep_ended_log(env: Env, base: Path, contents: Contents) -> None:
@@ -589,6 +601,7 @@ def _remove_unfinished(env: Env, base: Path) -> None:
         f"{DATABASE_NAME}-wal",
         KEYSTORE_NAME,
         HIGH_WATER_NAME,
+        RESTORING,
     ):
         if env.files.exists(str(base / name)):
             env.files.remove(str(base / name))

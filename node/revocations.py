@@ -311,26 +311,28 @@ class Revocations:
         return told.revoked_below <= (known if is_peer or stranger is None else max(known, stranger[0]))
 
     async def _publish(self, client: BrokerClient, address: str) -> None:
-        def read(tx: Snapshot) -> tuple[list[tuple[bytes, int, bytes, bytes]], list[bytes]]:
+        def read(tx: Snapshot) -> tuple[list[tuple[bytes, int, bytes, bytes]], list[str]]:
             rows = tx.execute(
                 "SELECT r.office_id, r.revoked_below, coalesce(p.trusted, x''), r.bytes FROM revocation r"
                 " LEFT JOIN peer p USING (office_id) ORDER BY r.learnt_ms"
             )
+            # At this broker, never at another one: whoever has the secret can read the mailbox.
             here = tx.execute(
-                "SELECT office_id FROM peer WHERE own_broker_address = ? ORDER BY office_id", (address,)
+                "SELECT name FROM mailbox WHERE broker_address = ? AND stage <> 'asked'"
+                " ORDER BY lost_ms IS NOT NULL, name",
+                (address,),
             )
             return [(a, b, c, d) for a, b, c, d in rows], [row[0] for row in here]
 
-        rows, peers = await self._db.read(read)
-        vouchers = [name for peer in peers for name in self._secrets.names(f"mailbox/{peer.hex()}/")]
-        if not vouchers:
+        rows, names = await self._db.read(read)
+        voucher = next(filter(None, (MailboxKeys.find(self._secrets, name) for name in names)), None)
+        if voucher is None:
             return
-        get_secret = MailboxKeys.from_secret(self._secrets.get(vouchers[0])).get_secret
         new = [row for row in rows if (address, row[0], row[1]) not in self._published]
         for at in range(0, len(new), limits.PUBLISHES_PER_REQUEST_MAX):
             batch = new[at : at + limits.PUBLISHES_PER_REQUEST_MAX]
             ops: list[Op] = [
-                Publish(notice=self._notice_of(trusted, signed), get_secret=get_secret.reveal())
+                Publish(notice=self._notice_of(trusted, signed), get_secret=voucher.get_secret.reveal())
                 for _, _, trusted, signed in batch
             ]
             results = await client.exchange(ops)

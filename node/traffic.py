@@ -5,7 +5,7 @@ One rule: deletions ride before puts, so that a broker whose mailbox is full mak
 
 from collections.abc import Callable, Sequence
 
-from keys.card import BrokerCard, parse_broker_card_untrusted
+from keys.brokercard import BrokerCard, parse_broker_card_untrusted
 from node.broker_link import Arrival, Batch, Mailbox
 from node.inbox import Inbox
 from node.mailboxes import Mailboxes

@@ -4,6 +4,7 @@ Spec: docs/spec/log.md#erasure. One rule: content is unwrapped only inside ``ope
 commit the access entry first. Erasing an alert is deleting its row; nobody keeps the key.
 """
 
+import asyncio
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -37,12 +38,15 @@ class Vault:
     def __init__(self, env: Env, secrets: Secrets) -> None:
         self._env = env
         self._secrets = secrets
+        # Two that find no key and make one each would leave the first one's alert sealed under nothing.
+        self._one_maker = asyncio.Lock()
 
     async def ensure_month(self) -> None:
         """Make this month's key-encryption key if there is none. Called before any ``store_content``."""
-        name = self._month()
-        if name not in self._secrets.names(KEK_PREFIX):
-            await self._secrets.put({name: SecretBytes(self._env.random(KEY_BYTES))})
+        async with self._one_maker:
+            name = self._month()
+            if name not in self._secrets.names(KEK_PREFIX):
+                await self._secrets.put({name: SecretBytes(self._env.random(KEY_BYTES))})
 
     def store_content(
         self, tx: Transaction, alert_id: bytes, incoming: bool, core: bytes, disclosures: bytes

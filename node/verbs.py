@@ -22,7 +22,7 @@ from node.resets import lost_after_restore
 from node.views import Role, Session
 from protocol import limits
 from protocol.alert import Alert
-from protocol.tokens import parse_token_untrusted
+from protocol.tokens import FORWARDING_PREFIX, parse_token_untrusted
 
 if TYPE_CHECKING:
     from node.daemon import Node
@@ -222,6 +222,57 @@ async def _move(node: "Node", params: Params, channel: Channel) -> dict[str, Any
     return {"moved": [{"peer": m.peer.hex(), "name": m.name, "file": m.envelope.hex()} for m in moved]}
 
 
+async def _routes_list(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del params, channel
+    return {"routes": [plain(route) for route in node.routes.views()]}
+
+
+async def _routes_add(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    to = _text(params, "to")
+    if params.get("through") is None:
+        await node.routes.allow(to)
+    else:
+        token = parse_token_untrusted(_text(params, "token"), FORWARDING_PREFIX)
+        await node.routes.add(to, _text(params, "through"), _text(params, "name"), token)
+    return {"routes": [plain(route) for route in node.routes.views()]}
+
+
+async def _routes_remove(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    await node.routes.remove(_text(params, "to"))
+    return {"routes": [plain(route) for route in node.routes.views()]}
+
+
+async def _tokens_list(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del params, channel
+    return {"tokens": [plain(view) for view in await node.integrations.list_all()]}
+
+
+async def _tokens_add(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    scopes = params.get("scopes")
+    if not isinstance(scopes, list) or not all(isinstance(scope, str) for scope in scopes):
+        raise MalformedInput(
+            "parameter_missing", "'scopes' must be a list. See: salween-node tokens add --help"
+        )
+    async with _logged_in(node, params) as session:
+        made = await node.integrations.make(
+            session,
+            _text(params, "pin"),
+            name=_text(params, "name"),
+            scopes=scopes,
+            days=_number(params, "days"),
+        )
+    return plain(made)
+
+
+async def _tokens_revoke(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    await node.integrations.revoke(_number(params, "number"))
+    return {"revoked": _number(params, "number")}
+
+
 async def _import_address(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
     del channel
     try:
@@ -302,6 +353,12 @@ VERBS: dict[str, Verb] = {
     "peers": _peers,
     "publish": _publish,
     "move": _move,
+    "routes.list": _routes_list,
+    "routes.add": _routes_add,
+    "routes.remove": _routes_remove,
+    "tokens.list": _tokens_list,
+    "tokens.add": _tokens_add,
+    "tokens.revoke": _tokens_revoke,
     "import-address": _import_address,
     "doctor": _doctor,
     "backup": _backup,

@@ -249,6 +249,38 @@ class LinkView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RouteView:
+    """How a broker is reached: handed on by ``through``, where it has ``name``; both None: straight."""
+
+    address: str
+    through: str | None
+    name: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntegrationView:
+    """A program's token. ``state``: active, expired, revoked."""
+
+    number: int
+    name: str
+    officer: int
+    scopes: tuple[str, ...]
+    state: Literal["active", "expired", "revoked"]
+    made_ms: int
+    expires_ms: int
+    used_ms: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeIntegration:
+    """A token just made; nobody can show it a second time."""
+
+    number: int
+    token: str = field(repr=False)
+    scopes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogView:
     """Our own audit log: what is committed, what is published and signed."""
 

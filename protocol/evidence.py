@@ -25,10 +25,12 @@ from protocol import limits, wire
 from protocol.items import Acknowledgement, decode_items_untrusted
 from protocol.message import (
     OPENING_BYTES,
+    WITH_CERTIFICATE,
     Header,
     decode_opening_untrusted,
     header_hash,
     parse_header_untrusted,
+    split_certificate_core,
 )
 
 _VERSION: Final = 1
@@ -56,7 +58,7 @@ class SignedVersion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
-    """What is exported. ``said`` is the list of items that holds an acknowledgement ahead, else empty."""
+    """What is exported. ``said`` is the core or piggyback that holds an acknowledgement ahead, else empty."""
 
     recipient: bytes  # 32, the office the versions were meant for
     certificates: tuple[Certificate, ...]
@@ -158,11 +160,11 @@ def _checked_header(proof: Proof, version: SignedVersion, accused: bytes, root_p
 
 
 def _check_said(proof: Proof, header: Header) -> None:
-    hashed = (
-        labelled_hash(labels.PIGGYBACK, proof.said) == header.piggyback_hash,
-        labelled_hash(labels.CORE, proof.said) == header.core_hash,
-    )
-    if not any(hashed):
-        raise VerificationFailed("proof_empty", "the acknowledgement is not under the signature")
-    if not any(isinstance(item, Acknowledgement) for item in decode_items_untrusted(proof.said)):
+    said = proof.said
+    if labelled_hash(labels.PIGGYBACK, said) != header.piggyback_hash:
+        if labelled_hash(labels.CORE, said) != header.core_hash:
+            raise VerificationFailed("proof_empty", "the acknowledgement is not under the signature")
+        if header.type in WITH_CERTIFICATE:
+            _, said = split_certificate_core(said)
+    if not any(isinstance(item, Acknowledgement) for item in decode_items_untrusted(said)):
         raise VerificationFailed("proof_empty", "nothing is acknowledged in it")

@@ -104,7 +104,9 @@ MAILBOX_RESERVED_BYTES: Final = 4 * 2**20
 RENDEZVOUS_TTL_MS: Final = 15 * MINUTE_MS
 LONG_POLL_MS_MAX: Final = 55 * SECOND_MS
 DATE_SKEW_MS_MAX: Final = 4 * MINUTE_MS
-REPLAY_MEMORY_MS: Final = 10 * MINUTE_MS
+# A request or an answer that goes inside another: the largest size of the ladder that leaves it room.
+FORWARDED_BYTES_MAX: Final = 896 * 2**10
+FORWARD_WAIT_MS_MAX: Final = 30 * SECOND_MS
 REQUEST_BYTES_MAX: Final = 1 * 2**20
 EMPTY_ANSWER_BYTES: Final = 256
 
@@ -120,8 +122,9 @@ assert HEADER_BYTES_MAX <= U16_MAX, "a message states the length of its header i
 assert OLD_RECEIVE_KEY_TTL_MS > MAILBOX_TTL_MS, "an item may lie at the broker as long as its key must live"
 assert DELETED_KEY_MEMORY_MS > OLD_RECEIVE_KEY_TTL_MS
 assert BACKUP_HORIZON_MS > MAILBOX_TTL_MS
-assert REPLAY_MEMORY_MS > 2 * DATE_SKEW_MS_MAX, "a replay outside the memory is refused by its date"
 assert REQUEST_BYTES_MAX > ENVELOPE_BYTES_MAX
+assert FORWARDED_BYTES_MAX + 4_096 < REQUEST_BYTES_MAX
+assert FORWARD_WAIT_MS_MAX < LONG_POLL_MS_MAX, "the way on takes time too"
 assert MAILBOX_RESERVED_ITEMS < MAILBOX_ITEMS_MAX
 assert MAILBOX_RESERVED_BYTES < MAILBOX_BYTES_MAX
 assert MAILBOX_RESERVED_BYTES >= MAILBOX_RESERVED_ITEMS * ENVELOPE_BYTES_MAX
@@ -168,7 +171,7 @@ NOTICE_BYTES_MAX: Final = 8_192
 # Revocations a broker keeps on the word of a mailbox here, and on nobody's: twelve megabytes altogether.
 NOTICES_VOUCHED_MAX: Final = 1_024
 NOTICES_UNVOUCHED_MAX: Final = 1_024
-NOTICES_PER_MAILBOX_MAX: Final = 16
+NOTICES_PER_MAILBOX_MAX: Final = 16  # with those that descend from the same one
 # Of offices no mailbox vouches for: what a flood can push out was there for seventeen hours.
 NOTICES_UNVOUCHED_PER_HOUR_MAX: Final = 60
 PUBLISHES_PER_REQUEST_MAX: Final = 4
@@ -177,6 +180,8 @@ LISTED_PER_ANSWER_MAX: Final = 256
 TOMBSTONE_TTL_MS: Final = MAILBOX_TTL_MS
 # Successors announced and not yet used; more than one only when a recipient lost the secrets of the last.
 UNPROVEN_SUCCESSORS_MAX: Final = 4
+# Mailboxes at one time that descend from one made with a token: three in use, the rest for lost disks.
+LINEAGE_MAILBOXES_MAX: Final = 32
 # Each week, up to a day earlier: an address that leaked is good for so long.
 MAILBOX_ROTATION_MS: Final = 7 * DAY_MS
 MAILBOX_ROTATION_SPREAD_MS: Final = 1 * DAY_MS

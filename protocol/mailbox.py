@@ -104,13 +104,15 @@ def accept_create(
     token_unspent: bool,
     predecessor: MailboxState | None,
     unproven_successors: int,
+    lineage_mailboxes: int,
     now_ms: int,
 ) -> MakeMailbox | AlreadyThere | OpRefused:
     """Judge a creation.
 
     ``existing``: the mailbox that has this put hash or this get hash. ``token_unspent``: the operator loaded
     this token and nobody used it. ``predecessor``: the mailbox whose get secret the op shows, with
-    ``unproven_successors`` made from it that no item reached yet.
+    ``unproven_successors`` made from it that no item reached yet; ``lineage_mailboxes``: how many there are
+    now that descend from the same token, or an office that has one could take the whole disk.
     """
     if existing is not None:
         same = (existing.put_hash, existing.get_hash, existing.mailbox_public, existing.kind) == (
@@ -131,7 +133,10 @@ def accept_create(
         verify_successor(predecessor.mailbox_public, op)
     except VerificationFailed:
         return OpRefused(code=Refusal.BAD_SIGNATURE)
-    if unproven_successors >= limits.UNPROVEN_SUCCESSORS_MAX:
+    if (
+        unproven_successors >= limits.UNPROVEN_SUCCESSORS_MAX
+        or lineage_mailboxes >= limits.LINEAGE_MAILBOXES_MAX
+    ):
         return OpRefused(code=Refusal.QUOTA)
     return MakeMailbox(spend_token=False)
 

@@ -55,7 +55,8 @@ class Refusal(StrEnum):
     BAD_SIGNATURE = "bad_signature"
     CONFLICT = "conflict"  # the same capability with other keys
     MALFORMED = "malformed"
-    BUSY = "busy"  # the token bucket is empty
+    BUSY = "busy"  # the disk is nearly full, or too much is asked in one request or one hour
+    UNREACHABLE = "unreachable"  # the other broker does not answer, or with nothing that could be an answer
 
 
 # --- ops ------------------------------------------------------------------------------------------
@@ -169,7 +170,21 @@ class Publish:
     get_secret: bytes = field(repr=False, default=b"")  # 32, or empty
 
 
-Op = Create | AskGrant | Remake | Put | Held | List | Get | Delete | Stats | Notices | Publish
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forward:
+    """Hand these bytes to another broker of your operator's list, and me what it answers.
+
+    Alone in its request. ``wait_ms`` is how long the other may hold its answer back (a long poll).
+    """
+
+    token: bytes = field(repr=False)  # 32, of this broker's operator
+    target: str  # its name on the operator's list
+    wait_ms: int
+    request: bytes = field(repr=False)  # whole, for ``open_request_untrusted`` there; empty asks for its card
+
+
+MailboxOp = Create | AskGrant | Remake | Put | Held | List | Get | Delete | Stats | Notices | Publish
+Op = MailboxOp | Forward
 
 # --- results --------------------------------------------------------------------------------------
 
@@ -248,6 +263,13 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Forwarded:
+    """What the other broker said: an answer only the asker can open, or its card."""
+
+    answer: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OpRefused:
     """This op was not carried out; ``code`` is a Refusal or a later broker's word."""
 
@@ -265,6 +287,7 @@ Result = (
     | StatsAnswer
     | NoticesAnswer
     | Published
+    | Forwarded
     | OpRefused
 )
 
@@ -282,7 +305,7 @@ class PendingRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """An opened request. ``enc`` names it: the broker remembers it ``REPLAY_MEMORY_MS``."""
+    """An opened request. ``enc`` names it: the broker remembers it while its date would be taken."""
 
     enc: bytes  # 1120
     response_key: SecretBytes  # 32
@@ -314,6 +337,11 @@ def put_capability_hash(put_secret: bytes) -> bytes:
 def get_capability_hash(get_secret: bytes) -> bytes:
     """What the broker stores of a get secret, 32 bytes."""
     return labelled_hash(labels.GET_CAPABILITY, get_secret)
+
+
+def forwarding_token_hash(token: bytes) -> bytes:
+    """What the broker stores of a forwarding token, 32 bytes."""
+    return labelled_hash(labels.FORWARDING_TOKEN, token)
 
 
 def creation_token_hash(token: bytes) -> bytes:
@@ -459,7 +487,17 @@ def request_bytes(ops: Sequence[Op]) -> int:
     """About how many bytes these ops add to a request, never less than they do; at most
     ``limits.REQUEST_BYTES_MAX - 2048`` altogether fit one.
     """
-    return sum(len(op.envelope) + 96 if isinstance(op, Put) else 320 for op in ops)
+    return sum(_op_bytes(op) for op in ops)
+
+
+def _op_bytes(op: Op) -> int:
+    match op:
+        case Put():
+            return len(op.envelope) + 96
+        case Forward():
+            return len(op.request) + 192
+        case _:
+            return 320
 
 
 def inline_budget_bytes(asked_bytes: int) -> int:
@@ -552,6 +590,8 @@ def _op_to_wire(op: Op) -> Value:
             return {"k": "note", "c": op.cursor}
         case Publish():
             return {"k": "pub", "n": op.notice, "g": op.get_secret}
+        case Forward():
+            return {"k": "fwd", "t": op.token, "n": op.target, "w": op.wait_ms, "e": op.request}
         case _:
             assert_never(op)
 
@@ -621,6 +661,13 @@ def _read_op(tag: str, fields: Fields) -> Op:
             if len(op.get_secret) not in (0, limits.SECRET_BYTES):
                 raise MalformedInput("op_wrong", "a capability has 32 bytes")
             return op
+        case "fwd":
+            return Forward(
+                token=fields.raw("t", size=limits.SECRET_BYTES),
+                target=fields.text("n", bytes_max=limits.CODE_BYTES_MAX),
+                wait_ms=fields.integer("w", most=limits.FORWARD_WAIT_MS_MAX),
+                request=fields.raw("e", bytes_max=limits.FORWARDED_BYTES_MAX),
+            )
         case _:
             raise MalformedInput("op_unknown", "the request holds an unknown op")
 
@@ -686,6 +733,8 @@ def _result_to_wire(result: Result) -> Value:
             return {"k": "note", "n": list(result.notices), "c": result.cursor, "m": result.more}
         case Published():
             return {"k": "pub"}
+        case Forwarded():
+            return {"k": "fwd", "e": result.answer}
         case OpRefused():
             return {"k": "no", "c": str(result.code)}  # a Refusal is a str by inheritance only
         case _:
@@ -744,6 +793,8 @@ def _read_result(tag: str, fields: Fields, op: Op, origin: str) -> Result:
             )
         case "pub", Publish():
             return Published()
+        case "fwd", Forward():
+            return Forwarded(answer=fields.raw("e", bytes_max=limits.FORWARDED_BYTES_MAX))
         case _:
             raise MalformedInput("result_wrong", "a result does not answer its op")
 

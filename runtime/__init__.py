@@ -5,6 +5,7 @@ Reading order:
 - ``exits``        exit codes, DiskFailed, and the one map from a failure to a code
 - ``env``          clock, randomness, tasks, threads, files, sockets, process: everything nondeterministic
 - ``connections``  what one HTTP connection may cost before it has shown anything
+- ``broker_line``  the way to a broker's endpoint: its card, and bytes in exchange for bytes
 - ``secretfiles``  secrets handed over in a file
 - ``configuration``  settings: one TOML file, every fault at once, the environment over it
 - ``logs``         operations log: JSON lines, allow-listed fields

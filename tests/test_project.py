@@ -248,6 +248,17 @@ def test_links_between_documents_lead_somewhere() -> None:
     assert faults == []
 
 
+def test_a_decision_is_named_by_the_number_of_its_page() -> None:
+    """Where a page says "decision 0012" it leads to that one."""
+    faults = []
+    for page in [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]:
+        text = page.read_text(encoding="utf-8")
+        for number, target in re.findall(r"\[decision (\d{4})\]\(([^)]+)\)", text):
+            if not Path(target).name.startswith(number):
+                faults.append(f"{page.relative_to(ROOT)}: decision {number} leads to {target}")
+    assert faults == []
+
+
 def test_pages_named_in_the_source_exist() -> None:
     """A docstring that says where its specification stands says the truth, down to the heading."""
     faults = []

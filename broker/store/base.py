@@ -19,8 +19,8 @@ from protocol.requests import (
     Held,
     List,
     ListedItem,
+    MailboxOp,
     Notices,
-    Op,
     Publish,
     Put,
     Remake,
@@ -37,7 +37,7 @@ from protocol.requests import (
 class Order:
     """One op with the hashes it needs, computed before the writer's turn comes."""
 
-    op: Op
+    op: MailboxOp
     box_hash: bytes = b""  # of the capability shown: put for Put and Held, get for the others
     content_hash: bytes = b""  # of the envelope of a Put, or of the token of a Create
     is_granted: bool = False  # a Remake whose grant our custody key signed
@@ -48,7 +48,7 @@ class Order:
         return isinstance(self.op, Create | Remake | Put | Delete | Publish)
 
 
-def order_of(op: Op, custody_public: bytes) -> Order:
+def order_of(op: MailboxOp, custody_public: bytes) -> Order:
     """The order that carries out ``op``; ``custody_public`` is our own key, under which grants are signed."""
     match op:
         case Put():
@@ -136,6 +136,18 @@ class Store(Protocol):
 
     async def load_tokens(self, token_hashes: Sequence[bytes], uses: int) -> None:
         """Let each token make ``uses`` mailboxes."""
+        ...
+
+    async def load_forwarding_tokens(self, token_hashes: Sequence[bytes]) -> None:
+        """Let whoever shows one of these tokens reach the brokers of the operator's list."""
+        ...
+
+    async def withdraw_forwarding_token(self, token_hash: bytes) -> bool:
+        """Take such a token back; whether there was one."""
+        ...
+
+    async def may_forward(self, token_hash: bytes) -> bool:
+        """Whether there is such a token."""
         ...
 
     def totals(self) -> Totals:

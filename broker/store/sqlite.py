@@ -61,8 +61,8 @@ from runtime.sqlite import Database, Snapshot, Transaction
 PSEUDONYM_BYTES: Final = 16
 
 _BOX: Final = (
-    "SELECT id, pseudonym, predecessor, kind, put_hash, get_hash, public, created_ms, items, size_bytes,"
-    " first_item_ms, successor_item_ms FROM mailboxes"
+    "SELECT id, pseudonym, predecessor, lineage, kind, put_hash, get_hash, public, created_ms, items,"
+    " size_bytes, first_item_ms, successor_item_ms FROM mailboxes"
 )
 _BOX_BY_PUT: Final = _BOX + " WHERE put_hash = ?"
 _BOX_BY_GET: Final = _BOX + " WHERE get_hash = ?"
@@ -85,6 +85,7 @@ class _Box:
     id: int
     pseudonym: str
     predecessor: int | None
+    lineage: bytes
     state: MailboxState
 
 
@@ -155,6 +156,27 @@ class SqliteStore:
 
         await self._db.transact(load)
 
+    async def load_forwarding_tokens(self, token_hashes: Sequence[bytes]) -> None:
+        """See Store."""
+        now_ms = self._env.clock.now_ms()
+        rows = [(token_hash, now_ms) for token_hash in token_hashes]
+        sql = "INSERT INTO forwarding_tokens (hash, loaded_ms) VALUES (?, ?)"
+        await self._db.transact(lambda tx: tx.execute_many(sql, rows))
+
+    async def withdraw_forwarding_token(self, token_hash: bytes) -> bool:
+        """See Store."""
+
+        def withdraw(tx: Transaction) -> bool:
+            tx.execute("DELETE FROM forwarding_tokens WHERE hash = ?", (token_hash,))
+            return tx.changes() > 0
+
+        return await self._db.transact(withdraw)
+
+    async def may_forward(self, token_hash: bytes) -> bool:
+        """See Store."""
+        sql = "SELECT 1 FROM forwarding_tokens WHERE hash = ?"
+        return await self._db.read(lambda snapshot: bool(snapshot.execute(sql, (token_hash,))))
+
     def totals(self) -> Totals:
         """See Store."""
         return self._totals
@@ -210,8 +232,9 @@ class SqliteStore:
     def _create(self, tx: Transaction, order: Order, op: Create, turn: _Turn) -> Result:
         existing = tx.execute(_BOX_BY_EITHER, (op.put_hash, op.get_hash))
         predecessor = _find_box(tx, _BOX_BY_GET, order.box_hash, turn) if order.box_hash else None
-        unproven = 0
+        unproven = in_lineage = 0
         if predecessor is not None:
+            in_lineage = tx.value("SELECT count(*) FROM mailboxes WHERE lineage = ?", (predecessor.lineage,))
             unproven = tx.value(
                 "SELECT count(*) FROM mailboxes WHERE predecessor = ? AND first_item_ms IS NULL",
                 (predecessor.id,),
@@ -224,6 +247,7 @@ class SqliteStore:
             token_unspent=uses_left > [(0,)],
             predecessor=None if predecessor is None else predecessor.state,
             unproven_successors=unproven,
+            lineage_mailboxes=in_lineage,
             now_ms=turn.now_ms,
         )
         if isinstance(verdict, OpRefused):
@@ -233,7 +257,7 @@ class SqliteStore:
         if verdict.spend_token:
             tx.execute("UPDATE tokens SET uses_left = uses_left - 1 WHERE hash = ?", (order.content_hash,))
             self._tally(tx, token_uses_left=-1)
-        self._make(tx, op, op.kind, None if predecessor is None else predecessor.id, turn.now_ms)
+        self._make(tx, op, op.kind, predecessor, turn.now_ms)
         return Created()
 
     def _remake(self, tx: Transaction, order: Order, op: Remake, turn: _Turn) -> Result:
@@ -259,16 +283,26 @@ class SqliteStore:
         tx: Transaction,
         op: Create | Remake,
         kind: MailboxKind,
-        predecessor: int | None,
+        predecessor: _Box | None,
         now_ms: int,
         *,
         is_again: bool = False,
     ) -> None:
         pseudonym = self._env.random(PSEUDONYM_BYTES)
         tx.execute(
-            "INSERT INTO mailboxes (put_hash, get_hash, public, pseudonym, kind, created_ms, predecessor)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (op.put_hash, op.get_hash, op.mailbox_public, pseudonym, kind, now_ms, predecessor),
+            "INSERT INTO mailboxes"
+            " (put_hash, get_hash, public, pseudonym, kind, created_ms, predecessor, lineage)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                op.put_hash,
+                op.get_hash,
+                op.mailbox_public,
+                pseudonym,
+                kind,
+                now_ms,
+                None if predecessor is None else predecessor.id,
+                pseudonym if predecessor is None else predecessor.lineage,
+            ),
         )
         entry = {"box": pseudonym.hex(), "step": "made"}
         self._log.append(tx, "bk.box", {**entry, "code": "remade"} if is_again else entry)
@@ -462,13 +496,26 @@ class SqliteStore:
 
 
 def _box(row: tuple[Any, ...]) -> _Box:
-    (id_, pseudonym, predecessor, kind, put_hash, get_hash, public, created_ms, items, size, first, after) = (
-        row
-    )
+    (
+        id_,
+        pseudonym,
+        predecessor,
+        lineage,
+        kind,
+        put_hash,
+        get_hash,
+        public,
+        created_ms,
+        items,
+        size,
+        first,
+        after,
+    ) = row
     return _Box(
         id=id_,
         pseudonym=pseudonym.hex(),
         predecessor=predecessor,
+        lineage=lineage,
         state=MailboxState(
             kind=kind,
             put_hash=put_hash,
@@ -520,7 +567,7 @@ def _list(snapshot: Snapshot, box: _Box, op: List, turn: _Turn) -> Listed:
         "SELECT log_index, hash, size_bytes FROM items"
         " WHERE mailbox = ? AND log_index > ? AND envelope IS NOT NULL AND until_ms > ?"
         " ORDER BY log_index LIMIT ?",
-        (box.id, op.cursor, turn.now_ms, turn.listed_left + 1),
+        (box.id, min(op.cursor, limits.PAIR_SEQ_MAX), turn.now_ms, turn.listed_left + 1),
     )
     more = len(rows) > turn.listed_left
     items: list[ListedItem] = []

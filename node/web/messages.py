@@ -116,6 +116,30 @@ MESSAGES: Final[Mapping[str, str]] = {
         "This office confirms messages that this computer never sent: this computer may be a copy, or was put"
         " back to an older state. Sending is stopped. Look for the other computer and tell your supervisor."
     ),
+    "late_keys": N_(
+        "This office sends only what is sealed to keys given up long ago. It may have lost its computer and"
+        " be unable to say so. Telephone it, then pair with it again."
+    ),
+    "reset_waits": N_(
+        "This office has not answered yet that ours began again from a backup. What it holds comes back when"
+        " it does. If it works and does not answer within a day, telephone it."
+    ),
+    "reset_untold": N_(
+        "This office may be unable to read that ours began again from a backup. If it does not answer within"
+        " an hour, telephone it and pair with it again."
+    ),
+    "reset_refused": N_(
+        "This office refused that ours began again: it knows a later key of ours. Tell the person who looks"
+        " after this computer; salween-node status says what to do."
+    ),
+    "reset_foreign": N_(
+        "Somebody else began again in the name of our office, with our key. Tell your supervisor at once: the"
+        " key has to be revoked."
+    ),
+    "reset_not_newer": N_(
+        "This office says that it began again, under a key that is not new. Nothing was changed. Telephone"
+        " it: either it was restored with the wrong number, or somebody has its key."
+    ),
     "unknown_keys": N_(
         "This office sends only what another copy of this computer could open. Make sure that your office"
         " runs on one computer only, and tell your supervisor."
@@ -195,6 +219,15 @@ MESSAGES: Final[Mapping[str, str]] = {
     ),
     "broker_answer": N_("The broker answered with an error. It is asked again by itself."),
     "broker_busy": N_("The broker is busy and is asked again by itself."),
+    "forward_refused": N_(
+        "Our own broker does not hand messages on to the other one for us. Ask its operator."
+    ),
+    "forward_unreachable": N_(
+        "Our own broker cannot reach the broker of the other office. It is tried again by itself."
+    ),
+    "route_missing": N_(
+        "No way leads to the broker of the other office. Ask the person who looks after this computer."
+    ),
     "broker_lost": N_("The connection to the broker broke. It is made again by itself."),
     "broker_quota": N_("The mailbox of the other office is full. The alert is kept here and tried again."),
     "link_starting": N_("The connection to the broker is being made."),

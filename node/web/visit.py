@@ -242,6 +242,10 @@ def _banners_of(peer: PeerView, words: Words, show: Show) -> list[Banner]:
         found.append(Banner(level="danger", text=text, code=peer.frozen_code))
     if peer.unknown_keys_since_ms is not None:
         found.append(Banner(level="danger", text=name + sentence("unknown_keys", words), code="unknown_keys"))
+    for beginning in peer.beginnings:
+        if beginning.why in ("refused", "foreign", "not_newer"):
+            code = f"reset_{beginning.why}"
+            found.append(Banner(level="danger", text=name + sentence(code, words), code=code))
     if peer.no_proof_since_ms is not None and peer.frozen_code is None:
         since = words.gettext("Since %(time)s.", time=show.when(peer.no_proof_since_ms))
         text = name + Markup(" ").join((since, sentence("no_proof", words)))

@@ -61,10 +61,11 @@ IN, OUT = at_broker("bk.in", bucket=8192), at_broker("bk.out")
 ACK, EXPIRE = at_broker("bk.ack", by="mailbox-key"), at_broker("bk.expire")
 
 
-def written(home: Path, told: Sequence[Fields]) -> PublishedLog:
+def written(home: Path, told: Sequence[Fields], *, prior: str | None = None) -> PublishedLog:
     """A published log of these entries, a second apart."""
     entries = []
-    for index, (name, fields) in enumerate([("log.start", {"origin": "test/a/log1", "key": HH}), *told]):
+    start = {"origin": "test/a/log1", "key": HH} | ({} if prior is None else {"prior": prior})
+    for index, (name, fields) in enumerate([("log.start", start), *told]):
         common: dict[str, Any] = {"v": 1, "t": name, "seq": index, "ts": START + index * 1_000_000}
         entries.append(encode_entry(common | {"bt": "00" * 8, "mo": index, "z": "00" * 16, **fields}))
     return PublishedLog(str(forge(home, entries)))
@@ -236,6 +237,37 @@ def test_a_copy_belongs_to_the_message_it_copies(tmp_path: Path) -> None:
     """A duplicate names only its envelope; the story still finds its message, which stays accepted."""
     (message,) = told(tmp_path, received(), received("dup")).messages.values()
     assert (message.state, message.id, len(message.steps)) == ("ok", MSG, 2)
+
+
+def after_restore(home: Path, *entries: Fields, before: Story | None = None) -> Story:
+    """Of an epoch that follows another; ``before`` is what that one told."""
+    log = written(home, entries, prior="test/a/log0")
+    return replay(log, len(entries) + 1, before=before)
+
+
+def test_what_began_before_a_restore_may_go_on_after_it(tmp_path: Path) -> None:
+    """Alone the new log is believed; beside the ended one it must follow from there, and does."""
+    ended = told(tmp_path / "ended", submit(), seal(), custody())
+    begun = (receipt("delivered"), seal(2, ENV2), custody(ENV2), receipt("opened"))
+    alone = after_restore(tmp_path / "a", *begun)
+    beside = after_restore(tmp_path / "b", *begun, before=ended)
+    assert not alone.oddities
+    assert not beside.oddities
+    assert alone.prior == beside.prior == "test/a/log0"
+    assert beside.messages[MSG].state == "opened"
+    assert beside.messages[MSG].submitted
+
+
+def test_a_border_hides_no_lie_from_who_has_both_logs(tmp_path: Path) -> None:
+    """A receipt for what never was, an attempt that was there, custody of nothing, erased content read."""
+    erased: Fields = ("content.erased", {"alert": ALERT, "parts": ["due"]})
+    ended = told(tmp_path / "ended", submit(), seal(2), erased)
+    lies = (receipt("delivered", "ff" * 16), seal(2, ENV2), custody(ENV2), access(1), submit())
+    for number, lie in enumerate(lies):
+        assert len(after_restore(tmp_path / str(number), lie, before=ended).oddities) == 1, lie
+    # What needs no other log is found without it: a message recorded twice, or in an epoch that follows none.
+    assert after_restore(tmp_path / "twice", submit(), submit()).oddities
+    assert told(tmp_path / "first", receipt("delivered")).oddities
 
 
 def test_nobody_reads_what_was_erased(tmp_path: Path) -> None:

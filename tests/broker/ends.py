@@ -12,11 +12,11 @@ from typing import Any
 import aiohttp
 import prometheus_client
 
-from broker.control import make_tokens
+from broker.control import make_forwarding_tokens, make_tokens
 from broker.daemon import Broker, BrokerAddresses, config_of
 from broker.identity import read_passphrase
 from broker.setup import MadeBroker, initialise
-from keys.card import (
+from keys.brokercard import (
     NO_TLS,
     BrokerAddress,
     BrokerCard,
@@ -46,7 +46,7 @@ from protocol.requests import (
     seal_request,
     sign_delete,
 )
-from protocol.tokens import parse_token_untrusted
+from protocol.tokens import FORWARDING_PREFIX, parse_token_untrusted
 from runtime.env import AnyCertificate, Env, TlsPin, real_env
 
 CHEAP_KDF = KdfParameters(memory_kib=64, iterations=1, lanes=1)
@@ -261,6 +261,11 @@ class House:
         assert self.broker is not None
         (text,) = await make_tokens(self.env, self.broker.store, 1)
         return parse_token_untrusted(text).reveal()
+
+    async def forwarding_token(self) -> bytes:
+        assert self.broker is not None
+        (text,) = await make_forwarding_tokens(self.env, self.broker.store, 1)
+        return parse_token_untrusted(text, FORWARDING_PREFIX).reveal()
 
     def client(self, *, tls: bool = False) -> Any:
         assert self.addresses is not None

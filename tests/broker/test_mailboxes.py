@@ -2,6 +2,10 @@
 
 import asyncio
 
+import apsw
+import pytest
+
+from keys.primitives import Ed25519PrivateKey
 from protocol import limits
 from protocol.custody import Custody
 from protocol.envelope import envelope_hash
@@ -22,6 +26,7 @@ from protocol.requests import (
     StatsAnswer,
     sign_successor,
 )
+from runtime.sqlite import load_migrations
 from tests.broker.ends import Client, House, Mailbox, an_envelope
 
 DAY_MS = limits.DAY_MS
@@ -272,22 +277,26 @@ async def test_a_rendezvous_lives_a_quarter_of_an_hour(house: House, office: Cli
     assert house.broker.store.totals().mailboxes == 0
 
 
-async def test_make_before_break(house: House, office: Client) -> None:
-    """The old mailbox goes 14 days after the first item reached its successor, and never before."""
-    assert house.broker is not None
-    old = await office.make_mailbox(await house.token())
-    new = Mailbox.new(house.env)
-    create = Create(
+def succession(old: Mailbox, new: Mailbox, *, signer: Ed25519PrivateKey | None = None) -> Create:
+    """The recipient asks for another mailbox in succession of its own."""
+    return Create(
         predecessor_get_secret=old.get_secret,
         signature=sign_successor(
-            old.key, put_hash=new.put_hash, get_hash=new.get_hash, public=new.key.public_bytes
+            signer or old.key, put_hash=new.put_hash, get_hash=new.get_hash, public=new.key.public_bytes
         ),
         put_hash=new.put_hash,
         get_hash=new.get_hash,
         mailbox_public=new.key.public_bytes,
         kind="pair",
     )
-    assert await office.ask_one(create) == Created()
+
+
+async def test_make_before_break(house: House, office: Client) -> None:
+    """The old mailbox goes 14 days after the first item reached its successor, and never before."""
+    assert house.broker is not None
+    old = await office.make_mailbox(await house.token())
+    new = Mailbox.new(house.env)
+    assert await office.ask_one(succession(old, new)) == Created()
     house.clock.shift_ms = 400 * DAY_MS
     await house.broker.store.expire(100)
     await house.restart()
@@ -307,17 +316,37 @@ async def test_a_successor_needs_the_predecessors_key(house: House, office: Clie
     """Knowing a get secret is not enough to have mailboxes made."""
     old = await office.make_mailbox(await house.token())
     new = Mailbox.new(house.env)
-    create = Create(
-        predecessor_get_secret=old.get_secret,
-        signature=sign_successor(
-            new.key, put_hash=new.put_hash, get_hash=new.get_hash, public=new.key.public_bytes
-        ),
-        put_hash=new.put_hash,
-        get_hash=new.get_hash,
-        mailbox_public=new.key.public_bytes,
-        kind="pair",
-    )
+    create = succession(old, new, signer=new.key)
     assert await office.ask_one(create) == OpRefused(code="bad_signature")
+
+
+@pytest.mark.parametrize("proving", [True, False])
+async def test_one_token_is_good_for_so_many_mailboxes(house: House, office: Client, proving: bool) -> None:
+    """Successors of successors, used or not, end at 32 at one time; when old ones go others may follow."""
+    assert house.broker is not None
+    first = await office.make_mailbox(await house.token())
+    parents, made = [first], [first]
+    while parents:
+        parent = parents.pop(0)
+        for _ in range(4):
+            new = Mailbox.new(house.env)
+            result = await office.ask_one(succession(parent, new))
+            if result != Created():
+                assert result == OpRefused(code="quota")
+                break
+            made.append(new)
+            parents.append(new)
+            if proving:
+                await office.put(new, an_envelope(house.env))
+        assert len(made) <= limits.LINEAGE_MAILBOXES_MAX
+    assert len(made) == limits.LINEAGE_MAILBOXES_MAX
+    other = await office.make_mailbox(await house.token())
+    assert await office.ask_one(succession(other, Mailbox.new(house.env))) == Created()
+    house.clock.shift_ms = limits.MAILBOX_TTL_MS + DAY_MS
+    await house.broker.store.expire(100)
+    await house.restart()
+    result = await office.ask_one(succession(made[-1], Mailbox.new(house.env)))
+    assert result == (Created() if proving else OpRefused(code="quota"))
 
 
 async def test_what_is_no_envelope_is_refused_by_itself(house: House, office: Client) -> None:
@@ -429,3 +458,51 @@ async def test_totals_are_what_counting_would_find(house: House, office: Client)
     assert house.broker is not None
     await house.broker.store.expire(100)
     await check(items=0, tombstones=0, mailboxes=1)
+
+
+def test_an_older_database_knows_the_lineage_of_its_mailboxes() -> None:
+    """Each descends from the first of its chain that is left."""
+    migrations = load_migrations("broker")
+    (at,) = (m.number for m in migrations if m.name == "lineage")
+    *before, last = migrations[:at]
+    db = apsw.Connection(":memory:")
+    for migration in before:
+        db.execute(migration.sql)
+    for number, predecessor in ((1, None), (2, 1), (3, 2), (4, 2), (5, None)):
+        name = bytes([number])
+        db.execute(
+            "INSERT INTO mailboxes (id, put_hash, get_hash, public, pseudonym, kind, created_ms, predecessor)"
+            " VALUES (?, ?, ?, ?, ?, 'pair', 0, ?)",
+            (number, name * 32, name * 32, name * 32, name * 16, predecessor),
+        )
+    db.execute(last.sql)
+    found = b"".join(lineage[:1] for (lineage,) in db.execute("SELECT lineage FROM mailboxes ORDER BY id"))
+    assert found == bytes([1, 1, 1, 1, 5])
+
+
+async def test_a_cursor_beyond_every_number_lists_nothing(house: House, office: Client) -> None:
+    """The largest number a request can hold is a number like any other, also in a poll that then waits."""
+    mailbox = await office.make_mailbox(await house.token())
+    await office.put(mailbox, an_envelope(house.env))
+    for cursor in (2**63 - 1, 2**63, 2**64 - 1):
+        assert await office.list(mailbox, cursor) == Listed(items=(), more=False)
+        assert await office.list(mailbox, cursor, wait_ms=50) == Listed(items=(), more=False)
+
+
+async def test_a_poll_that_names_one_mailbox_many_times_gets_one_bounded_answer(
+    house: House, office: Client
+) -> None:
+    """What arrives while it waits is listed within the bounds of any answer."""
+    mailbox = await office.make_mailbox(await house.token())
+
+    async def burst() -> None:
+        while not house.registry.get_sample_value("salween_broker_polls_waiting"):
+            await asyncio.sleep(0.01)
+        await office.ask(*[mailbox.put(an_envelope(house.env)) for _ in range(120)])
+
+    poll = [mailbox.list(wait_ms=50_000, inline_bytes_max=0) for _ in range(250)]
+    results, _ = await asyncio.gather(office.ask(*poll), burst())
+    listed = [result for result in results if isinstance(result, Listed)]
+    assert len(listed) == 250
+    assert sum(len(result.items) for result in listed) == limits.LISTED_PER_ANSWER_MAX
+    assert listed[-1].more

@@ -32,6 +32,13 @@ def a_notice_like(found: list[bytes], below: int) -> None:
     assert [parse_notice_untrusted(one).revocation.revoked_below for one in found] == [below]
 
 
+def a_notice_of(found: list[bytes], root: CompositePrivateKey) -> int:
+    """Below what the one notice of this office revokes."""
+    read = [parse_notice_untrusted(one) for one in found]
+    (below,) = [one.revocation.revoked_below for one in read if one.root_public == root.public_bytes]
+    return below
+
+
 async def shown(office: Client) -> list[bytes]:
     """Everything shown, page by page."""
     found: list[bytes] = []
@@ -106,21 +113,45 @@ async def test_strangers_publish_so_many_an_hour(
     assert await office.ask(Publish(notice=a_notice(root=a_root(30)))) == (Published(),)
 
 
-async def test_one_mailbox_vouches_for_so_many_and_pushes_out_its_own(
+async def test_one_mailbox_vouches_for_so_many_and_is_a_stranger_beyond(
     house: House, office: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A hostile office that is registered here cannot push out what others vouch for."""
+    """A hostile office that is registered here cannot push out what others vouch for, nor fill the room."""
     monkeypatch.setattr(limits, "NOTICES_PER_MAILBOX_MAX", 3)
+    monkeypatch.setattr(limits, "NOTICES_UNVOUCHED_PER_HOUR_MAX", 2)
     true, hostile = (
         await office.make_mailbox(await house.token()),
         await office.make_mailbox(await house.token()),
     )
     await office.ask(Publish(notice=a_notice(), get_secret=true.get_secret))
-    for number in range(10, 16):
-        await office.ask(Publish(notice=a_notice(root=a_root(number)), get_secret=hostile.get_secret))
+    answers = [
+        (await office.ask(Publish(notice=a_notice(root=a_root(number)), get_secret=hostile.get_secret)))[0]
+        for number in range(10, 16)
+    ]
+    assert answers == [Published()] * 5 + [OpRefused(code=Refusal.BUSY)]
+    stronger = Publish(notice=a_notice(7, root=a_root(10)), get_secret=hostile.get_secret)
+    assert await office.ask(stronger) == (Published(),)
     found = await shown(office)
-    assert len(found) == 1 + 3
+    assert len(found) == 1 + 3 + 2
     assert parse_notice_untrusted(found[0]).root_public == ROOT.public_bytes
+
+
+async def test_who_vouches_for_a_paper_cannot_throw_it_out_with_others(house: House, office: Client) -> None:
+    """A thief at a mailbox takes the true revocation under his wing, and then says much more."""
+    await office.ask(Publish(notice=a_notice()))
+    mailbox = await office.make_mailbox(await house.token())
+    await office.ask(Publish(notice=a_notice(), get_secret=mailbox.get_secret))
+    for number in range(10, 14 + limits.NOTICES_PER_MAILBOX_MAX):
+        await office.ask(Publish(notice=a_notice(root=a_root(number)), get_secret=mailbox.get_secret))
+    assert a_notice_of(await shown(office), ROOT) == 2
+
+
+async def test_a_voucher_never_weakens_what_is_shown(house: House, office: Client) -> None:
+    """An older revocation, truly signed, on the word of a mailbox: the stronger one stays, vouched for."""
+    mailbox = await office.make_mailbox(await house.token())
+    await office.ask(Publish(notice=a_notice(5)))
+    await office.ask(Publish(notice=a_notice(3), get_secret=mailbox.get_secret))
+    a_notice_like(await shown(office), 5)
 
 
 async def test_a_voucher_comes_later_and_a_rendezvous_is_none(

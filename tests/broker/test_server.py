@@ -307,3 +307,18 @@ async def test_strangers_waiting_for_nothing_are_bounded(house: House) -> None:
         assert not any(poll.done() for poll in polls)
         await client.put(mailbox, an_envelope(house.env))
         assert [result.items for result in await asyncio.gather(*polls)] == [()] * 60
+
+
+async def test_strangers_do_not_fill_the_memory_of_requests(house: House, office: Client) -> None:
+    """What showed no capability is forgotten: playing it again does nothing, and it takes no place."""
+    assert house.broker is not None
+    assert house.broker._exchange is not None
+    memory = house.broker._exchange._memory
+    mailbox = await office.make_mailbox(await house.token())
+    before = memory.count
+    for _ in range(20):
+        stranger = Mailbox.new(house.env)
+        await office.ask(stranger.list(), stranger.put(an_envelope(house.env)))
+    assert memory.count == before
+    await office.list(mailbox)
+    assert memory.count == before + 1

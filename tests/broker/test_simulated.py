@@ -8,7 +8,7 @@ from broker.control import make_tokens
 from broker.daemon import config_of, run_broker, with_store
 from broker.identity import read_passphrase
 from broker.setup import initialise
-from keys.card import BrokerAddress, broker_card_fingerprint
+from keys.brokercard import BrokerAddress, broker_card_fingerprint
 from protocol import limits
 from protocol.requests import Created, Listed
 from protocol.tokens import parse_token_untrusted

@@ -8,7 +8,7 @@ from playwright.async_api import Page, expect
 
 from demo.office import Office, Officer
 from demo.stage import Stage
-from keys.inperson import encode_code, read_code_text_untrusted
+from keys.meetingcode import encode_code, read_code_text_untrusted
 from tests.browser.chromium import SCREENSHOTS, SIZE, chromium
 from tests.scenarios.strangers import two_strangers
 

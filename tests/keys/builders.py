@@ -3,14 +3,11 @@
 import hashlib
 from dataclasses import dataclass
 
+from keys.brokercard import NO_TLS, BrokerAddress, BrokerCard, broker_card_fingerprint
+from keys.bundle import Bundle
 from keys.card import (
-    NO_TLS,
-    BrokerAddress,
-    BrokerCard,
-    Bundle,
     OfficerEntry,
     Role,
-    broker_card_fingerprint,
     issue_certificate,
     office_id,
     parse_certificate_untrusted,

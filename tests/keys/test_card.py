@@ -1,6 +1,5 @@
-"""Certificates, officer lists, revocations, broker cards, addresses and bundles."""
+"""Certificates, officer lists, revocations; of every document, cards and bundles too, its one form."""
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -9,39 +8,37 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keys.brokercard import (
+    encode_broker_card,
+    parse_broker_card_untrusted,
+    verify_broker_card,
+)
+from keys.bundle import (
+    encode_signed_bundle,
+    parse_signed_bundle_untrusted,
+    sign_bundle,
+    verify_signed_bundle,
+)
 from keys.card import (
     CERTIFICATE_BYTES,
-    NO_NONCE,
-    NO_OFFICE,
-    BrokerAddress,
     OfficerEntry,
     Role,
-    broker_card_fingerprint,
-    encode_broker_card,
     encode_certificate,
     encode_officer_list,
     encode_revocation,
-    encode_signed_bundle,
     issue_certificate,
     issue_revocation,
     office_id,
-    parse_broker_address_untrusted,
-    parse_broker_card_untrusted,
     parse_certificate_untrusted,
     parse_officer_list_untrusted,
     parse_revocation_untrusted,
-    parse_signed_bundle_untrusted,
     safety_number,
-    sign_bundle,
     sign_officer_list,
-    verify_broker_card,
     verify_certificate,
     verify_officer_list,
     verify_revocation,
-    verify_signed_bundle,
 )
 from keys.errors import MalformedInput, PolicyRefused, VerificationFailed
-from keys.secret import SecretBytes
 from tests.keys.builders import (
     MALLORY,
     MYITKYINA,
@@ -304,151 +301,6 @@ def test_a_revocation_is_the_roots_word_alone() -> None:
             verify_revocation(forged, MYITKYINA.root.public_bytes)
     with pytest.raises(PolicyRefused, match="reason_invalid"):
         issue_revocation(MYITKYINA.root, revoked_below=2, since_ms=NOW_MS, reason="")
-
-
-# --- brokers ---
-
-
-@pytest.mark.parametrize(
-    ("host", "loopback"),
-    [
-        ("127.0.0.1", True),
-        ("127.8.8.8", True),
-        ("localhost", True),
-        ("::1", True),
-        ("10.0.0.7", False),
-        ("2001:db8::1", False),
-        ("relay.example", False),
-        ("xn--relay-9ta.example", False),
-        ("localhost.example", False),
-    ],
-)
-def test_an_address_comes_back_as_it_was_written(host: str, loopback: bool) -> None:
-    """Names, IPv4 and IPv6; only true loopback addresses may go without TLS."""
-    address = BrokerAddress(host=host, port=7440, card_sha256=drawn("card", 32))
-    assert parse_broker_address_untrusted(str(address)) == address
-    assert address.is_loopback is loopback
-
-
-FINGERPRINT = str(a_broker_address()).partition("#")[2]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        f"https://relay.example:7440#{FINGERPRINT}",
-        f"SALWEEN://relay.example:7440#{FINGERPRINT}",
-        f"salween://relay.example#{FINGERPRINT}",
-        f"salween://relay.example:0#{FINGERPRINT}",
-        f"salween://relay.example:07440#{FINGERPRINT}",
-        f"salween://relay.example:65536#{FINGERPRINT}",
-        f"salween://relay.example:99999#{FINGERPRINT}",
-        f"salween://user@relay.example:7440#{FINGERPRINT}",
-        f"salween://user:word@relay.example:7440#{FINGERPRINT}",
-        f"salween://relay.example:7440/path#{FINGERPRINT}",
-        f"salween://relay.example:7440?q#{FINGERPRINT}",
-        "salween://relay.example:7440",
-        "salween://relay.example:7440#",
-        f"salween://relay.example:7440#{FINGERPRINT}\n",
-        f" salween://relay.example:7440#{FINGERPRINT}",
-        f"salween://relay.example:7440#{FINGERPRINT[:-1]}",
-        f"salween://relay.example:7440#{FINGERPRINT}a",
-        f"salween://relay.example:7440#{FINGERPRINT.upper()}",
-        f"salween://relay.example:7440#{FINGERPRINT[:-1]}z",  # bits beyond the hash
-        f"salween://Relay.example:7440#{FINGERPRINT}",
-        f"salween://relay..example:7440#{FINGERPRINT}",
-        f"salween://relay.example.:7440#{FINGERPRINT}",
-        f"salween://-relay.example:7440#{FINGERPRINT}",
-        f"salween://relay_one:7440#{FINGERPRINT}",
-        f"salween://127.1:7440#{FINGERPRINT}",
-        f"salween://0127.0.0.1:7440#{FINGERPRINT}",
-        f"salween://256.0.0.1:7440#{FINGERPRINT}",
-        f"salween://2130706433:7440#{FINGERPRINT}",
-        f"salween://::1:7440#{FINGERPRINT}",
-        f"salween://[127.0.0.1]:7440#{FINGERPRINT}",
-        f"salween://[relay]:7440#{FINGERPRINT}",
-        f"salween://[0::1]:7440#{FINGERPRINT}",
-        f"salween://[::1:7440#{FINGERPRINT}",
-        f"salween://myanmar\u2024example:7440#{FINGERPRINT}",
-        f"salween://{'a' * 64}.example:7440#{FINGERPRINT}",
-        f"salween://{'a.' * 150}example:7440#{FINGERPRINT}",
-        f"salween://relay.example:٧٤٤٠#{FINGERPRINT}",
-    ],
-)
-def test_an_address_is_exactly_what_it_should_be(text: str) -> None:
-    """No other scheme, credentials, path, second spelling or foreign digits."""
-    with pytest.raises(MalformedInput, match="broker_address_malformed"):
-        parse_broker_address_untrusted(text)
-
-
-@given(st.text(alphabet="salwen:/#@[]?0127.-x\n", max_size=60).map(lambda text: "salween://" + text))
-def test_an_address_gives_malformed_input_or_its_one_spelling(text: str) -> None:
-    """Whatever is typed."""
-    for candidate in (text, f"{text}#{FINGERPRINT}", f"{text}:7440#{FINGERPRINT}"):
-        with contextlib.suppress(MalformedInput):
-            assert str(parse_broker_address_untrusted(candidate)) == candidate
-
-
-def test_a_broker_must_show_the_card_its_address_names() -> None:
-    """Any other card is another broker, however similar; one with unusable keys is none."""
-    card = a_broker_card()
-    verify_broker_card(card, a_broker_address())
-    with pytest.raises(VerificationFailed, match="broker_card_mismatch"):
-        verify_broker_card(replace(card, name="Upper Salween relay 2"), a_broker_address())
-    useless = replace(card, custody_public=bytes(32))
-    address = replace(a_broker_address(), card_sha256=broker_card_fingerprint(useless))
-    with pytest.raises(VerificationFailed, match="public_key_invalid"):
-        verify_broker_card(useless, address)
-
-
-# --- bundles ---
-
-
-def test_a_bundle_shows_no_capability_when_printed() -> None:
-    """It holds the right to put into a mailbox, and error messages print values."""
-    text = repr(parse_signed_bundle_untrusted(BUNDLE))
-    secret = drawn("Myitkyina BLO put", 32)
-    assert "<secret 32 bytes>" in text
-    assert repr(secret) not in text
-    assert secret.hex() not in text
-
-
-def test_a_bundle_is_signed_for_its_ceremony() -> None:
-    """Another peer, another nonce, another field: the signature of the old one does not fit."""
-    signed = parse_signed_bundle_untrusted(BUNDLE)
-    verify_signed_bundle(signed)
-    assert (signed.peer_id, signed.peer_nonce) == (NO_OFFICE, NO_NONCE)
-    for changed in (
-        replace(signed, peer_id=TENGCHONG.id),
-        replace(signed, own_nonce=drawn("other", 32)),
-        replace(signed, peer_nonce=drawn("other", 32)),
-        replace(signed, bundle=replace(signed.bundle, put_secret=SecretBytes(bytes(32)))),
-        replace(signed, bundle=replace(signed.bundle, instance=bytes(8))),
-    ):
-        with pytest.raises(VerificationFailed, match="signature_invalid"):
-            verify_signed_bundle(changed)
-
-
-def test_a_bundle_of_borrowed_parts_is_refused() -> None:
-    """Someone else's root, certificate, officers or broker in one's own bundle."""
-    own, victim = MALLORY.bundle(), MYITKYINA.bundle()
-    for borrowed, code in (
-        (replace(own, root_public=victim.root_public), "office_id_mismatch"),
-        (replace(own, certificate=victim.certificate), "office_id_mismatch"),
-        (
-            replace(own, root_public=victim.root_public, certificate=victim.certificate),
-            "signature_invalid",
-        ),
-        (replace(own, officers=victim.officers), "officer_list_foreign"),
-        (replace(own, broker_card=replace(own.broker_card, name="other")), "broker_card_mismatch"),
-        (replace(own, mailbox_public=bytes(32)), "public_key_invalid"),
-        (replace(own, log_public=bytes(32)), "public_key_invalid"),
-        (replace(own, witness_public=bytes(32)), "public_key_invalid"),
-    ):
-        data = sign_bundle(MALLORY.operational, borrowed, own_nonce=drawn("n", 32))
-        with pytest.raises(VerificationFailed, match=code):
-            verify_signed_bundle(parse_signed_bundle_untrusted(data))
 
 
 # --- the safety number ---

@@ -10,29 +10,32 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keys import inperson
-from keys.card import NO_NONCE, NO_OFFICE, parse_signed_bundle_untrusted, sign_bundle
+from keys import inperson, meetingcode
+from keys.bundle import NO_NONCE, NO_OFFICE, parse_signed_bundle_untrusted, sign_bundle
 from keys.errors import MalformedInput, PolicyRefused, SalweenError, VerificationFailed
 from keys.inperson import (
-    CODE_BYTES_MAX,
-    HOST_CHARACTERS_MAX,
-    InviterCode,
     InviterShows,
     JoinerWaitsForBundle,
     Meeting,
     OwnOffice,
     Recognises,
+    derive_meeting,
+    start_joiner,
+)
+from keys.invitation import Invitation
+from keys.meetingcode import (
+    CODE_BYTES_MAX,
+    HOST_CHARACTERS_MAX,
+    InviterCode,
     check_meeting,
     code_hash,
     code_text,
-    derive_meeting,
     encode_code,
     expect_inviter,
     parse_code_untrusted,
     read_code_text_untrusted,
-    start_joiner,
 )
-from keys.pairing import Confirms, Invitation, Paired
+from keys.pairing import Confirms, Paired
 from keys.primitives import wrap
 from keys.rendezvous import ITEM_BYTES_ALLOWED, Burned, from_item_untrusted, seal_item, to_item
 from keys.secret import SecretBytes
@@ -253,7 +256,7 @@ def test_what_is_no_code_of_ours_is_told_from_a_mistyped_one() -> None:
         read_code_text_untrusted(LINE.replace("meet1", "meet2"))
     later = SHOWN[:4] + b"\x02" + SHOWN[5:-5]
     with pytest.raises(MalformedInput, match="meeting_code_version"):
-        parse_code_untrusted(later + inperson._check(later))
+        parse_code_untrusted(later + meetingcode._check(later))
     by_voice = Invitation(
         broker_address=a_broker_address(),
         secret=SecretBytes(bytes(16)),
@@ -275,14 +278,14 @@ def test_a_code_with_a_right_checksum_is_still_checked(changes: dict[str, Any]) 
         parse_code_untrusted(encoded)
     strange = SHOWN[:5] + b"\x03" + SHOWN[6:-5]
     with pytest.raises(MalformedInput, match="unknown kind"):
-        parse_code_untrusted(strange + inperson._check(strange))
+        parse_code_untrusted(strange + meetingcode._check(strange))
 
 
 @settings(max_examples=300)
 @given(near(SHOWN) | near(encode_code(read_code_text_untrusted(ANSWER_LINE))))
 def test_scanned_bytes_are_a_code_in_its_one_encoding_or_malformed(data: bytes) -> None:
     """Whatever a camera reads; also with a checksum that somebody computed anew."""
-    for encoded in (data, data[:-5] + inperson._check(data[:-5])):
+    for encoded in (data, data[:-5] + meetingcode._check(data[:-5])):
         with contextlib.suppress(MalformedInput):
             assert encode_code(parse_code_untrusted(encoded)) == encoded
 
@@ -488,7 +491,7 @@ def test_grinding_gains_nothing() -> None:
     assert isinstance(read, InviterCode)
     hashes = set()
     for number in range(1000):
-        answer = inperson.JoinerCode(
+        answer = meetingcode.JoinerCode(
             office_id=TENGCHONG.id,
             secret=SecretBytes(drawn(f"ground {number}", 16)),
             answers=code_hash(encode_code(read)),

@@ -130,3 +130,11 @@ def test_a_fixed_field_takes_its_size_alone() -> None:
     assert layout.fixed(b"12", 2) == b"12"
     with pytest.raises(BrokenInvariant, match="layout_size"):
         layout.fixed(b"123", 2)
+
+
+@given(st.binary(max_size=80), st.text(alphabet="abcdefghijklmnopqrstuvwxyz234567AB1=ı\u212a", max_size=20))
+def test_base32_has_one_spelling(data: bytes, letters: str) -> None:
+    """What is written reads back; whatever reads is what would be written."""
+    assert layout.base32_bytes(layout.base32(data)) == data
+    read = layout.base32_bytes(letters)
+    assert read is None or layout.base32(read) == letters

@@ -4,34 +4,29 @@ import contextlib
 import functools
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keys import pairing, rendezvous
-from keys.card import parse_certificate_untrusted, parse_signed_bundle_untrusted, sign_bundle
+from keys.bundle import parse_signed_bundle_untrusted, sign_bundle
+from keys.card import parse_certificate_untrusted
 from keys.errors import MalformedInput, PolicyRefused, SalweenError, VerificationFailed
 from keys.layout import Reader
 from keys.pairing import (
     Ceremony,
     ComparesCodes,
     Confirms,
-    Invitation,
     JoinerWaitsForOffer,
     OwnSide,
     Paired,
-    check_invitation,
-    encode_pair_ok,
     group_code,
     own_side,
-    parse_invitation_untrusted,
-    parse_pair_ok_untrusted,
     read_code_untrusted,
     start_inviter,
-    verify_pair_ok,
 )
+from keys.pairok import encode_pair_ok, parse_pair_ok_untrusted, verify_pair_ok
 from keys.primitives import XWING_PUBLIC_BYTES, XWingPrivateKey, aead_open, wrap
 from keys.rendezvous import ITEM_BYTES_ALLOWED, Burned, derive_rendezvous
 from keys.secret import SecretBytes
@@ -371,6 +366,13 @@ def test_an_office_does_not_pair_with_itself() -> None:
         receive(a, receive(joiner(MYITKYINA, "2"), offer))
     with pytest.raises(MalformedInput, match="pairing_item_malformed"):
         receive(inviter()[0], offer)
+    # Another office under our nonce: it was ours to draw, and is in the transcript for both sides.
+    ours = side(MYITKYINA, "1").signed.own_nonce
+    borrowed = own_side(TENGCHONG.operational, TENGCHONG.bundle(), ours)
+    b = Ceremony(JoinerWaitsForOffer(own=borrowed, channel_key=SecretBytes(bytes(32))), EXPIRES_MS)
+    a, offer = inviter()
+    with pytest.raises(VerificationFailed, match="pairing_with_self"):
+        receive(a, receive(b, offer))
 
 
 def test_a_bundle_made_for_another_ceremony_is_refused() -> None:
@@ -449,14 +451,15 @@ def test_a_pair_ok_sealed_for_this_ceremony_but_about_another_is_refused() -> No
     """The channel proves where it came from, not what it says."""
     a, b = until_confirmed()
     assert isinstance(b.step, Confirms)
-    other = replace(b.step, transcript=bytes(32))
-    forged, _ = other.confirm(
-        TENGCHONG.operational, key_version=1, officers=(1,), now_ms=NOW_MS, seal_nonce=bytes(24)
-    )
-    key = pairing._confirmation_key(b.step.channel_key, b.step.transcript, "joiner")
-    item = rendezvous.seal_item(b"SLP4", key, bytes(24), forged, b.step.transcript)
-    with pytest.raises(VerificationFailed, match="pair_ok_foreign"):
-        receive(a, item)
+    elsewhere = parse_signed_bundle_untrusted(side(MALLORY, "1").encoded)
+    for other in (replace(b.step, transcript=bytes(32)), replace(b.step, peer=elsewhere)):
+        forged, _ = other.confirm(
+            TENGCHONG.operational, key_version=1, officers=(1,), now_ms=NOW_MS, seal_nonce=bytes(24)
+        )
+        key = pairing._confirmation_key(b.step.channel_key, b.step.transcript, "joiner")
+        item = rendezvous.seal_item(b"SLP4", key, bytes(24), forged, b.step.transcript)
+        with pytest.raises(VerificationFailed, match="pair_ok_foreign"):
+            receive(a, item)
 
 
 # --- hostile bytes ---
@@ -527,91 +530,7 @@ def test_steps_print_no_secret() -> None:
             assert secret.hex() not in text
 
 
-# --- invitations ---
-
-
-def an_invitation(**changes: Any) -> Invitation:
-    fields: dict[str, Any] = {
-        "broker_address": a_broker_address(),
-        "secret": SecretBytes(drawn("secret", 16)),
-        "token": SecretBytes(drawn("token", 32)),
-        "expires_ms": EXPIRES_MS,
-    }
-    return Invitation(**{**fields, **changes})
-
-
-LINE = an_invitation().encode()
-
-
-def test_an_invitation_is_one_line_that_comes_back() -> None:
-    """Copied with line breaks, spaces or capitals, it is still the same."""
-    assert LINE.startswith("salween-invite1-")
-    assert LINE.isascii()
-    assert len(LINE) < 256
-    for text in (LINE, f"  {LINE[:60]}\n   {LINE[60:]}\r\n", LINE.upper()):
-        read = parse_invitation_untrusted(text)
-        assert read.encode() == LINE
-        assert read.broker_address == a_broker_address()
-        assert read.secret.equals(SecretBytes(drawn("secret", 16)))
-        assert read.token.equals(SecretBytes(drawn("token", 32)))
-        check_invitation(read, EXPIRES_MS - 1)
-
-
-def test_an_expired_invitation_is_told_from_a_mistyped_one() -> None:
-    """The officer should know whether to type again or to ask for another."""
-    with pytest.raises(PolicyRefused, match="invitation_expired"):
-        check_invitation(parse_invitation_untrusted(LINE), EXPIRES_MS)
-    with pytest.raises(MalformedInput, match="invitation_mistyped"):
-        parse_invitation_untrusted(LINE[:-1])
-    for text in ("", "hello", "salween://127.0.0.1:7440", LINE[1:], "x" * 5000):
-        with pytest.raises(MalformedInput, match="invitation_malformed"):
-            parse_invitation_untrusted(text)
-
-
-def test_every_single_typing_error_is_noticed() -> None:
-    """A character replaced, missing, doubled or swapped with its neighbour, anywhere behind the prefix."""
-    start = len("salween-invite1-")
-    for at in range(start, len(LINE)):
-        replaced = LINE[:at] + ("a" if LINE[at] != "a" else "b") + LINE[at + 1 :]
-        foreign = LINE[:at] + "0" + LINE[at + 1 :]
-        missing = LINE[:at] + LINE[at + 1 :]
-        doubled = LINE[:at] + LINE[at] + LINE[at:]
-        swapped = LINE[:at] + LINE[at + 1 : at + 2] + LINE[at] + LINE[at + 2 :]
-        for text in {replaced, foreign, missing, doubled, swapped} - {LINE}:
-            with pytest.raises(MalformedInput, match="invitation_mistyped"):
-                parse_invitation_untrusted(text)
-
-
-@pytest.mark.parametrize("host", ["a", "ab", "abc", "abcd", "abcde"])
-def test_an_invitation_has_one_spelling(host: str) -> None:
-    """Bits that base32 has to spare at the end are zero, whatever the length."""
-    line = an_invitation(broker_address=replace(a_broker_address(), host=host)).encode()
-    for last in "abcdefghijklmnopqrstuvwxyz234567":
-        if last != line[-1]:
-            with pytest.raises(MalformedInput, match="invitation_mistyped"):
-                parse_invitation_untrusted(line[:-1] + last)
-
-
-@settings(max_examples=300)
-@given(near(LINE.encode()).map(lambda data: data.decode("latin-1")))
-def test_an_invitation_is_malformed_mistyped_or_itself(text: str) -> None:
-    """Whatever is pasted."""
-    with contextlib.suppress(MalformedInput):
-        assert parse_invitation_untrusted(text).encode() == "".join(text.split()).lower()
-
-
-@pytest.mark.parametrize("changes", [{"port": 0}, {"host": "-bad-"}, {"host": "127.1"}, {"host": "UPPER"}])
-def test_an_invitation_with_a_right_checksum_is_still_checked(changes: dict[str, Any]) -> None:
-    """Someone may compute the checksum over nonsense."""
-    line = an_invitation(broker_address=replace(a_broker_address(), **changes)).encode()
-    with pytest.raises(MalformedInput, match="invitation_malformed"):
-        parse_invitation_untrusted(line)
-
-
-def test_an_invitation_prints_no_secret() -> None:
-    """Its text form is for ``encode`` alone."""
-    assert "<secret 16 bytes>" in repr(an_invitation())
-    assert drawn("token", 32).hex() not in repr(an_invitation())
+# --- derivations ---
 
 
 def test_both_sides_derive_the_same_rendezvous_and_nobody_else_does() -> None:

@@ -1,5 +1,6 @@
 """The recovery sheet: what was printed is read back however it is typed, and a slip is named by its line."""
 
+import base64
 import random
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from keys.card import office_id
 from keys.errors import MalformedInput
-from keys.primitives import CompositePrivateKey
+from keys.primitives import CompositePrivateKey, sha256
 from keys.recovery_sheet import encode_recovery_sheet, parse_recovery_sheet_untrusted
 from keys.secret import SecretBytes
 
@@ -47,6 +48,16 @@ def test_the_sheet_stays_as_it_was_first_printed() -> None:
 def test_how_it_is_typed_does_not_matter(typed: str) -> None:
     """Order, capitals, spaces, and the digits a tired eye reads for letters."""
     assert parse_recovery_sheet_untrusted(typed).root_seed.reveal() == SEED.reveal()
+
+
+def test_a_letter_of_another_script_is_a_slip_also_where_the_check_letters_agree() -> None:
+    """A letter that no sheet has, and the check letters worked out for it."""
+    groups = KEY_LINES[0].split()[1:-1]
+    groups[0] = "\u1000" + groups[0][1:]
+    row = " ".join(groups)
+    check = base64.b32encode(sha256(row.encode())).decode()[:2]
+    with pytest.raises(MalformedInput, match="recovery_sheet_malformed"):
+        parse_recovery_sheet_untrusted("\n".join([f"1 {row} {check}", *KEY_LINES[1:]]))
 
 
 @given(line=st.integers(0, 4), seed=st.integers(0, 2**32))

@@ -8,18 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keys.bundle import SignedBundle, parse_signed_bundle_untrusted, sign_bundle
 from keys.card import (
     Certificate,
     OfficerList,
     Role,
-    SignedBundle,
     issue_certificate,
     issue_revocation,
     parse_certificate_untrusted,
     parse_officer_list_untrusted,
     parse_revocation_untrusted,
-    parse_signed_bundle_untrusted,
-    sign_bundle,
 )
 from keys.errors import (
     BrokenInvariant,
@@ -265,12 +263,13 @@ def test_the_minimum_suite_only_rises() -> None:
 
 
 def test_a_second_pairing_keeps_what_was_revoked() -> None:
-    """Pairing again cannot bring a revoked key back, and begins half again."""
+    """Pairing again cannot bring a revoked key or a lower suite back, and begins half again."""
     revoked = apply_revocation(ACTIVE, parse_revocation_untrusted(a_revocation(2)), LATER_MS)
     with pytest.raises(VerificationFailed, match="key_version_revoked"):
         pin_bundle(a_bundle(), LATER_MS, revoked)
     again = pin_bundle(a_bundle(), LATER_MS, ACTIVE)
     assert (again.state, again.certificates) == (PairState.HALF, ACTIVE.certificates)
+    assert pin_bundle(a_bundle(), LATER_MS, replace(ACTIVE, minimum_suite=2)).minimum_suite == 2
     newer = accept_certificate(ACTIVE, a_certificate(2), LATER_MS)
     with pytest.raises(VerificationFailed, match="certificate_went_back"):
         pin_bundle(a_bundle(), LATER_MS, newer)

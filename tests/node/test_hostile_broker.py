@@ -10,8 +10,10 @@ import pytest
 
 from broker.daemon import config_of
 from broker.identity import open_identity, read_passphrase
+from keys.brokercard import BrokerCard
 from keys.errors import Unavailable
 from keys.primitives import Ed25519PrivateKey
+from node.broker_link import Arrival
 from protocol import custody, limits
 from protocol.custody import Custody
 from protocol.envelope import envelope_hash
@@ -298,18 +300,23 @@ def test_an_answer_that_does_not_open_backs_off_in_words(tmp_path: Path) -> None
     async def script(offices: Offices) -> None:
         here = offices.here
         client = link_of(here).client
-        honest = client._read
+        line = client._line
+        show, answer = line.fetch_card, line.carry
         is_garbage = True
         asked = 0
 
-        async def garbage(*args: object) -> bytes:
+        async def fetch_card() -> bytes:
             nonlocal asked
-            if not is_garbage:
-                return await honest(*args)  # type: ignore[arg-type]
             asked += 1
-            return os.urandom(256)
+            return os.urandom(256) if is_garbage else await show()
 
-        client._read = garbage  # type: ignore[method-assign, assignment]
+        async def carry(card: BrokerCard, body: bytes, *, wait_ms: int) -> bytes:
+            nonlocal asked
+            asked += 1
+            return os.urandom(256) if is_garbage else await answer(card, body, wait_ms=wait_ms)
+
+        line.fetch_card = fetch_card  # type: ignore[method-assign]
+        line.carry = carry  # type: ignore[method-assign]
         await here.send(an_alert("KA-1"))
         link_of(here).reread()
         await asyncio.sleep(600)
@@ -466,5 +473,24 @@ def test_what_a_broker_makes_by_itself_is_no_sign_of_life(tmp_path: Path) -> Non
         assert await count(there, "quarantine") > 0
         (after,) = await there.peers()
         assert after.last_heard_ms == before.last_heard_ms
+
+    play(tmp_path, script)
+
+
+def test_what_came_out_of_a_mailbox_already_given_up_holds_up_no_deletion(tmp_path: Path) -> None:
+    """The last answer of an old mailbox is taken in after its secrets are gone: nobody can sign for those."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        address = str(link_of(there).client.address)
+        (mailbox,) = await there.host.run(lambda env: node_of(there).mailboxes.readable(address))
+        gone = replace(mailbox, name="a mailbox given up")
+        junk = [os.urandom(8192) for _ in range(limits.OPS_PER_REQUEST_MAX + 1)]
+        late = [Arrival(mailbox=gone, envelope_hash=envelope_hash(data), envelope=data) for data in junk]
+        await there.host.run(lambda env: node_of(there)._inbox.arrived(late))
+        await here.send(an_alert("KA-1"))
+        await asyncio.sleep(120)
+        assert await shown(there) == 1
+        assert await count(there, "broker_delete") == 0
 
     play(tmp_path, script)

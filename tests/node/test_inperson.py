@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from keys.errors import PolicyRefused, SalweenError
-from keys.inperson import CODE_BYTES_MAX, encode_code, read_code_text_untrusted
-from keys.pairing import parse_pair_ok_untrusted
+from keys.meetingcode import CODE_BYTES_MAX, encode_code, read_code_text_untrusted
+from keys.pairok import parse_pair_ok_untrusted
 from keys.primitives import sha256
 from node.broker_link import BrokerClient
 from node.halfpairs import PAIR_OK_AGAIN_MS, HalfPairs

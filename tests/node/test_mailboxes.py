@@ -1,20 +1,29 @@
 """Rotation, months shut, erased brokers: whatever becomes of a mailbox, alerts flow and none is lost."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from broker.setup import begin_again
-from keys.errors import PolicyRefused
+from keys.brokercard import encode_broker_card, parse_broker_address_untrusted
+from keys.errors import PolicyRefused, Unavailable
+from node.broker_link import BrokerClient
+from node.secrets import MailboxKeys
 from protocol import limits
+from protocol.requests import AskGrant, Op, Publish, Result
 from protocol.tokens import parse_token_untrusted
-from tests.node.offices import Offices, an_alert, count, node_of, play, read, shown
+from runtime.env import Env
+from runtime.sqlite import Transaction
+from tests.node.offices import Offices, an_alert, count, link_of, node_of, play, read, shown, write
+from tests.node.papers import a_revocation, sheet_of
 from tests.simulation.daemons import BrokerHost, OfficeHost
 
 DAY_S = 24 * 3600
 DAY_MS = limits.DAY_MS
 
+Exchange = Callable[[Sequence[Op]], Awaitable[tuple[Result, ...]]]
 Own = tuple[int, str, str]  # generation, stage, broker
 
 
@@ -172,6 +181,46 @@ def test_an_erased_broker_makes_the_mailboxes_again_and_nothing_is_lost(tmp_path
     play(tmp_path, script)
 
 
+def test_what_a_broker_took_back_before_its_loss_is_noted_is_among_what_it_lost(tmp_path: Path) -> None:
+    """Asked about an alert first and about the mailbox later: it had promised what it does not know."""
+
+    async def script(offices: Offices) -> None:
+        here = offices.here
+        offices.there.host.kill()
+        await lasting_alert(here, "KA-1")
+        await asyncio.sleep(60)
+        assert await count(here, "custody") >= 1
+        client = link_of(here).client
+        exchange = client.exchange
+        is_late = True
+
+        async def asked(ops: Sequence[Op]) -> tuple[Result, ...]:
+            if is_late and any(isinstance(op, AskGrant) for op in ops):
+                raise Unavailable("broker_lost", "not yet")
+            return await exchange(ops)
+
+        client.exchange = asked  # type: ignore[method-assign]
+        await erase(offices)
+        outbox, soon = node_of(here)._outbox, here.now_ms()
+
+        def ask(tx: Transaction) -> None:
+            for (hh,) in tx.execute("SELECT hh FROM delivery WHERE alert_id IS NOT NULL"):
+                row = outbox._load(tx, hh)
+                assert row is not None
+                outbox._ask_now(tx, row, soon)
+
+        await write(here, ask)
+        await asyncio.sleep(120)
+        assert await count(here, "taken_back") == 1
+        is_late = False
+        await asyncio.sleep(1200)
+        status = await here.host.run(lambda env: node_of(here).desk.status())
+        assert [len(loss.alerts) for loss in status.broker_losses] == [1]
+        assert await count(here, "taken_back") == 0
+
+    play(tmp_path, script)
+
+
 def test_a_mailbox_is_granted_with_the_first_link(tmp_path: Path) -> None:
     """A broker that loses its disk makes again only what it granted: that is asked for at once."""
 
@@ -181,6 +230,34 @@ def test_a_mailbox_is_granted_with_the_first_link(tmp_path: Path) -> None:
             assert await count(office, "mailbox", "grant_bytes IS NOT NULL") == 1
         await erase(offices)
         await both_ways(offices, "A")
+
+    play(tmp_path, script)
+
+
+def test_a_peer_moves_to_a_broker_known_from_before(tmp_path: Path) -> None:
+    """Its card was kept long ago and nobody speaks to it: what waits for the peer leaves at once."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        new = BrokerHost(offices.world, "broker2")
+        await new.make()
+        address = parse_broker_address_untrusted(new.address)
+
+        async def know(env: Env) -> None:
+            client = BrokerClient(env, address)
+            card = encode_broker_card(await client.card())
+            await client.close()
+            await node_of(here).database.transact(
+                lambda tx: tx.execute("INSERT INTO broker (address, card) VALUES (?, ?)", (new.address, card))
+            )
+
+        await here.host.run(know)
+        token = parse_token_untrusted(await new.token())
+        await there.host.run(lambda env: node_of(there).mailboxes.move(new.address, [token], []))
+        await asyncio.sleep(60)
+        await lasting_alert(here, "KA-1")
+        await asyncio.sleep(60)
+        assert await shown(there) == 1
 
     play(tmp_path, script)
 
@@ -209,5 +286,45 @@ def test_a_broker_lost_with_its_keys_is_left_for_another_by_file(tmp_path: Path)
         assert (await shown(here), await shown(there)) == (1, 1)
         await both_ways(offices, "B")
         assert await newest(here) == await newest(there) == 2
+
+    play(tmp_path, script)
+
+
+def test_a_broker_is_never_shown_the_secret_of_a_mailbox_at_another(tmp_path: Path) -> None:
+    """On its way to a second broker an office has mailboxes at both: each broker's own vouches there."""
+
+    async def script(offices: Offices) -> None:
+        there = offices.there
+        new = BrokerHost(offices.world, "broker2")
+        await new.make()
+        token = parse_token_untrusted(await new.token())
+        node = node_of(there)
+        await there.host.run(lambda env: node.mailboxes.move(new.address, [token], []))
+        await asyncio.sleep(60)
+        assert {broker for _, _, broker in await own(there)} == {offices.broker.address, new.address}
+        shown_to: dict[str, set[bytes]] = {}
+        for address, entry in node._links.items():
+            honest = entry.link.client.exchange
+
+            async def exchange(
+                ops: Sequence[Op], honest: Exchange = honest, address: str = address
+            ) -> tuple[Result, ...]:
+                vouching = [op.get_secret for op in ops if isinstance(op, Publish)]
+                shown_to.setdefault(address, set()).update(vouching)
+                return await honest(ops)
+
+            entry.link.client.exchange = exchange  # type: ignore[method-assign]
+        notice = a_revocation(await sheet_of(there)).data
+        await there.host.run(lambda env: node.revocations.take_notice(notice, "paper"))
+        for entry in list(node._links.values()):
+            await there.host.run(lambda env, client=entry.link.client: node.revocations.visit(client))  # type: ignore[misc]
+        for address in (new.address, offices.broker.address):
+            rows = await read(
+                there,
+                lambda tx, at=address: tx.execute("SELECT name FROM mailbox WHERE broker_address = ?", (at,)),  # type: ignore[misc]
+            )
+            ours = {MailboxKeys.from_secret(node._secrets.get(name)).get_secret.reveal() for (name,) in rows}
+            assert shown_to[address]
+            assert shown_to[address] <= ours
 
     play(tmp_path, script)

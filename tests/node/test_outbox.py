@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from aiohttp import ClientSession
 
+from keys.brokercard import BrokerCard
 from keys.errors import Unavailable
 from keys.primitives import XWingPrivateKey
 from keys.secret import SecretBytes
@@ -20,6 +20,7 @@ from protocol.items import Acknowledgement, KeyAnnouncement, ReceivedRange
 from protocol.mailbox import QUOTAS
 from protocol.message import MessageType
 from protocol.requests import Get, Op, OpRefused, Put, Result
+from runtime.broker_line import EXCHANGE_TIMEOUT_S
 from runtime.sqlite import Transaction
 from tests.node.offices import Offices, alter_answers, an_alert, count, link_of, node_of, play, shown, write
 from tests.simulation.daemons import OfficeHost, pair
@@ -198,11 +199,43 @@ def test_what_an_acknowledgement_passes_is_sealed_to_the_key_beside_it(tmp_path:
                 key_id=NEW_KEY_ID,
                 public=XWingPrivateKey.from_seed(SecretBytes(bytes(32))).public_bytes,
             )
-            node_of(here)._inbox._apply_items(tx, peer, (acknowledged, announced), _Outcome())
+            node_of(here)._inbox._apply_items(
+                tx, peer, known.key_version, (acknowledged, announced), _Outcome()
+            )
             sealed: bytes = tx.value("SELECT envelope FROM delivery WHERE pair_seq = ?", (first,))
             return sealed
 
         assert parse_envelope_untrusted(await write(here, told)).key_id == NEW_KEY_ID
+
+    play(tmp_path, script)
+
+
+def test_of_one_message_one_acknowledgement_counts(tmp_path: Path) -> None:
+    """Else one small envelope with 64 of them would have the holes of a whole window looked at 64 times."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        there.host.kill()
+        for plate in ("KA-1", "KA-2", "KA-3"):
+            await here.send(an_alert(plate))
+        await asyncio.sleep(60)
+
+        def told(tx: Transaction) -> int:
+            (peer,) = load_peers(tx)
+            out, known = peer.pair.outbound, peer.peer_key.announcement
+            acks = [
+                Acknowledgement(
+                    key_version=known.key_version,
+                    instance=peer.pair.inbound.instance,
+                    ranges=(ReceivedRange(instance=out.instance, contiguous_to=to, bitmap=0),),
+                )
+                for to in range(out.acknowledged_to + 1, out.next_seq)
+            ]
+            assert len(acks) >= 3
+            node_of(here)._inbox._apply_items(tx, peer, known.key_version, acks, _Outcome())
+            return peer.pair.outbound.acknowledged_to - out.acknowledged_to
+
+        assert await write(here, told) == 1
 
     play(tmp_path, script)
 
@@ -247,19 +280,17 @@ def test_a_telephone_line_carries_what_waits(tmp_path: Path) -> None:
 
     def slow_line(office: OfficeHost) -> None:
         client = link_of(office).client
-        honest = client._read
+        honest = client._line.carry
 
-        async def slowly(
-            session: ClientSession, method: str, scheme: str, body: bytes, bytes_max: int
-        ) -> bytes:
-            answer = await honest(session, method, scheme, body, bytes_max)
+        async def slowly(card: BrokerCard, body: bytes, *, wait_ms: int) -> bytes:
+            answer = await honest(card, body, wait_ms=wait_ms)
             seconds = (len(body) + len(answer)) / bytes_per_s
-            await asyncio.sleep(min(seconds, broker_link.EXCHANGE_TIMEOUT_S))
-            if seconds > broker_link.EXCHANGE_TIMEOUT_S:
+            await asyncio.sleep(min(seconds, EXCHANGE_TIMEOUT_S))
+            if seconds > EXCHANGE_TIMEOUT_S:
                 raise Unavailable("broker_timeout", "The broker did not answer in time.")
             return answer
 
-        client._read = slowly  # type: ignore[method-assign]
+        client._line.carry = slowly  # type: ignore[method-assign]
 
     async def script(offices: Offices) -> None:
         here, there = offices.here, offices.there

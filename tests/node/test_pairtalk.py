@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from keys.card import BrokerAddress
-from keys.inperson import CODE_BYTES_MAX, HOST_CHARACTERS_MAX, InviterCode, code_text, encode_code
+from keys.brokercard import BrokerAddress
+from keys.meetingcode import CODE_BYTES_MAX, HOST_CHARACTERS_MAX, InviterCode, code_text, encode_code
 from keys.secret import SecretBytes
 from node.pairtalk import answer_event, say_event
 from node.qr import qr_terminal

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from keys import labels
+from keys.backupfile import HEADER_BYTES
 from keys.errors import PolicyRefused, SalweenError
+from keys.primitives import HASH_BYTES, XWingPrivateKey, labelled_hash
 from keys.secret import SecretBytes
 from node.backup import Contents, extract, verify_backup
 from node.daemon import Node
@@ -19,7 +22,7 @@ from node.restore import begin_in_place, restore, version_after_loss
 from protocol import limits
 from protocol.conversation import with_my_instance
 from protocol.evidence import Clash
-from protocol.items import SeenItem
+from protocol.items import KeyAnnouncement, OneTimeOffer, SeenItem
 from protocol.message import MessageType, certificate_core
 from protocol.onetime import OfferedKeys
 from runtime.env import Env
@@ -163,6 +166,53 @@ def test_a_backup_that_is_not_whole_does_not_open(tmp_path: Path) -> None:
     play(tmp_path, script)
 
 
+def test_a_backup_of_a_newer_program_is_told_from_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its container, or the database in it, is of a later version: told so; nothing is left behind."""
+
+    async def script(offices: Offices) -> None:
+        here = offices.here
+        node = node_of(here)
+        await here.host.run(lambda env: node.backup("bk", SECRET, with_operational=False))
+        # A later program has a migration more, and would verify what it wrote.
+        row = (b"\x00" * 32,)
+        await write(
+            here,
+            lambda tx: tx.execute(
+                "INSERT INTO schema_version (component, number, name, sql_sha256, applied_ms)"
+                " VALUES ('node', 999, 'later', ?, 0)",
+                row,
+            ),
+        )
+
+        async def trust(*_: object) -> None:
+            return
+
+        monkeypatch.setattr("node.backup.verify_backup", trust)
+        await here.host.run(lambda env: node.backup("later", SECRET, with_operational=False))
+        monkeypatch.undo()
+        whole = await here.host.run(lambda env: _read(env, "bk"))
+        head = bytearray(whole[: HEADER_BYTES - HASH_BYTES])
+        head[4] += 1
+        newer = bytes(head) + labelled_hash(labels.BACKUP_HEADER, bytes(head)) + whole[HEADER_BYTES:]
+        await here.host.run(lambda env: _write(env, "newer", newer))
+
+        async def again(env: Env, path: str, directory: str) -> None:
+            await restore(
+                env, path, directory, read_sheet(env, "sheet"),
+                backup_passphrase=SECRET, passphrase=SecretBytes(PASSPHRASE), kdf=CHEAP_PROFILE,
+            )  # fmt: skip
+
+        assert await code_of(here, lambda env: again(env, "newer", "new")) == "backup_newer_version"
+        assert await code_of(here, lambda env: again(env, "later", "new2")) == "database_newer"
+        for directory in ("new", "new2"):
+            left = await here.host.run(lambda env, d=directory: _names(env, d))  # type: ignore[misc]
+            assert not left & {"keystore", "node.db", "node.toml", "restoring"}
+
+    play(tmp_path, script)
+
+
 def test_a_backup_holds_no_receive_and_no_operational_key(tmp_path: Path) -> None:
     """Every name of the keystore is either kept or left out on purpose."""
 
@@ -226,16 +276,43 @@ async def begin_again(office: OfficeHost) -> None:
     await office.log_in()
 
 
-@pytest.mark.parametrize("trouble", ["revoked", "frozen"])
+async def announce_ahead(office: OfficeHost) -> None:
+    """A thief's own keys, under the highest version there is, signed with the stolen one."""
+    public = XWingPrivateKey.from_seed(SecretBytes(b"thief" + bytes(27))).public_bytes
+    announced = KeyAnnouncement(
+        key_version=limits.U32_MAX, rk_gen=limits.U32_MAX, key_id=b"thief k1", public=public
+    )
+    offer = OneTimeOffer(
+        key_version=limits.U32_MAX,
+        generation=limits.U32_MAX,
+        kept_ids=(),
+        fresh=((b"thief k2", public),),
+    )
+
+    def record(tx: Transaction) -> None:
+        (peer,) = load_peers(tx)
+        node_of(office)._outbox.compose_control(tx, peer, [announced, offer], service=False)
+        save_peer(tx, peer)
+
+    await write(office, record)
+    await asyncio.sleep(60)
+
+
+@pytest.mark.parametrize("trouble", ["revoked", "stolen", "frozen"])
 def test_a_reset_makes_a_pair_whole_that_was_revoked_or_frozen(tmp_path: Path, trouble: str) -> None:
-    """Key and address come with it: alerts cross both ways, and no ceremony is needed."""
+    """Key and address come with it: alerts cross both ways, and no ceremony is needed.
+
+    A thief who announced keys of a later version than the stolen one has nothing of what is sent afterwards.
+    """
 
     async def script(offices: Offices) -> None:
         here, there = offices.here, offices.there
         await here.send(an_alert("KA-1"))
         await there.send(an_alert("KB-1"))
         await asyncio.sleep(300)
-        if trouble == "revoked":
+        if trouble == "stolen":
+            await announce_ahead(here)
+        if trouble in ("revoked", "stolen"):
             node, paper = node_of(there), a_revocation(await sheet_of(here))
             await there.host.run(lambda env: node.revocations.take_notice(paper.data, "paper"))
         else:
@@ -247,7 +324,7 @@ def test_a_reset_makes_a_pair_whole_that_was_revoked_or_frozen(tmp_path: Path, t
             )
         with pytest.raises(PolicyRefused) as told:
             await there.send(an_alert("KB-2"))
-        assert told.value.code == {"revoked": "pair_suspended", "frozen": "pair_frozen"}[trouble]
+        assert told.value.code == ("pair_frozen" if trouble == "frozen" else "pair_suspended")
         await begin_again(here)
         await asyncio.sleep(600)
         await there.log_in()

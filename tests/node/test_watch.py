@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from node.broker_link import FRUITLESS_PAUSE_MS_MAX, POLL_WAIT_MS
+from node.broker_link import FRUITLESS_PAUSE_MS_MAX
+from node.inbox import forget_old_service_once
 from node.peers import load_peers, save_peer
 from node.views import EntryView, PeerView
 from protocol import limits
@@ -16,6 +17,7 @@ from protocol.envelope import envelope_hash
 from protocol.items import HeartBeat, KeyAnnouncement, UnknownKeyNotice
 from protocol.receivekeys import PeerKey
 from protocol.requests import List, Listed, ListedItem, Op, Result
+from runtime.broker_line import POLL_WAIT_MS
 from runtime.sqlite import Transaction
 from tests.node.offices import (
     Offices,
@@ -124,6 +126,40 @@ def test_old_heartbeats_prove_nothing_new(tmp_path: Path) -> None:
         assert there.now_ms() - peer.no_proof_since_ms > 7 * limits.HOUR_MS
 
     play(tmp_path, script)
+
+
+def test_old_heartbeats_are_forgotten_and_nothing_else(tmp_path: Path) -> None:
+    """After the horizon of backups their signed bytes go, but for the newest; numbers stay taken."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        await here.send(an_alert("KA-1"))
+        await asyncio.sleep(6 * 3600)
+        kept = await count(there, "received", "verdict <> 'service'")
+        heartbeats = await count(there, "received", "verdict = 'service'")
+        assert heartbeats > 4
+        marks = await read(there, lambda tx: load_peers(tx)[0].pair.inbound)
+        await forget(there)
+        assert await count(there, "received", "verdict = 'service'") == heartbeats, "not before"
+        await write(
+            there, lambda tx: tx.execute("UPDATE received SET at_ms = at_ms - ?", (limits.BACKUP_HORIZON_MS,))
+        )
+        await forget(there)
+        assert await count(there, "received", "verdict = 'service'") <= 1
+        assert await count(there, "received", "verdict <> 'service'") == kept
+        assert await read(there, lambda tx: load_peers(tx)[0].pair.inbound) == marks
+        await here.log_in()
+        await here.send(an_alert("KA-2"))
+        await asyncio.sleep(3700)
+        assert await shown(there) == 2
+        assert not await entries(there, "peer.freeze")
+
+    play(tmp_path, script)
+
+
+async def forget(office: OfficeHost) -> None:
+    """What the node does about once an hour."""
+    await office.host.run(lambda env: forget_old_service_once(node_of(office).database, env.clock.now_ms()))
 
 
 def test_an_office_that_is_shut_is_not_buried_under_heartbeats(tmp_path: Path) -> None:

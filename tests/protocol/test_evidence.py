@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keys import labels
+from keys.card import encode_certificate
 from keys.errors import MalformedInput, VerificationFailed
 from protocol.evidence import (
     Clash,
@@ -19,7 +21,7 @@ from protocol.evidence import (
 )
 from protocol.items import Acknowledgement, HeartBeat, ReceivedRange, encode_items
 from protocol.message import LeafOpening, MessageType, parse_header_untrusted
-from tests.protocol.offices import MYITKYINA, TENGCHONG, an_opening, certificate_of, signed_message
+from tests.protocol.offices import MAE_SAI, MYITKYINA, TENGCHONG, an_opening, certificate_of, signed_message
 
 ROOT = MYITKYINA.root.public_bytes
 ACKNOWLEDGES = encode_items(
@@ -63,6 +65,18 @@ def test_a_proof_shows_what_it_is_about() -> None:
         assert check_proof(decode_proof_untrusted(encode_proof(proof)), ROOT) is shown
 
 
+@pytest.mark.parametrize("kind", [MessageType.RESET, MessageType.CARD])
+def test_an_acknowledgement_behind_a_certificate_is_shown_too(kind: MessageType) -> None:
+    """A peer does not escape its proof by saying it where the core begins with a certificate."""
+    core = encode_certificate(certificate_of(MYITKYINA)) + ACKNOWLEDGES
+    message = signed_message(kind, core, opening=an_opening(3))
+    version = SignedVersion(
+        header=message.header, signature=message.signature, opening=an_opening(3).encode()
+    )
+    proof = decode_proof_untrusted(encode_proof(_proof(version, said=core)))
+    assert check_proof(proof, ROOT) is Clash.AHEAD
+
+
 def test_what_can_be_true_proves_nothing() -> None:
     """Two first messages, two numbers, one message twice, an acknowledgement nobody signed."""
     one, two = _version(an_opening(1), _beat(1)), _version(an_opening(2), _beat(2))
@@ -74,6 +88,14 @@ def test_what_can_be_true_proves_nothing() -> None:
     ):
         with pytest.raises(VerificationFailed, match="proof_empty"):
             check_proof(proof, ROOT)
+
+
+def _in_the_name_of_another(number: int) -> SignedVersion:
+    """Signed by the accused, as a message of a third office."""
+    header = parse_header_untrusted(_version(an_opening(7), _beat(number)).header)
+    encoded = replace(header, sender=MAE_SAI.id).encode()
+    signature = MYITKYINA.operational.sign(labels.MESSAGE, encoded)
+    return SignedVersion(header=encoded, signature=signature, opening=an_opening(7).encode())
 
 
 def test_only_signatures_of_the_accused_meant_for_the_accuser_count() -> None:
@@ -91,6 +113,7 @@ def test_only_signatures_of_the_accused_meant_for_the_accuser_count() -> None:
         (_proof(replace(first, signature=flipped(first.signature, 3372)), second), ROOT),
         (_proof(replace(first, header=flipped(first.header, 10)), second), ROOT),
         (_proof(replace(first, opening=flipped(first.opening, 0)), second), ROOT),
+        (_proof(*(_in_the_name_of_another(number) for number in (1, 2))), ROOT),
     ):
         with pytest.raises(VerificationFailed):
             check_proof(proof, root)

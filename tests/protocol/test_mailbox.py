@@ -207,6 +207,7 @@ def create(
     token_unspent: bool = False,
     predecessor: MailboxState | None = None,
     unproven: int = 0,
+    in_lineage: int = 1,
     now_ms: int = NOW,
 ) -> MakeMailbox | AlreadyThere | OpRefused:
     """One creation judged."""
@@ -216,6 +217,7 @@ def create(
         token_unspent=token_unspent,
         predecessor=predecessor,
         unproven_successors=unproven,
+        lineage_mailboxes=in_lineage,
         now_ms=now_ms,
     )
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keys import trust
+from keys.card import OfficerEntry
 from keys.errors import BrokenInvariant, MalformedInput, PolicyRefused, Unavailable, VerificationFailed
 from protocol import limits
 from protocol.alert import Alert
@@ -117,8 +118,32 @@ def test_everything_else_one_officer_may_release(changes: dict[str, Any]) -> Non
 
 
 def test_author_and_releaser_are_two_officers() -> None:
-    """One officer signing twice is one officer."""
+    """One officer signing twice is one officer, also under a second number; the recipient sees both."""
     assert refusal(released, victim_alert(), releaser=1) == "same_officer"
+    prepared = prepare(
+        victim_alert(), author=MYITKYINA.officer(1), audience=[TENGCHONG.id], random=counting_random("x")
+    )
+    twin = replace(MYITKYINA.officer(3), key=MYITKYINA.officer(1).key)
+    one = release_prepared(prepared, policy=POLICY, now_ms=NOW_MS, releaser=twin)
+    core, alert = decode_core_untrusted(one.core), victim_alert()
+    entries = {entry.number: entry for entry in MYITKYINA.officer_entries()}
+    entries[3] = replace(entries[3], public=entries[1].public)
+
+    def seen(core: AlertCore, known: dict[int, OfficerEntry]) -> str:
+        return refusal(
+            check_release,
+            alert,
+            core,
+            officer=lambda _, number: known[number],
+            office_id=TENGCHONG.id,
+            opening=one.opening_for(TENGCHONG.id),
+            policy=POLICY,
+        )
+
+    assert seen(core, entries) == "same_officer"
+    again = replace(core.signatures[1], officer_number=1)
+    renamed = replace(core, signatures=(core.signatures[0], again))
+    assert seen(renamed, {1: entries[1]}) == "same_officer"
 
 
 def test_by_default_the_second_officer_is_a_supervisor_at_both_ends() -> None:

@@ -22,6 +22,8 @@ from protocol.requests import (
     Created,
     Delete,
     Deleted,
+    Forward,
+    Forwarded,
     Get,
     Got,
     Granted,
@@ -398,6 +400,7 @@ def test_every_result_comes_back_to_its_op() -> None:
         Publish(notice=b"revocation"),
         AskGrant(get_secret=bytes(32), put_hash=bytes(32), mailbox_public=bytes(32)),
         Remake(put_hash=bytes(32), get_hash=bytes(32), mailbox_public=bytes(32), grant=bytes(64)),
+        Forward(token=bytes(32), target="west", wait_ms=1, request=b"sealed"),
         second,
         a_put(3),
     ]
@@ -422,6 +425,7 @@ def test_every_result_comes_back_to_its_op() -> None:
         Published(),
         Granted(grant=bytes(range(64))),
         Created(),
+        Forwarded(answer=b"sealed too"),
         notes[1],
         OpRefused(code=Refusal.QUOTA),
     ]

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from demo.office import PageRefused, Pages
-from keys.card import parse_broker_address_untrusted
-from keys.pairing import Invitation
+from keys.brokercard import parse_broker_address_untrusted
+from keys.invitation import Invitation
 from keys.secret import SecretBytes
 from protocol.tokens import parse_token_untrusted
 from tests.scenarios.world import World, delivered

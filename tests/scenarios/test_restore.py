@@ -100,6 +100,18 @@ async def flows(world: World, one: Pages, two: Pages, mark: str) -> None:
                 await asyncio.sleep(0.1)
 
 
+async def tells_nothing_odd(world: World, office: Office, *, beside_ended: bool = False) -> dict[str, Any]:
+    """The new epoch's log as an auditor reads it, alone or beside the one that ended; its story."""
+    await office.command("publish")
+    policy = ("--policy", office.directory / "policy", "--json")
+    (ended,) = office.directory.glob("log-ended-*")
+    more = ("--prior", ended, "--prior-policy", ended / "policy") if beside_ended else ()
+    read = await world.run("audit", "replay", office.directory / "log", *policy, *more)
+    story: dict[str, Any] = json.loads(read.out)
+    assert (story["oddities"], story["findings"], read.exit_code) == ([], [], 0)
+    return story
+
+
 @pytest.mark.scenario
 async def test_an_office_restored_from_yesterdays_backup_gets_back_what_others_hold(world: World) -> None:
     """What came in after the backup comes again, what went out after it is listed by id, and alerts flow."""
@@ -141,6 +153,16 @@ async def test_an_office_restored_from_yesterdays_backup_gets_back_what_others_h
     inbox = [row["alert_id"] for row in await there.inbox()]
     assert len(inbox) == len(set(inbox)), "nothing is shown twice"
     assert len(await here.inbox()) == 5
+
+    # What was sent in the epoch that ended is answered in this one.
+    await there.open(before_out)
+    async with asyncio.timeout(100):
+        while next(r for r in await here.outbox() if r["alert_id"] == before_out)["state"] != "opened":
+            await asyncio.sleep(0.1)
+    story = await tells_nothing_odd(world, office)
+    assert [m["state"] for m in story["messages"] if m["attempts"] == 0 and m["direction"] == "sent"] == [
+        "opened"
+    ]
 
 
 @pytest.mark.scenario
@@ -208,6 +230,9 @@ async def test_a_directory_that_went_back_or_ran_twice_begins_again_in_place(
     assert [row["alert_id"] for row in reset["lost"]] == [after_out]
     assert (reset["resent"], reset["gone"]) == (1, 0)
     await flows(world, here, there, "NOW-")
+    await tells_nothing_odd(world, office)
+    story = await tells_nothing_odd(world, office, beside_ended=True)
+    assert story["prior"] is not None
 
 
 @pytest.mark.scenario

@@ -7,8 +7,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from broker.config import BrokerConfig
-from broker.control import make_tokens
+from broker.config import BrokerConfig, render_config
+from broker.control import make_forwarding_tokens, make_tokens
 from broker.daemon import Broker, config_of
 from broker.identity import read_passphrase
 from broker.setup import initialise as initialise_broker
@@ -57,6 +57,26 @@ class BrokerHost:
         assert self.broker is not None
         store = self.broker.store
         (token,) = await self.host.run(lambda env: make_tokens(env, store, 1))
+        return token
+
+    async def forwards_to(self, **brokers: str) -> None:
+        """The operator writes these brokers into broker.toml and starts it again."""
+        broker = self.broker
+        assert broker is not None
+
+        async def write(env: Env) -> None:
+            await broker.stop()
+            config = config_of(env, "broker").model_copy(update={"forward": brokers})
+            env.files.write_atomic("broker/broker.toml", render_config(config).encode())
+
+        await self.host.run(write)
+        await self.serve()
+
+    async def forwarding_token(self) -> str:
+        """A fresh forwarding token."""
+        assert self.broker is not None
+        store = self.broker.store
+        (token,) = await self.host.run(lambda env: make_forwarding_tokens(env, store, 1))
         return token
 
     async def serve(self) -> None:

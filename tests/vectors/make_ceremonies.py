@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from keys import inperson, labels, layout, pairing
-from keys.card import parse_signed_bundle_untrusted
+from keys import inperson, invitation, labels, layout, meetingcode, pairing, pairok
+from keys.bundle import parse_signed_bundle_untrusted
 from keys.errors import SalweenError
 from keys.inperson import InviterShows, InviterWaitsForBundle, InviterWaitsForKey, OwnOffice, Recognises
 from keys.pairing import (
@@ -68,15 +68,15 @@ def _confirmation_faults(inviter: Confirms, made: Recorded) -> list[dict[str, st
     """What the inviter must refuse where the joiner's P4 is due."""
     good = bytes.fromhex(made["P4"]["joiner"])
     other = labelled_hash(labels.PAIRING_TRANSCRIPT, b"another ceremony")
-    body = pairing._pair_ok_body(other, TENGCHONG.id, MYITKYINA.id, 1, (1,), NOW_MS)
+    body = pairok.pair_ok_body(other, TENGCHONG.id, MYITKYINA.id, 1, (1,), NOW_MS)
     key = pairing._confirmation_key(inviter.channel_key, inviter.transcript, "joiner")
     nonce = drawn("foreign P4 nonce", 24)
     signed = body + TENGCHONG.operational.sign(labels.PAIRING_OK, body)
     moved = from_item_untrusted(seal_item(b"SLP4", key, nonce, signed, inviter.transcript))
-    right = pairing._pair_ok_body(inviter.transcript, TENGCHONG.id, MYITKYINA.id, 1, (1,), NOW_MS)
+    right = pairok.pair_ok_body(inviter.transcript, TENGCHONG.id, MYITKYINA.id, 1, (1,), NOW_MS)
     forged = right + MYITKYINA.operational.sign(labels.PAIRING_OK, right)
     wrong = from_item_untrusted(seal_item(b"SLP4", key, nonce, forged, inviter.transcript))
-    later = pairing._pair_ok_body(inviter.transcript, TENGCHONG.id, MYITKYINA.id, 2, (1,), NOW_MS)
+    later = pairok.pair_ok_body(inviter.transcript, TENGCHONG.id, MYITKYINA.id, 2, (1,), NOW_MS)
     newer = later + TENGCHONG.operational.sign(labels.PAIRING_OK, later)
     unknown = from_item_untrusted(seal_item(b"SLP4", key, nonce, newer, inviter.transcript))
     return [
@@ -201,13 +201,13 @@ def _take_by_voice(recorded: Recorded, to: str, message: str, item: bytes) -> ob
 # --- in person ---
 
 
-def _inviter_code() -> inperson.InviterCode:
-    return inperson.InviterCode(
+def _inviter_code() -> meetingcode.InviterCode:
+    return meetingcode.InviterCode(
         office_id=MYITKYINA.id,
         secret=_secret("person secret inviter", 16),
         token=_secret("token"),
         broker_address=a_broker_address(),
-        expires_ms=NOW_MS + pairing.INVITATION_LIFE_MS,
+        expires_ms=NOW_MS + invitation.INVITATION_LIFE_MS,
     )
 
 
@@ -224,9 +224,9 @@ def in_person() -> Recorded:
     recognised, m3 = joining.receive_bundle(m2, nonce)
     recognises = expects.receive_bundle(m3)
     assert recognised.transcript == recognises.transcript
-    made = _confirmations(recognises.accept(), recognised.accept(), "person")
+    made = _confirmations(recognises.confirmed(), recognised.confirmed(), "person")
     key, bundle, reply = map(from_item_untrusted, (m1, m2, m3))
-    shown, read = inperson.encode_code(code), inperson.encode_code(joining.code)
+    shown, read = meetingcode.encode_code(code), meetingcode.encode_code(joining.code)
     both = labelled_hash(labels.MEETING_BOTH, shown, read)
     joiners = open_item_untrusted(b"SLM3", inperson._reply_key(channel, shown, read), m3, both)
     place = inperson.derive_meeting(code, joining.code)
@@ -255,15 +255,15 @@ def in_person() -> Recorded:
             _fault("joiner", "M2", "a bundle for another office", foreign, "pairing_bundle_foreign"),
             _fault("inviter", "M3", "one bit", _flipped(reply, -1), "aead_invalid"),
             _fault("inviter", "M3", "a P3", b"SLP3" + reply[4:], "pairing_item_malformed"),
-            *_confirmation_faults(recognises.accept(), made),
+            *_confirmation_faults(recognises.confirmed(), made),
         ],
     }
 
 
-def _read_codes(recorded: Recorded) -> tuple[bytes, inperson.InviterCode, bytes, inperson.JoinerCode]:
+def _read_codes(recorded: Recorded) -> tuple[bytes, meetingcode.InviterCode, bytes, meetingcode.JoinerCode]:
     shown, read = (bytes.fromhex(recorded["codes"][role]) for role in ("inviter", "joiner"))
-    inviter = inperson.expect_inviter(inperson.parse_code_untrusted(shown), TENGCHONG.id)
-    joiner = inperson.expect_joiner(inperson.parse_code_untrusted(read), MYITKYINA.id, shown)
+    inviter = meetingcode.expect_inviter(meetingcode.parse_code_untrusted(shown), TENGCHONG.id)
+    joiner = meetingcode.expect_joiner(meetingcode.parse_code_untrusted(read), MYITKYINA.id, shown)
     return shown, inviter, read, joiner
 
 
@@ -319,7 +319,7 @@ def _take_in_person(recorded: Recorded, to: str, message: str, item: bytes) -> o
             return joiner_in_person(recorded)[0].receive_bundle(item, bytes.fromhex(recorded["M3_nonce"]))
         case "inviter", "M3":
             return inviter_behind_m2(recorded).receive_bundle(item)
-    return recognises_in_person(recorded).accept().receive_confirmation(item)
+    return recognises_in_person(recorded).confirmed().receive_confirmation(item)
 
 
 TAKE: Final[dict[str, Callable[[Recorded, str, str, bytes], object]]] = {

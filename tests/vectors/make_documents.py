@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from keys import card, labels, notice, pairing
+from keys import brokercard, bundle, card, invitation, labels, notice, pairok
 from keys.errors import SalweenError
 from keys.primitives import COMPOSITE_SIGNATURE_BYTES, Ed25519PrivateKey, XWingPrivateKey
 from keys.secret import SecretBytes
@@ -65,13 +65,13 @@ def _documents() -> Iterator[Document]:
     revocation = card.issue_revocation(
         MYITKYINA.root, revoked_below=2, since_ms=NOW_MS, reason="notebook stolen"
     )
-    bundle = card.sign_bundle(MYITKYINA.operational, MYITKYINA.bundle(), own_nonce=drawn("nonce", 32))
-    broker = card.encode_broker_card(a_broker_card())
+    made = bundle.sign_bundle(MYITKYINA.operational, MYITKYINA.bundle(), own_nonce=drawn("nonce", 32))
+    broker = brokercard.encode_broker_card(a_broker_card())
     signed: tuple[tuple[str, bytes, str, dict[str, str]], ...] = (
         ("certificate", certificate, "certificate_malformed", {"root": root}),
         ("officer-list", listed, "officer_list_malformed", {"certificate": certificate.hex()}),
         ("revocation", revocation, "revocation_malformed", {"root": root}),
-        ("bundle", bundle, "bundle_malformed", {}),
+        ("bundle", made, "bundle_malformed", {}),
         ("pair-ok", _pair_ok(), "pair_ok_malformed", {"certificate": certificate.hex()}),
     )
     for form, data, malformed, needs in signed:
@@ -112,7 +112,7 @@ def _documents() -> Iterator[Document]:
 
 
 def _pair_ok() -> bytes:
-    made = pairing.PairOk(
+    made = pairok.PairOk(
         transcript=TRANSCRIPT,
         own_id=MYITKYINA.id,
         peer_id=TENGCHONG.id,
@@ -121,7 +121,7 @@ def _pair_ok() -> bytes:
         time_ms=NOW_MS,
         signature=bytes(COMPOSITE_SIGNATURE_BYTES),
     )
-    body = pairing.encode_pair_ok(made)[:-COMPOSITE_SIGNATURE_BYTES]
+    body = pairok.encode_pair_ok(made)[:-COMPOSITE_SIGNATURE_BYTES]
     return body + MYITKYINA.operational.sign(labels.PAIRING_OK, body)
 
 
@@ -133,13 +133,13 @@ def _lines() -> Iterator[Document]:
     typed = token[:-1] + (b"a" if token[-1:] != b"a" else b"b")
     yield Document(form="token", about="the last letter is another", data=typed, code="token_mistyped")
     yield Document(form="token", about="no token", data=b"hello", code="token_malformed")
-    invitation = pairing.Invitation(
+    shown = invitation.Invitation(
         broker_address=a_broker_address(),
-        secret=SecretBytes(drawn("invitation", pairing.SECRET_BYTES)),
-        token=SecretBytes(drawn("token", pairing.TOKEN_BYTES)),
-        expires_ms=NOW_MS + pairing.INVITATION_LIFE_MS,
+        secret=SecretBytes(drawn("invitation", invitation.SECRET_BYTES)),
+        token=SecretBytes(drawn("token", invitation.TOKEN_BYTES)),
+        expires_ms=NOW_MS + invitation.INVITATION_LIFE_MS,
     ).encode()
-    line = invitation.encode()
+    line = shown.encode()
     yield Document(form="invitation", about="good", data=line)
     at = len(line) // 2
     other = line[:at] + (b"a" if line[at : at + 1] != b"a" else b"b") + line[at + 1 :]
@@ -211,6 +211,7 @@ def _values() -> Iterator[Document]:
                 closed=ranges,
             ),
         ),
+        ("rsx", items.ResetRefused(instance=drawn("instance", 8), key_version=2, known_version=7)),
         ("inst", items.EarlierInstance(ranges=ranges)),
         ("nokey", items.UnknownKeyNotice(envelope_hashes=(drawn("envelope", 32),))),
     )
@@ -290,6 +291,9 @@ def _exchanges() -> Iterator[Document]:
         requests.Publish(notice=_notice()),
         requests.AskGrant(get_secret=get, put_hash=hashes[0], mailbox_public=key.public_bytes),
         requests.Remake(put_hash=hashes[0], get_hash=hashes[1], mailbox_public=key.public_bytes, grant=grant),
+        requests.Forward(
+            token=drawn("token", 32), target="west", wait_ms=30_000, request=drawn("sealed", 32)
+        ),
     )
     note = Custody(
         origin=ORIGIN,
@@ -322,6 +326,7 @@ def _exchanges() -> Iterator[Document]:
         requests.OpRefused(code=requests.Refusal.BUSY),
         requests.Granted(grant=grant),
         requests.Created(),
+        requests.Forwarded(answer=drawn("answer", 32)),
     )
     data, _ = requests.seal_request(private.public_bytes, ops=asked, date_ms=NOW_MS, random=_random)
     seed = {"seed": REQUEST_SEED.hex()}
@@ -423,20 +428,20 @@ def _read_signed(document: Document) -> bytes:
             card.verify_officer_list(listed, signed_under)
             return card.encode_officer_list(listed)
         case "bundle":
-            bundle = card.parse_signed_bundle_untrusted(data)
-            card.verify_signed_bundle(bundle)
-            return card.encode_signed_bundle(bundle)
+            read = bundle.parse_signed_bundle_untrusted(data)
+            bundle.verify_signed_bundle(read)
+            return bundle.encode_signed_bundle(read)
         case "pair-ok":
-            pair_ok = pairing.parse_pair_ok_untrusted(data)
+            pair_ok = pairok.parse_pair_ok_untrusted(data)
             signed_under = card.parse_certificate_untrusted(bytes.fromhex(needs["certificate"]))
-            pairing.verify_pair_ok(pair_ok, signed_under)
-            return pairing.encode_pair_ok(pair_ok)
+            pairok.verify_pair_ok(pair_ok, signed_under)
+            return pairok.encode_pair_ok(pair_ok)
         case "notice":
             told = notice.parse_notice_untrusted(data)
             notice.verify_notice(told)
             return notice.encode_notice(told)
     assert document.form == "broker-card"
-    return card.encode_broker_card(card.parse_broker_card_untrusted(data))
+    return brokercard.encode_broker_card(brokercard.parse_broker_card_untrusted(data))
 
 
 def _read_line(document: Document) -> bytes:
@@ -445,11 +450,11 @@ def _read_line(document: Document) -> bytes:
         case "token":
             return tokens.encode_token(tokens.parse_token_untrusted(text)).encode()
         case "invitation":
-            return pairing.parse_invitation_untrusted(text).encode().encode()
+            return invitation.parse_invitation_untrusted(text).encode().encode()
         case "notice-text":
             return notice.notice_text(notice.parse_notice_text_untrusted(text)).encode()
     assert document.form == "address"
-    return str(card.parse_broker_address_untrusted(text)).encode()
+    return str(brokercard.parse_broker_address_untrusted(text)).encode()
 
 
 def _read_exchange(document: Document) -> bytes | None:

@@ -24,7 +24,7 @@ from audit.tree import (
     split_bundle_untrusted,
     subtree_root,
 )
-from keys import backupfile, inperson, pin, recovery_sheet, rendezvous
+from keys import backupfile, meetingcode, pin, recovery_sheet, rendezvous
 from keys.errors import SalweenError
 from keys.keystore import DEFAULT_KDF, KdfParameters, Keystore
 from keys.primitives import labelled_hash
@@ -200,18 +200,18 @@ _SMALL: Final = {ord(large): small for large, small in zip("OIABC", "01abc", str
 
 
 def _meeting_codes() -> Iterator[Record]:
-    inviter = inperson.InviterCode(
+    inviter = meetingcode.InviterCode(
         office_id=MYITKYINA.id,
         secret=SecretBytes(drawn("inviter secret", 16)),
         token=SecretBytes(drawn("token", 32)),
         broker_address=a_broker_address(),
         expires_ms=NOW_MS + 600_000,
     )
-    shown = inperson.encode_code(inviter)
-    joiner = inperson.JoinerCode(
+    shown = meetingcode.encode_code(inviter)
+    joiner = meetingcode.JoinerCode(
         office_id=TENGCHONG.id,
         secret=SecretBytes(drawn("joiner secret", 16)),
-        answers=inperson.code_hash(shown),
+        answers=meetingcode.code_hash(shown),
         key_hash=drawn("key hash", 32),
     )
     gives = {
@@ -220,17 +220,17 @@ def _meeting_codes() -> Iterator[Record]:
         "token": inviter.token.reveal().hex(),
         "address": str(inviter.broker_address).encode().hex(),
         "expires_ms": str(inviter.expires_ms).encode().hex(),
-        "nonce": inperson.code_hash(shown).hex(),
-        "text": inperson.code_text(shown).encode().hex(),
+        "nonce": meetingcode.code_hash(shown).hex(),
+        "text": meetingcode.code_text(shown).encode().hex(),
     }
-    answer = inperson.encode_code(joiner)
+    answer = meetingcode.encode_code(joiner)
     answers = {
         "office_id": TENGCHONG.id.hex(),
         "secret": joiner.secret.reveal().hex(),
         "answers": joiner.answers.hex(),
         "key_hash": joiner.key_hash.hex(),
-        "nonce": inperson.code_hash(answer).hex(),
-        "text": inperson.code_text(answer).encode().hex(),
+        "nonce": meetingcode.code_hash(answer).hex(),
+        "text": meetingcode.code_text(answer).encode().hex(),
     }
     yield Record(form="meeting-code", about="inviter's", data=shown, gives=gives)
     yield Record(form="meeting-code", about="joiner's", data=answer, gives=answers)
@@ -494,17 +494,17 @@ def _read_sheet(record: Record) -> dict[str, bytes]:
 
 
 def _read_code(record: Record) -> dict[str, bytes]:
-    code = inperson.parse_code_untrusted(record.data)
-    text = inperson.code_text(record.data)
-    again = inperson.read_code_text_untrusted(f" {text.upper()}\n")
-    assert inperson.encode_code(again) == record.data
+    code = meetingcode.parse_code_untrusted(record.data)
+    text = meetingcode.code_text(record.data)
+    again = meetingcode.read_code_text_untrusted(f" {text.upper()}\n")
+    assert meetingcode.encode_code(again) == record.data
     found = {
         "office_id": code.office_id,
         "secret": code.secret.reveal(),
-        "nonce": inperson.code_hash(inperson.encode_code(code)),
+        "nonce": meetingcode.code_hash(meetingcode.encode_code(code)),
         "text": text.encode(),
     }
-    if isinstance(code, inperson.JoinerCode):
+    if isinstance(code, meetingcode.JoinerCode):
         return found | {"answers": code.answers, "key_hash": code.key_hash}
     return found | {
         "token": code.token.reveal(),

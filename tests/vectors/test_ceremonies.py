@@ -3,7 +3,7 @@
 import pytest
 
 from keys import pairing
-from keys.card import encode_signed_bundle
+from keys.bundle import encode_signed_bundle
 from keys.primitives import XWingPrivateKey
 from keys.rendezvous import from_item_untrusted, seal_item, to_item
 from keys.secret import SecretBytes
@@ -43,7 +43,7 @@ def test_both_in_person_say_the_same_again() -> None:
     assert place == {name: PERSON[name] for name in place}
     recognises = make_ceremonies.recognises_in_person(PERSON)
     assert recognises.transcript.hex() == PERSON["transcript"]
-    recognises.accept().receive_confirmation(to_item(bytes.fromhex(PERSON["P4"]["joiner"])))
+    recognises.confirmed().receive_confirmation(to_item(bytes.fromhex(PERSON["P4"]["joiner"])))
     # The joiner signs its bundle anew each time, so its M3 opens to another one than the recorded.
     bundle = to_item(bytes.fromhex(PERSON["M2"]))
     recognised, m3 = joining.receive_bundle(bundle, bytes.fromhex(PERSON["M3_nonce"]))
@@ -64,7 +64,7 @@ def test_a_confirmation_is_sealed_to_the_same_bytes(how: str, recorded: Recorded
     confirms = (
         make_ceremonies.compares_by_voice(recorded)[0].compare(recorded["codes"]["joiner"])
         if how == "voice"
-        else make_ceremonies.recognises_in_person(recorded).accept()
+        else make_ceremonies.recognises_in_person(recorded).confirmed()
     )
     roles: tuple[pairing.Role, ...] = ("inviter", "joiner")
     for role in roles:

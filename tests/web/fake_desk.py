@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
 from keys.errors import PolicyRefused
-from keys.inperson import JoinerCode, code_text, encode_code
+from keys.meetingcode import JoinerCode, code_text, encode_code
 from keys.notice import parse_notice_text_untrusted
 from keys.secret import SecretBytes
 from node.control import Channel

@@ -1,0 +1,101 @@
+"""What a program sends, and what it is answered where that is no view of the desk already.
+
+Spec: docs/operations.md#local-api. One rule: a field nobody knows is refused, so that a program learns of its
+typing error and not of a default.
+"""
+
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from node.alerts import REASON_CODES
+from node.views import AlertRow, OutboxRow, PeerView, Recipient
+from protocol import limits
+from protocol.alert import Alert
+
+_HEX: Final = r"^[0-9a-f]{64}$"
+AlertId = Annotated[str, Field(pattern=_HEX, description="64 hex digits")]
+OfficeId = Annotated[str, Field(pattern=_HEX, description="64 hex digits; see /partners")]
+_TIMES: Final = ("created_ms", "expires_ms", "erase_at_ms")
+
+
+class _Sent(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _alert_schema(schema: dict[str, Any]) -> None:
+    """An alert as ``Alert`` checks it; the times the office fills in may be missing."""
+    alert = Alert.model_json_schema(ref_template="#/components/schemas/{model}")
+    alert.pop("$defs", None)
+    alert["required"] = [name for name in alert["required"] if name not in _TIMES]
+    schema.clear()
+    schema.update(alert)
+
+
+class Sending(_Sent):
+    """An alert and whom it is for. Without times it is made now, expires in a week, is erased in a month."""
+
+    alert: Annotated[dict[str, Any], Field(json_schema_extra=_alert_schema)]
+    recipients: Annotated[tuple[OfficeId, ...], Field(min_length=1, max_length=limits.RECIPIENTS_MAX)]
+
+
+class Opening(_Sent):
+    """Why an alert is opened: it stands in the log, before the content is unsealed."""
+
+    purpose: Annotated[str, Field(json_schema_extra={"enum": sorted(REASON_CODES)})]
+
+
+class Answering(_Sent):
+    """An answer to an alert that came in: ``code`` is of the list that belongs to the step."""
+
+    step: Annotated[str, Field(pattern=r"^(assigned|outcome|refused)$")]
+    code: Annotated[str, Field(max_length=limits.CODE_BYTES_MAX, pattern=r"^[a-z0-9_-]*$")] = ""
+
+
+class Which(_Sent):
+    """Which alerts of the inbox."""
+
+    only_unopened: bool = False
+    peer: OfficeId | None = None
+    urgency: Annotated[str, Field(pattern=r"^(immediate|expected|future)$")] | None = None
+
+
+class Partners(_Sent):
+    """Offices this one is paired with."""
+
+    items: tuple[PeerView, ...]
+
+
+class Inbox(_Sent):
+    """Alerts that came in, newest first; nothing of a victim stands here."""
+
+    items: tuple[AlertRow, ...]
+
+
+class Outbox(_Sent):
+    """Our own alerts, newest first, and how far each came."""
+
+    items: tuple[OutboxRow, ...]
+
+
+class Receipts(_Sent):
+    """How far one alert of ours came with each office."""
+
+    alert_id: AlertId
+    state: str
+    recipients: tuple[Recipient, ...]
+
+
+class Answered(_Sent):
+    """The answer was kept; it leaves with the next message."""
+
+    alert_id: AlertId
+    step: str
+    code: str
+
+
+class Fault(_Sent):
+    """Why nothing was done: a code of docs/spec/errors.md, and words for the person who reads the log."""
+
+    code: str
+    detail: str

@@ -1,0 +1,143 @@
+"""A ceremony of the recovery sheet that dies anywhere: the office is what it was or what it becomes."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from keys.errors import SalweenError
+from keys.secret import SecretBytes
+from node.daemon import Node
+from node.paper import read_sheet
+from node.restore import begin_in_place, renew, restore
+from runtime.env import Env
+from tests.node.offices import Offices, an_alert, node_of, shown
+from tests.simulation.daemons import CHEAP_PROFILE, PASSPHRASE, OfficeHost
+from tests.simulation.disk import Killed
+from tests.simulation.world import HostDownError, World
+
+SECRET = SecretBytes(b"paper stone scissors well")
+STEPS_MAX = 400
+STRIDE = 1 if os.environ.get("SALWEEN_EVERY_STEP") else 7
+
+
+async def again(env: Env) -> None:
+    """``salween-node restore --in-place``."""
+    await begin_in_place(env, "node", read_sheet(env, "sheet"), SecretBytes(PASSPHRASE))
+
+
+async def renewed(env: Env) -> None:
+    """``salween-node renew``."""
+    await renew(env, "node", read_sheet(env, "sheet"), SecretBytes(PASSPHRASE))
+
+
+async def crosses(offices: Offices, word: str) -> None:
+    """Both offices run, and an alert crosses each way."""
+    before = await shown(offices.here), await shown(offices.there)
+    await offices.here.log_in()
+    await offices.there.log_in()
+    await offices.here.send(an_alert(f"KA-{word}"))
+    await offices.there.send(an_alert(f"YN-{word}"))
+    for _ in range(60):
+        await asyncio.sleep(60)
+        after = await shown(offices.here), await shown(offices.there)
+        if after == (before[0] + 1, before[1] + 1):
+            return
+    raise AssertionError(f"{word}: {before} became {after}")
+
+
+async def dies_at(office: OfficeHost, step: int, *, power_loss: bool, ceremony: object) -> bool:
+    """Hold a ceremony on a machine that dies in its ``step``-th change of the disk; whether it died."""
+    office.node = None
+    office.host.boot()
+    office.host.light_fuse(step, power_loss=power_loss)
+    try:
+        await office.host.run(ceremony)  # type: ignore[arg-type]
+    except (HostDownError, Killed):
+        return True
+    office.host.kill()
+    return False
+
+
+@pytest.mark.parametrize("power_loss", [False, True], ids=["killed", "without power"])
+def test_a_restore_that_dies_at_any_step_is_no_node_and_says_so(tmp_path: Path, power_loss: bool) -> None:
+    """What it left behind neither starts nor is restored over, in words; a new directory takes the backup."""
+    with World(seed=4, directory=tmp_path, has_simulated_disks=True) as world:
+        offices = Offices(world)
+
+        async def into(env: Env, directory: str) -> None:
+            await restore(
+                env, "bk", directory, read_sheet(env, "sheet"),
+                backup_passphrase=SECRET, passphrase=SecretBytes(PASSPHRASE), kdf=CHEAP_PROFILE,
+            )  # fmt: skip
+
+        async def code_of(call: object) -> str:
+            try:
+                await offices.here.host.run(call)  # type: ignore[arg-type]
+            except SalweenError as error:
+                return error.code
+            return "done"
+
+        async def script() -> None:
+            await offices.make()
+            here = offices.here
+            await crosses(offices, "0")
+            node = node_of(here)
+            await here.host.run(lambda env: node.backup("bk", SECRET, with_operational=False))
+            passphrase = SecretBytes(PASSPHRASE)
+            step, codes, died = 1 + int(power_loss), set(), True
+            while died:
+                here.host.kill()
+                place = f"new{step}"
+                died = await dies_at(
+                    here, step, power_loss=power_loss, ceremony=lambda env, p=place: into(env, p)
+                )
+                here.host.boot()
+                if died:
+                    code = await code_of(lambda env, p=place: into(env, p))
+                    codes.add(code)
+                    opened = await code_of(lambda env, p=place: Node.open(env, p, passphrase))
+                    is_half = code == "restore_unfinished"
+                    assert opened == ("not_initialised" if is_half else "done"), (step, code)
+                step += STRIDE
+            assert "restore_unfinished" in codes
+            assert codes <= {"restore_unfinished", "directory_not_empty", "done"}
+            assert 10 < step < STEPS_MAX
+
+        world.run(script())
+
+
+@pytest.mark.parametrize("power_loss", [False, True], ids=["killed", "without power"])
+@pytest.mark.parametrize("ceremony", [again, renewed])
+def test_a_ceremony_that_dies_at_any_step_leaves_a_whole_office(
+    tmp_path: Path, power_loss: bool, ceremony: object
+) -> None:
+    """After each death the node starts as it stands, or the ceremony is held once more; then alerts flow.
+
+    ``SALWEEN_EVERY_STEP=1`` dies at every step, not at a sample.
+    """
+    with World(seed=3, directory=tmp_path, has_simulated_disks=True) as world:
+        offices = Offices(world)
+
+        async def script() -> None:
+            await offices.make()
+            here = offices.here
+            await crosses(offices, "0")
+            step = 1 + int(power_loss)
+            while True:
+                here.host.kill()
+                died = await dies_at(here, step, power_loss=power_loss, ceremony=ceremony)
+                if died and step % 2:  # the other half of them simply starts again
+                    here.host.boot()
+                    await here.host.run(ceremony)  # type: ignore[arg-type]
+                    here.host.kill()
+                await here.restart()
+                assert node_of(here).log.refusal is None
+                await crosses(offices, str(step))
+                if not died:
+                    break
+                step += STRIDE
+            assert 10 < step < STEPS_MAX
+
+        world.run(script())
