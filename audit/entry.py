@@ -222,6 +222,12 @@ TYPES: Final[Mapping[str, EntryType]] = dict(
                 "exp": TIME_MS,
             },
         ),
+        _entry_type(
+            "att.end",
+            "both offices",
+            {"alert": HASH, "n": INT, "verdict": _word("ok", "refused", "ended")},
+            {"peer": PSEUDONYM, "code": CODE},
+        ),
         # who let it out, who saw it, what is gone
         _entry_type("rel.author", "sender", {"alert": HASH, "actor": ACTOR}, {"msg": ID16, "list": INT}),
         _entry_type(
@@ -257,6 +263,11 @@ TYPES: Final[Mapping[str, EntryType]] = dict(
         _entry_type("bk.expire", "broker", _BROKER, _BROKER_OPTIONAL),
         _entry_type("bk.purge", "broker", {"box": PSEUDONYM, "n": INT}, {"code": CODE}),
         _entry_type("bk.drop", "broker", {**_BROKER, "code": CODE}, {"bucket": INT, "in": INDEX}),
+        _entry_type(
+            "bk.part",
+            "broker",
+            {"box": PSEUDONYM, "step": _word("begun", "whole", "deleted", "expired"), "bytes": INT},
+        ),
         _entry_type("bk.box", "broker", {"box": PSEUDONYM, "step": _word("made", "retired")}, {"code": CODE}),
     )
 )

@@ -453,6 +453,7 @@ WORDS: Final[Mapping[str, str]] = {
     "msg.overdue": "message %(msg).8s… not answered in time: %(code)s",
     "msg.cancel": "message %(msg).8s… cancelled",
     "msg.recv": "envelope %(env).8s… received: %(verdict)s",
+    "att.end": "photo %(n)s of alert %(alert).8s…: %(verdict)s",
     "rel.author": "alert %(alert).8s… signed by its author %(actor).8s…",
     "rel.release": "alert %(alert).8s… released by %(actor).8s…",
     "rel.refuse": "release of alert %(alert).8s… refused by %(actor).8s…: %(code)s",
@@ -472,6 +473,7 @@ WORDS: Final[Mapping[str, str]] = {
     "bk.expire": "envelope %(env).8s… in mailbox %(box).8s… expired",
     "bk.purge": "%(n)s envelopes of mailbox %(box).8s… purged",
     "bk.drop": "envelope %(env).8s… for mailbox %(box).8s… dropped: %(code)s",
+    "bk.part": "attachment of %(bytes)s bytes beside mailbox %(box).8s… %(step)s",
     "bk.box": "mailbox %(box).8s… %(step)s",
 }
 """One sentence for each entry type, ids cut to eight characters; only required fields stand in them."""

@@ -61,6 +61,8 @@ async def collect_stats(store: Store) -> dict[str, int]:
         "token_uses_left": totals.token_uses_left,
         "retired": totals.retired,
         "remade": totals.remade,
+        "attachments": totals.attachments,
+        "attachment_bytes": totals.attachment_bytes,
     }
 
 

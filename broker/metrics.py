@@ -59,6 +59,8 @@ class BrokerMetrics:
             ("token_uses_left", "Mailboxes that loaded tokens may still make"),
             ("retired", "Mailboxes whose time was over"),
             ("remade", "Mailboxes made again after a loss"),
+            ("attachments", "Attachments begun and not deleted"),
+            ("attachment_bytes", "Bytes of attachments held"),
         ):
             gauge = Gauge(f"salween_broker_{name}", meaning, registry=self._registry)
             gauge.set_function(partial(_total, totals, name))

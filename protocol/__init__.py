@@ -1,11 +1,13 @@
 """What offices and brokers say to each other: values, formats and rules, without exception pure.
 
 Spec: docs/spec/wire.md, docs/spec/alert.md, docs/spec/envelope.md, docs/spec/conversation.md,
-docs/spec/broker.md. Files in reading order:
+docs/spec/broker.md, docs/spec/attachments.md. Files in reading order:
 
 - ``limits``: every size, count and time limit, its unit and its source
 - ``wire``: canonical msgpack, written one way and read only that way
 - ``codelists``: codes that cross the border, with labels in seven languages
+- ``parts``: an attachment as its carriers know it: sizes, capabilities, how far it has come
+- ``attachment``: its manifest, its sealing and opening
 - ``alert``: what an officer fills in
 - ``disclosures``: the alert split into a signed core and values that can be erased one by one
 - ``release``: who must sign before an alert may leave; the only maker of a ReleasedAlert
@@ -23,6 +25,6 @@ docs/spec/broker.md. Files in reading order:
 - ``custody``, ``tokens``: the broker's signed word that it holds an item; the operator's permission
 
 Never imports runtime, audit, broker or node; no clock, randomness, file or socket of its own. The broker
-imports ``limits``, ``wire``, ``envelope`` and the files of the last two lines, and can reach neither
-``sealing``, ``alert`` nor ``release``.
+imports ``limits``, ``wire``, ``envelope``, ``parts`` and the files of the last two lines, and can reach
+neither ``sealing``, ``attachment``, ``alert`` nor ``release``.
 """

@@ -16,8 +16,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from keys import labels
+from keys.errors import MalformedInput
 from keys.primitives import labelled_hash
 from protocol import codelists, limits
+from protocol.attachment import Manifest, decode_manifest_untrusted
 
 # --- text ---
 
@@ -189,6 +191,36 @@ class FreeText(_Frozen):
 Entity = Annotated[Vehicle | Person, Field(discriminator="entity")]
 
 
+def _check_manifest(text: str) -> str:
+    try:
+        decode_manifest_untrusted(text)
+    except MalformedInput as error:
+        raise PydanticCustomError("alert_photo", "is no manifest of a photo") from error
+    return text
+
+
+ManifestText = Annotated[str, AfterValidator(_check_manifest), Field(repr=False)]
+
+
+class Photo(_Frozen):
+    """A photo beside the alert: manifests of the picture and of its thumbnail, each with its own key."""
+
+    thumbnail: ManifestText
+    photo: ManifestText
+
+    @property
+    def manifests(self) -> tuple[Manifest, Manifest]:
+        """Of the photo and of its thumbnail."""
+        return decode_manifest_untrusted(self.photo), decode_manifest_untrusted(self.thumbnail)
+
+    @model_validator(mode="after")
+    def _thumbnail_is_small(self) -> Self:
+        _, thumbnail = self.manifests
+        if thumbnail.length_bytes > limits.THUMBNAIL_BYTES_MAX or thumbnail.type != "jpeg":
+            raise PydanticCustomError("alert_photo", "has a thumbnail that is no small JPEG")
+        return self
+
+
 class Alert(_Frozen):
     """One alert as an officer wrote it. Times are Unix milliseconds; references are alert ids in hex.
 
@@ -219,6 +251,14 @@ class Alert(_Frozen):
     references: Annotated[
         tuple[AlertIdHex, ...], BeforeValidator(_as_tuple), Field(max_length=limits.REFERENCES_MAX)
     ] = ()
+    photos: Annotated[
+        tuple[Photo, ...], BeforeValidator(_as_tuple), Field(max_length=limits.PHOTOS_PER_ALERT_MAX)
+    ] = ()
+
+    @property
+    def manifests(self) -> tuple[Manifest, ...]:
+        """What is carried beside it, by number: each photo, then its thumbnail."""
+        return tuple(manifest for photo in self.photos for manifest in photo.manifests)
 
     @property
     def has_victim(self) -> bool:
@@ -235,6 +275,8 @@ class Alert(_Frozen):
             raise PydanticCustomError("alert_empty", "an alert needs an entity or text")
         if len(set(self.references)) != len(self.references):
             raise PydanticCustomError("alert_references", "references: one alert is named twice")
+        if len({manifest.read_secret for manifest in self.manifests}) != len(self.manifests):
+            raise PydanticCustomError("alert_photo", "photos: one is named twice")
         return self
 
     @model_validator(mode="after")

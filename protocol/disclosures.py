@@ -6,7 +6,8 @@ on a part, is dropping disclosures: the core, its alert id and all signatures st
 disclosure matches exactly one digest, and ``join_alert`` wants them all; what is left after erasure is
 another type.
 
-Paths: ``urgency_reason``, ``handling_text``, ``text/language``, ``text/text``, ``e0/plate`` .. ``e15/role``.
+Paths: ``urgency_reason``, ``handling_text``, ``text/language``, ``text/text``, ``e0/plate`` .. ``e15/role``,
+``p0/photo`` .. ``p3/thumbnail``.
 """
 
 import re
@@ -29,7 +30,7 @@ from protocol.alert import Alert, FreeText, check_text
 Randomness: TypeAlias = Callable[[int], bytes]
 
 _CORE_VERSION: Final = 1
-_PATH: Final = re.compile(r"(?:[a-z_]+|text/[a-z_]+|e(?:[0-9]|1[0-5])/[a-z_]+)")
+_PATH: Final = re.compile(r"(?:[a-z_]+|text/[a-z_]+|e(?:[0-9]|1[0-5])/[a-z_]+|p[0-3]/(?:photo|thumbnail))")
 # Names on the wire of the codes, which are the alert's own field names.
 _CODE_FIELDS: Final = (
     "kind",
@@ -282,6 +283,8 @@ def _values(alert: Alert) -> dict[str, str]:
         found |= {"text/language": alert.text.language, "text/text": alert.text.text}
     for index, entity in enumerate(alert.entities):
         found |= {f"e{index}/{name}": value for name, value in entity}
+    for index, photo in enumerate(alert.photos):
+        found |= {f"p{index}/{name}": value for name, value in photo}
     return {path: value for path, value in found.items() if value is not None}
 
 
@@ -304,7 +307,7 @@ def join_alert(core: AlertCore, disclosures: Sequence[Disclosure]) -> Alert:
     if check_disclosures(core, disclosures):
         raise VerificationFailed("disclosure_missing", "a value named by the core is not here")
     values = {disclosure.path: disclosure.value for disclosure in disclosures}
-    entities, text, plain = _by_group(values)
+    numbered, text, plain = _by_group(values)
     try:
         return Alert.model_validate(
             {
@@ -314,7 +317,8 @@ def join_alert(core: AlertCore, disclosures: Sequence[Disclosure]) -> Alert:
                 "expires_ms": core.expires_ms,
                 "erase_at_ms": core.erase_at_ms,
                 "reply_by_ms": core.reply_by_ms,
-                "entities": entities,
+                "entities": numbered["e"],
+                "photos": numbered["p"],
                 "text": FreeText.model_validate(text) if text else None,
                 "references": [reference.hex() for reference in core.references],
             }
@@ -334,9 +338,11 @@ def _describe_fault(where: tuple[int | str, ...], kind: str) -> str:
     return f"{'.'.join(str(part) for part in known)} {kind}".strip()
 
 
-def _by_group(values: Mapping[str, str]) -> tuple[list[dict[str, str]], dict[str, str], dict[str, str]]:
-    """Values by entity in order, of the free text, and of the alert itself."""
-    entities: dict[int, dict[str, str]] = {}
+def _by_group(
+    values: Mapping[str, str],
+) -> tuple[dict[str, list[dict[str, str]]], dict[str, str], dict[str, str]]:
+    """Values of entities (e) and of photos (p) in order, of the free text, and of the alert itself."""
+    numbered: dict[str, dict[int, dict[str, str]]] = {"e": {}, "p": {}}
     text: dict[str, str] = {}
     plain: dict[str, str] = {}
     for path, value in values.items():
@@ -344,15 +350,17 @@ def _by_group(values: Mapping[str, str]) -> tuple[list[dict[str, str]], dict[str
         if group == "text":
             text[name] = value
         elif group:
-            entities.setdefault(int(group[1:]), {})[name] = value
+            numbered[group[0]].setdefault(int(group[1:]), {})[name] = value
         elif name in _TEXT_FIELDS:
             plain[name] = value
         else:
             # Otherwise a disclosure could stand in for a code that officers signed.
             raise MalformedInput("alert_invalid", "a disclosure names a field that is not one")
-    if sorted(entities) != list(range(len(entities))):
-        raise MalformedInput("alert_invalid", "entities are not numbered from zero without a gap")
-    return [entities[index] for index in sorted(entities)], text, plain
+    for found in numbered.values():
+        if sorted(found) != list(range(len(found))):
+            raise MalformedInput("alert_invalid", "entities or photos are not numbered from 0")
+    in_order = {group: [found[index] for index in sorted(found)] for group, found in numbered.items()}
+    return in_order, text, plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

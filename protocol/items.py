@@ -200,6 +200,15 @@ class EarlierInstance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PhotoReport:
+    """What became of one picture of the receiver's alert at the signer: kept, or refused with a code."""
+
+    alert_id: bytes  # 32
+    number: int  # into Alert.manifests
+    code: str  # empty: it is whole and kept
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UnknownItem:
     """An item of a later version, kept whole so that it re-encodes to the same bytes."""
 
@@ -226,6 +235,7 @@ Item = (
     | ResetAnswer
     | ResetRefused
     | EarlierInstance
+    | PhotoReport
     | UnknownItem
 )
 
@@ -378,6 +388,8 @@ def _to_wire(item: Item) -> Value:
             return {"k": "rsx", "i": item.instance, "v": item.key_version, "n": item.known_version}
         case EarlierInstance():
             return {"k": "inst", "r": ranges_to_wire(item.ranges)}
+        case PhotoReport():
+            return {"k": "att", "a": item.alert_id, "n": item.number, "c": item.code}
         case UnknownItem():
             return wire.decode_untrusted(item.encoded, bytes_max=limits.BODY_BYTES_MAX)
 
@@ -477,8 +489,21 @@ def _read_known(tag: str, fields: Fields) -> Item | None:
             )
         case "inst":
             return EarlierInstance(ranges=ranges_from_wire(fields.take("r")))
+        case "att":
+            return PhotoReport(
+                alert_id=fields.raw("a", size=limits.HASH_BYTES),
+                number=fields.integer("n", most=2 * limits.PHOTOS_PER_ALERT_MAX - 1),
+                code=_read_code(fields),
+            )
         case _:
             return None
+
+
+def _read_code(fields: Fields) -> str:
+    code = fields.text("c", bytes_max=limits.CODE_BYTES_MAX)
+    if not all("a" <= c <= "z" or "0" <= c <= "9" or c == "_" for c in code):
+        raise MalformedInput("item_wrong", "a code is lower-case letters, digits and underscores")
+    return code
 
 
 def _read_offer(fields: Fields) -> OneTimeOffer:

@@ -95,6 +95,25 @@ HELD_BACKOFF_MS_MAX: Final = 24 * HOUR_MS
 LINK_BACKOFF_MS_MIN: Final = 2 * SECOND_MS
 LINK_BACKOFF_MS_MAX: Final = 15 * MINUTE_MS
 
+# --- attachments (docs/spec/attachments.md) ---
+PHOTOS_PER_ALERT_MAX: Final = 4
+PHOTO_BYTES_MAX: Final = 25 * 2**20
+PHOTO_PIXELS_MAX: Final = 20_000_000
+THUMBNAIL_BYTES_MAX: Final = 24 * 2**10
+MANIFEST_BYTES_MAX: Final = 320
+# Sizes of a ciphertext: quarter octaves from the first to the last, which holds the largest photo.
+ATTACHMENT_BYTES_MIN: Final = 64 * 2**10
+ATTACHMENT_BYTES_MAX: Final = 28 * 2**20
+ATTACHMENT_PART_BYTES: Final = 256 * 2**10
+# A broker keeps each part as it came; a shorter one is taken only as the last.
+ATTACHMENT_PART_BYTES_MIN: Final = 1_024
+# Beside the quota for items, and never out of it: a photo must not keep an alert out.
+MAILBOX_ATTACHMENTS_MAX: Final = 64
+MAILBOX_ATTACHMENT_BYTES_MAX: Final = 128 * 2**20
+# How long after an answer that brought nothing a part is asked for again.
+ATTACHMENT_BACKOFF_MS_MIN: Final = 2 * SECOND_MS
+ATTACHMENT_BACKOFF_MS_MAX: Final = 1 * HOUR_MS
+
 # --- broker (docs/spec/broker.md) ---
 SECRET_BYTES: Final = 32
 MAILBOX_ITEMS_MAX: Final = 512
@@ -204,3 +223,7 @@ assert NOTICES_PER_ANSWER_MAX * NOTICE_BYTES_MAX < INLINE_BYTES_MAX
 assert NOTICES_UNVOUCHED_MAX > 12 * NOTICES_UNVOUCHED_PER_HOUR_MAX, "every office asks once in that time"
 assert MAILBOX_ROTATION_SPREAD_MS < MAILBOX_ROTATION_MS < MAILBOX_TTL_MS
 assert RENDEZVOUS_TTL_MS < MAILBOX_TTL_MS
+assert ATTACHMENT_PART_BYTES < INLINE_BYTES_MAX < REQUEST_BYTES_MAX
+assert PHOTO_BYTES_MAX < ATTACHMENT_BYTES_MAX < MAILBOX_ATTACHMENT_BYTES_MAX
+assert THUMBNAIL_BYTES_MAX < ATTACHMENT_BYTES_MIN
+assert 2 * PHOTOS_PER_ALERT_MAX * (MANIFEST_BYTES_MAX + PATH_BYTES_MAX + SALT_BYTES) < BODY_BYTES_MAX // 10

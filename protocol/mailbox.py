@@ -16,6 +16,8 @@ from protocol.requests import (
     Delete,
     MailboxKind,
     OpRefused,
+    PartHeld,
+    PartPut,
     Refusal,
     Remake,
     verify_delete,
@@ -92,6 +94,25 @@ class MakeMailbox:
     """Make it; ``spend_token`` says that the one-time token is used up by it."""
 
     spend_token: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttachmentState:
+    """One attachment as the store counts it. ``is_gone``: deleted, and nobody sends it anew."""
+
+    size_bytes: int
+    held_bytes: int
+    read_hash: bytes  # 32
+    write_hash: bytes  # 32
+    is_gone: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppendPart:
+    """Store the data from its byte ``skip`` on. ``makes``: it is the first part of its attachment."""
+
+    skip: int
+    makes: bool
 
 
 # --- mailboxes ------------------------------------------------------------------------------------
@@ -230,6 +251,43 @@ def accept_delete(mailbox: MailboxState | None, op: Delete) -> OpRefused | None:
     except VerificationFailed:
         return OpRefused(code=Refusal.BAD_SIGNATURE)
     return None
+
+
+def accept_part(
+    mailbox: MailboxState | None,
+    op: PartPut,
+    *,
+    write_hash: bytes,
+    known: AttachmentState | None,
+    attachments: int,
+    attachment_bytes: int,
+    now_ms: int,
+) -> AppendPart | PartHeld | OpRefused:
+    """Judge a part.
+
+    ``mailbox``: the one with this put hash. ``known``: the attachment beside it that has this write or this
+    read hash. ``attachments`` and ``attachment_bytes``: what the mailbox is charged with, in whole sizes.
+    What overlaps is not looked at: the first bytes stand.
+    """
+    if mailbox is None or mailbox_expired(mailbox, now_ms) or mailbox.kind != "pair":
+        return OpRefused(code=Refusal.GONE)
+    held_bytes = 0
+    if known is not None:
+        if (known.write_hash, known.read_hash, known.size_bytes) != (write_hash, op.read_hash, op.size_bytes):
+            return OpRefused(code=Refusal.CONFLICT)
+        if known.is_gone:
+            return PartHeld(held_bytes=op.size_bytes)
+        held_bytes = known.held_bytes
+    end = op.offset + len(op.data)
+    is_long_enough = end - held_bytes >= limits.ATTACHMENT_PART_BYTES_MIN or end == op.size_bytes
+    if op.offset > held_bytes or end <= held_bytes or not is_long_enough:
+        return PartHeld(held_bytes=held_bytes)
+    if known is None and (
+        attachments >= limits.MAILBOX_ATTACHMENTS_MAX
+        or attachment_bytes + op.size_bytes > limits.MAILBOX_ATTACHMENT_BYTES_MAX
+    ):
+        return OpRefused(code=Refusal.QUOTA)
+    return AppendPart(skip=held_bytes - op.offset, makes=known is None)
 
 
 def item_expires_ms(mailbox: MailboxState, put_ms: int) -> int:

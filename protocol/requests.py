@@ -31,6 +31,7 @@ from keys.secret import SecretBytes
 from protocol import limits, wire
 from protocol.custody import Custody, read_custody, with_signature
 from protocol.envelope import envelope_hash
+from protocol.parts import SIZES, quarter_octaves
 from protocol.wire import Fields, Value
 
 Randomness: TypeAlias = Callable[[int], bytes]
@@ -171,6 +172,44 @@ class Publish:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PartPut:
+    """Lay part of an attachment beside a mailbox, from ``offset`` on; without ``data`` it only asks.
+
+    ``write_secret`` names the attachment to its sender, ``read_hash`` to its recipient. It is made by its
+    first part, and nothing in it is ever written twice.
+    """
+
+    put_secret: bytes = field(repr=False)  # 32, of the mailbox that is charged
+    write_secret: bytes = field(repr=False)  # 32
+    read_hash: bytes  # 32, parts.read_capability_hash(read secret)
+    size_bytes: int  # of the whole, one of parts.SIZES
+    offset: int
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartGet:
+    """At most so many bytes of an attachment beside my mailbox, from ``offset`` on."""
+
+    get_secret: bytes = field(repr=False)  # 32
+    read_secret: bytes = field(repr=False)  # 32
+    offset: int
+    bytes_max: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttachmentDelete:
+    """I hold this attachment durably, or take it back.
+
+    By the mailbox's get secret and the attachment's read secret, or by put and write secret.
+    """
+
+    mailbox_secret: bytes = field(repr=False)  # 32
+    attachment_secret: bytes = field(repr=False)  # 32
+    by_sender: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Forward:
     """Hand these bytes to another broker of your operator's list, and me what it answers.
 
@@ -183,7 +222,22 @@ class Forward:
     request: bytes = field(repr=False)  # whole, for ``open_request_untrusted`` there; empty asks for its card
 
 
-MailboxOp = Create | AskGrant | Remake | Put | Held | List | Get | Delete | Stats | Notices | Publish
+MailboxOp = (
+    Create
+    | AskGrant
+    | Remake
+    | Put
+    | Held
+    | List
+    | Get
+    | Delete
+    | Stats
+    | Notices
+    | Publish
+    | PartPut
+    | PartGet
+    | AttachmentDelete
+)
 Op = MailboxOp | Forward
 
 # --- results --------------------------------------------------------------------------------------
@@ -263,6 +317,26 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PartHeld:
+    """The broker holds the attachment's first ``held_bytes`` bytes; all of it also when it was deleted."""
+
+    held_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartGot:
+    """Bytes of an attachment of ``size_bytes``; fewer than asked for, or none, where no more is here yet."""
+
+    size_bytes: int
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttachmentDeleted:
+    """The attachment is gone, now or before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Forwarded:
     """What the other broker said: an answer only the asker can open, or its card."""
 
@@ -287,6 +361,9 @@ Result = (
     | StatsAnswer
     | NoticesAnswer
     | Published
+    | PartHeld
+    | PartGot
+    | AttachmentDeleted
     | Forwarded
     | OpRefused
 )
@@ -494,6 +571,8 @@ def _op_bytes(op: Op) -> int:
     match op:
         case Put():
             return len(op.envelope) + 96
+        case PartPut():
+            return len(op.data) + 320
         case Forward():
             return len(op.request) + 192
         case _:
@@ -509,12 +588,8 @@ def inline_budget_bytes(asked_bytes: int) -> int:
 
 
 def _sizes(first: int, smallest_step: int, largest: int) -> tuple[int, ...]:
-    """``first``, then quarter octaves {1, 1.25, 1.5, 1.75} x 2^k from ``smallest_step`` up to ``largest``."""
-    sizes, octave = [first], smallest_step
-    while octave <= largest:
-        sizes += [octave * quarters // 4 for quarters in (4, 5, 6, 7)]
-        octave *= 2
-    return tuple(size for size in sizes if size <= largest)
+    """``first``, then quarter octaves from ``smallest_step`` up to ``largest``."""
+    return (first, *quarter_octaves(smallest_step, largest))
 
 
 _REQUEST_SIZES: Final = _sizes(limits.REQUEST_BYTES_MIN, 2_048, limits.REQUEST_BYTES_MAX)
@@ -590,6 +665,31 @@ def _op_to_wire(op: Op) -> Value:
             return {"k": "note", "c": op.cursor}
         case Publish():
             return {"k": "pub", "n": op.notice, "g": op.get_secret}
+        case PartPut():
+            return {
+                "k": "bput",
+                "p": op.put_secret,
+                "w": op.write_secret,
+                "r": op.read_hash,
+                "z": op.size_bytes,
+                "o": op.offset,
+                "d": op.data,
+            }
+        case PartGet():
+            return {
+                "k": "bget",
+                "g": op.get_secret,
+                "r": op.read_secret,
+                "o": op.offset,
+                "m": op.bytes_max,
+            }
+        case AttachmentDelete():
+            return {
+                "k": "bdel",
+                "m": op.mailbox_secret,
+                "b": op.attachment_secret,
+                "s": op.by_sender,
+            }
         case Forward():
             return {"k": "fwd", "t": op.token, "n": op.target, "w": op.wait_ms, "e": op.request}
         case _:
@@ -661,6 +761,21 @@ def _read_op(tag: str, fields: Fields) -> Op:
             if len(op.get_secret) not in (0, limits.SECRET_BYTES):
                 raise MalformedInput("op_wrong", "a capability has 32 bytes")
             return op
+        case "bput":
+            return _read_part_put(fields)
+        case "bget":
+            return PartGet(
+                get_secret=fields.raw("g", size=limits.SECRET_BYTES),
+                read_secret=fields.raw("r", size=limits.SECRET_BYTES),
+                offset=fields.integer("o", most=limits.ATTACHMENT_BYTES_MAX),
+                bytes_max=fields.integer("m", most=limits.ATTACHMENT_PART_BYTES),
+            )
+        case "bdel":
+            return AttachmentDelete(
+                mailbox_secret=fields.raw("m", size=limits.SECRET_BYTES),
+                attachment_secret=fields.raw("b", size=limits.SECRET_BYTES),
+                by_sender=fields.boolean("s"),
+            )
         case "fwd":
             return Forward(
                 token=fields.raw("t", size=limits.SECRET_BYTES),
@@ -670,6 +785,20 @@ def _read_op(tag: str, fields: Fields) -> Op:
             )
         case _:
             raise MalformedInput("op_unknown", "the request holds an unknown op")
+
+
+def _read_part_put(fields: Fields) -> PartPut:
+    op = PartPut(
+        put_secret=fields.raw("p", size=limits.SECRET_BYTES),
+        write_secret=fields.raw("w", size=limits.SECRET_BYTES),
+        read_hash=fields.raw("r", size=limits.HASH_BYTES),
+        size_bytes=fields.integer("z", most=limits.ATTACHMENT_BYTES_MAX),
+        offset=fields.integer("o", most=limits.ATTACHMENT_BYTES_MAX),
+        data=fields.raw("d", bytes_max=limits.ATTACHMENT_PART_BYTES),
+    )
+    if op.size_bytes not in SIZES or op.offset + len(op.data) > op.size_bytes:
+        raise MalformedInput("op_wrong", "a part lies inside an attachment of one of few sizes")
+    return op
 
 
 def _read_create(fields: Fields) -> Create:
@@ -733,6 +862,12 @@ def _result_to_wire(result: Result) -> Value:
             return {"k": "note", "n": list(result.notices), "c": result.cursor, "m": result.more}
         case Published():
             return {"k": "pub"}
+        case PartHeld():
+            return {"k": "bput", "n": result.held_bytes}
+        case PartGot():
+            return {"k": "bget", "z": result.size_bytes, "d": result.data}
+        case AttachmentDeleted():
+            return {"k": "bdel"}
         case Forwarded():
             return {"k": "fwd", "e": result.answer}
         case OpRefused():
@@ -793,10 +928,26 @@ def _read_result(tag: str, fields: Fields, op: Op, origin: str) -> Result:
             )
         case "pub", Publish():
             return Published()
+        case "bput", PartPut():
+            return PartHeld(held_bytes=fields.integer("n", most=op.size_bytes))
+        case "bget", PartGet():
+            return _read_part_got(fields, op)
+        case "bdel", AttachmentDelete():
+            return AttachmentDeleted()
         case "fwd", Forward():
             return Forwarded(answer=fields.raw("e", bytes_max=limits.FORWARDED_BYTES_MAX))
         case _:
             raise MalformedInput("result_wrong", "a result does not answer its op")
+
+
+def _read_part_got(fields: Fields, op: PartGet) -> PartGot:
+    got = PartGot(
+        size_bytes=fields.integer("z", most=limits.ATTACHMENT_BYTES_MAX),
+        data=fields.raw("d", bytes_max=op.bytes_max),
+    )
+    if op.offset + len(got.data) > got.size_bytes and got.data:
+        raise MalformedInput("result_wrong", "a part reaches beyond its attachment")
+    return got
 
 
 def _read_listed(fields: Fields) -> Listed:

@@ -11,8 +11,10 @@ from typing import Protocol, assert_never
 
 from keys.errors import VerificationFailed
 from protocol.envelope import envelope_hash
+from protocol.parts import read_capability_hash, write_capability_hash
 from protocol.requests import (
     AskGrant,
+    AttachmentDelete,
     Create,
     Delete,
     Get,
@@ -21,6 +23,8 @@ from protocol.requests import (
     ListedItem,
     MailboxOp,
     Notices,
+    PartGet,
+    PartPut,
     Publish,
     Put,
     Remake,
@@ -39,13 +43,13 @@ class Order:
 
     op: MailboxOp
     box_hash: bytes = b""  # of the capability shown: put for Put and Held, get for the others
-    content_hash: bytes = b""  # of the envelope of a Put, or of the token of a Create
+    content_hash: bytes = b""  # of the envelope of a Put, the token of a Create, an attachment's secret
     is_granted: bool = False  # a Remake whose grant our custody key signed
 
     @property
     def writes(self) -> bool:
         """Whether carrying it out changes anything."""
-        return isinstance(self.op, Create | Remake | Put | Delete | Publish)
+        return isinstance(self.op, Create | Remake | Put | Delete | Publish | PartPut | AttachmentDelete)
 
 
 def order_of(op: MailboxOp, custody_public: bytes) -> Order:
@@ -72,6 +76,30 @@ def order_of(op: MailboxOp, custody_public: bytes) -> Order:
             return Order(op=op)
         case Publish():
             return Order(op=op, box_hash=get_capability_hash(op.get_secret) if op.get_secret else b"")
+        case PartPut():
+            return Order(
+                op=op,
+                box_hash=put_capability_hash(op.put_secret),
+                content_hash=write_capability_hash(op.write_secret),
+            )
+        case PartGet():
+            return Order(
+                op=op,
+                box_hash=get_capability_hash(op.get_secret),
+                content_hash=read_capability_hash(op.read_secret),
+            )
+        case AttachmentDelete() if op.by_sender:
+            return Order(
+                op=op,
+                box_hash=put_capability_hash(op.mailbox_secret),
+                content_hash=write_capability_hash(op.attachment_secret),
+            )
+        case AttachmentDelete():
+            return Order(
+                op=op,
+                box_hash=get_capability_hash(op.mailbox_secret),
+                content_hash=read_capability_hash(op.attachment_secret),
+            )
         case _:
             assert_never(op)
 
@@ -110,6 +138,8 @@ class Totals:
     token_uses_left: int
     retired: int  # mailboxes whose time was over, since this database began
     remade: int  # mailboxes made again with a grant, since then
+    attachments: int  # begun and not deleted
+    attachment_bytes: int  # of them that are here
 
 
 # Called on the event loop for each new item once its commit is durable: hash of the get capability, the item.

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, assert_never
 
 from audit.store import AuditLog
+from broker.store import attachments
+from broker.store.attachments import Attachments
 from broker.store.base import Announce, CarriedOut, Order, Totals
 from broker.store.notices import publish, shown_after
 from keys.errors import MalformedInput
@@ -32,6 +34,8 @@ from protocol.mailbox import (
 )
 from protocol.requests import (
     AskGrant,
+    AttachmentDelete,
+    AttachmentDeleted,
     Create,
     Created,
     Delete,
@@ -47,6 +51,9 @@ from protocol.requests import (
     MailboxKind,
     Notices,
     OpRefused,
+    PartGet,
+    PartGot,
+    PartPut,
     Publish,
     Put,
     Refusal,
@@ -111,6 +118,7 @@ class SqliteStore:
         self._log = log
         self._announce = announce
         self._refuse_puts = False
+        self._attachments = Attachments(log, self._tally)
         self._totals = totals  # counted once, then kept by ``_tally``: counting rows would hold up writers
 
     @classmethod
@@ -205,6 +213,10 @@ class SqliteStore:
                 return self._delete(tx, order, order.op, turn)
             case Publish():
                 return self._publish(tx, order, order.op, turn)
+            case PartPut():
+                return self._put_part(tx, order, order.op, turn)
+            case AttachmentDelete():
+                return self._delete_attachment(tx, order, order.op, turn)
             case _:
                 return self._look(tx, order, turn)
 
@@ -224,7 +236,9 @@ class SqliteStore:
                 return _stats(box)
             case AskGrant():
                 return _grant(box, op)
-            case Create() | Remake() | Put() | Delete() | Publish():
+            case PartGet():
+                return _get_part(snapshot, box, order, op, turn)
+            case Create() | Remake() | Put() | Delete() | Publish() | PartPut() | AttachmentDelete():
                 raise AssertionError("a writing order among those that look")
             case _:
                 assert_never(op)
@@ -417,6 +431,23 @@ class SqliteStore:
                 self._tally(tx, items=-1, size_bytes=-size_bytes, tombstones=1)
         return Deleted()
 
+    def _put_part(self, tx: Transaction, order: Order, op: PartPut, turn: _Turn) -> Result:
+        box = _find_box(tx, _BOX_BY_PUT, order.box_hash, turn)
+        return self._attachments.put(
+            tx,
+            None if box is None else (box.id, box.pseudonym, box.state),
+            op,
+            order.content_hash,
+            turn.now_ms,
+            disk_is_low=self._refuse_puts,
+        )
+
+    def _delete_attachment(self, tx: Transaction, order: Order, op: AttachmentDelete, turn: _Turn) -> Result:
+        box = _find_box(tx, _BOX_BY_PUT if op.by_sender else _BOX_BY_GET, order.box_hash, turn)
+        if box is None:
+            return AttachmentDeleted()
+        return self._attachments.delete(tx, box.id, box.pseudonym, order.content_hash, by_sender=op.by_sender)
+
     def _publish(self, tx: Transaction, order: Order, op: Publish, turn: _Turn) -> Result:
         turn.publishes_left -= 1
         if turn.publishes_left < 0 or self._refuse_puts:
@@ -440,6 +471,7 @@ class SqliteStore:
 
     def _expire(self, tx: Transaction, now_ms: int, rows_max: int) -> int:
         due = self._drop(tx, _DUE_ITEMS, (now_ms, rows_max))
+        due += self._attachments.expire(tx, now_ms, rows_max - due)
         if due == rows_max:
             return due
         return due + self._retire(tx, now_ms, rows_max - due)
@@ -475,6 +507,7 @@ class SqliteStore:
             for log_index, item_hash in held:
                 entry = {"env": item_hash.hex(), "box": box.pseudonym, "in": log_index}
                 self._log.append(tx, "bk.expire", entry)
+            self._attachments.retire(tx, box.id)
             self._log.append(tx, "bk.box", {"box": box.pseudonym, "step": "retired"})
             rows_gone = tx.value("SELECT count(*) FROM items WHERE mailbox = ?", (box.id,))
             self._tally(
@@ -606,6 +639,15 @@ def _get(snapshot: Snapshot, box: _Box, op: Get, turn: _Turn) -> Result:
     return Got(envelope=envelope)
 
 
+def _get_part(snapshot: Snapshot, box: _Box | None, order: Order, op: PartGet, turn: _Turn) -> Result:
+    if box is None:
+        return OpRefused(code=Refusal.NOT_FOUND)
+    result = attachments.get(snapshot, box.id, order.content_hash, op, turn.bytes_left, turn.now_ms)
+    if isinstance(result, PartGot):
+        turn.bytes_left -= len(result.data)
+    return result
+
+
 def _grant(box: _Box | None, op: AskGrant) -> Result:
     """Permission to sign, as an empty grant; for nothing but a mailbox of a pair that is exactly this one."""
     if box is None or box.state.kind != "pair":
@@ -631,6 +673,7 @@ def _count_all(snapshot: Snapshot) -> Totals:
     )[0]
     # Counted over an index: rows with their envelopes would be megabytes of reading.
     rows = snapshot.value("SELECT count(*) FROM items INDEXED BY items_due")
+    begun, part_bytes = attachments.count(snapshot)
     return Totals(
         mailboxes=mailboxes,
         items=items,
@@ -639,4 +682,6 @@ def _count_all(snapshot: Snapshot) -> Totals:
         token_uses_left=snapshot.value("SELECT coalesce(sum(uses_left), 0) FROM tokens"),
         retired=snapshot.value("SELECT count(*) FROM retired"),
         remade=snapshot.value("SELECT count FROM remade"),
+        attachments=begun,
+        attachment_bytes=part_bytes,
     )

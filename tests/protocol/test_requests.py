@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import get_args
 
@@ -15,9 +16,12 @@ from keys.secret import SecretBytes
 from protocol import limits, requests, wire
 from protocol.custody import Custody, sign_custody, verify_custody
 from protocol.envelope import BUCKETS, envelope_hash
+from protocol.parts import SIZES
 from protocol.requests import (
     Answer,
     AskGrant,
+    AttachmentDelete,
+    AttachmentDeleted,
     Create,
     Created,
     Delete,
@@ -36,6 +40,10 @@ from protocol.requests import (
     NoticesAnswer,
     Op,
     OpRefused,
+    PartGet,
+    PartGot,
+    PartHeld,
+    PartPut,
     PendingRequest,
     Publish,
     Published,
@@ -66,6 +74,15 @@ OTHER_BROKER = XWingPrivateKey.from_seed(SecretBytes(b"\x02" * 32))
 CUSTODY_KEY = Ed25519PrivateKey.from_seed(SecretBytes(b"\x03" * 32))
 MAILBOX_KEY = Ed25519PrivateKey.from_seed(SecretBytes(b"\x04" * 32))
 ORIGIN = "salween/broker/test/log1"
+PART = PartPut(
+    put_secret=bytes(32),
+    write_secret=bytes(32),
+    read_hash=bytes(32),
+    size_bytes=SIZES[0],
+    offset=7,
+    data=bytes(1_024),
+)
+RANGE = PartGet(get_secret=bytes(32), read_secret=bytes(32), offset=7, bytes_max=64)
 
 
 def counting() -> Callable[[int], bytes]:
@@ -122,6 +139,25 @@ ops: st.SearchStrategy[Op] = st.one_of(
         Publish,
         notice=st.binary(max_size=8_192),
         get_secret=st.one_of(st.just(b""), st.binary(min_size=32, max_size=32)),
+    ),
+    st.builds(
+        PartPut,
+        put_secret=secrets32,
+        write_secret=secrets32,
+        read_hash=secrets32,
+        size_bytes=st.sampled_from(SIZES),
+        offset=st.integers(0, SIZES[0] // 2),
+        data=st.binary(max_size=2_000),
+    ),
+    st.builds(
+        PartGet,
+        get_secret=secrets32,
+        read_secret=secrets32,
+        offset=st.integers(0, limits.ATTACHMENT_BYTES_MAX),
+        bytes_max=st.integers(0, limits.ATTACHMENT_PART_BYTES),
+    ),
+    st.builds(
+        AttachmentDelete, mailbox_secret=secrets32, attachment_secret=secrets32, by_sender=st.booleans()
     ),
 )
 
@@ -338,6 +374,16 @@ def test_a_mailbox_is_asked_for_in_one_of_two_ways(change: dict[str, bytes]) -> 
     assert refused.value.code == "op_wrong"
 
 
+@pytest.mark.parametrize("change", [{"size_bytes": SIZES[0] + 1}, {"offset": SIZES[0] - 1_023}])
+def test_a_part_lies_inside_an_attachment_of_one_of_few_sizes(change: dict[str, int]) -> None:
+    """Anything else is no request at all."""
+    asked = replace(PART, **change)  # type: ignore[arg-type]
+    data, _ = seal_request(BROKER.public_bytes, ops=[asked], date_ms=NOW, random=counting())
+    with pytest.raises(MalformedInput) as refused:
+        open_request_untrusted(BROKER, data)
+    assert refused.value.code == "op_wrong"
+
+
 def test_no_secret_of_a_request_can_be_printed() -> None:
     """Whoever logs a request, an op or what is pending logs no capability and no envelope."""
     secret = b"SECRETSECRETSECRETSECRETSECRET32"
@@ -351,6 +397,9 @@ def test_no_secret_of_a_request_can_be_printed() -> None:
         Stats(get_secret=secret),
         AskGrant(get_secret=secret, put_hash=bytes(32), mailbox_public=bytes(32)),
         Remake(put_hash=bytes(32), get_hash=bytes(32), mailbox_public=bytes(32), grant=secret * 2),
+        replace(PART, put_secret=secret, write_secret=secret, data=secret),
+        PartGet(get_secret=secret, read_secret=secret, offset=0, bytes_max=1),
+        AttachmentDelete(mailbox_secret=secret, attachment_secret=secret, by_sender=True),
     ]
     _, pending, request = exchange(*asked)
     assert "SECRET" not in repr((asked, pending, request))
@@ -403,6 +452,9 @@ def test_every_result_comes_back_to_its_op() -> None:
         Forward(token=bytes(32), target="west", wait_ms=1, request=b"sealed"),
         second,
         a_put(3),
+        PART,
+        RANGE,
+        AttachmentDelete(mailbox_secret=bytes(32), attachment_secret=bytes(32), by_sender=False),
     ]
     notes = sign_custody([note_for(first, 10), note_for(second, 11)], CUSTODY_KEY)
     results: list[Result] = [
@@ -428,6 +480,9 @@ def test_every_result_comes_back_to_its_op() -> None:
         Forwarded(answer=b"sealed too"),
         notes[1],
         OpRefused(code=Refusal.QUOTA),
+        PartHeld(held_bytes=5),
+        PartGot(size_bytes=SIZES[0], data=b"part"),
+        AttachmentDeleted(),
     ]
     answer = answered(asked, results)
     assert answer == Answer(now_ms=NOW + 1, results=tuple(results))
@@ -529,6 +584,10 @@ LISTED = {"k": "list", "m": False}
             {"n": 1, "r": [{"k": "got", "e": b"other"}]},
             "result_wrong",
         ),
+        (PART, {"n": 1, "r": [{"k": "bput", "n": SIZES[0] + 1}]}, "field_range"),
+        (PART, {"n": 1, "r": [{"k": "bget", "z": SIZES[0], "d": b""}]}, "result_wrong"),
+        (RANGE, {"n": 1, "r": [{"k": "bget", "z": SIZES[0], "d": bytes(65)}]}, "field_range"),
+        (RANGE, {"n": 1, "r": [{"k": "bget", "z": 8, "d": bytes(2)}]}, "result_wrong"),
         (a_poll(), {"n": 1, "r": [{**LISTED, "i": [[1, bytes(32), 5, b"other"]]}]}, "result_wrong"),
         (a_poll(), {"n": 1, "r": [{**LISTED, "i": [[1, bytes(31), 5, None]]}]}, "result_wrong"),
         (a_poll(), {"n": 1, "r": [{**LISTED, "i": [[True, bytes(32), 5, None]]}]}, "result_wrong"),

@@ -15,7 +15,7 @@ from keys import brokercard, bundle, card, invitation, labels, notice, pairok
 from keys.errors import SalweenError
 from keys.primitives import COMPOSITE_SIGNATURE_BYTES, Ed25519PrivateKey, XWingPrivateKey
 from keys.secret import SecretBytes
-from protocol import evidence, items, receipts, requests, tokens
+from protocol import attachment, evidence, items, limits, parts, receipts, requests, tokens
 from protocol.custody import Custody, sign_custody, verify_custody
 from protocol.envelope import envelope_hash
 from protocol.message import MessageType
@@ -213,6 +213,7 @@ def _values() -> Iterator[Document]:
         ),
         ("rsx", items.ResetRefused(instance=drawn("instance", 8), key_version=2, known_version=7)),
         ("inst", items.EarlierInstance(ranges=ranges)),
+        ("att", items.PhotoReport(alert_id=drawn("alert", 32), number=1, code="photo_damaged")),
         ("nokey", items.UnknownKeyNotice(envelope_hashes=(drawn("envelope", 32),))),
     )
     for tag, item in each:
@@ -291,6 +292,16 @@ def _exchanges() -> Iterator[Document]:
         requests.Publish(notice=_notice()),
         requests.AskGrant(get_secret=get, put_hash=hashes[0], mailbox_public=key.public_bytes),
         requests.Remake(put_hash=hashes[0], get_hash=hashes[1], mailbox_public=key.public_bytes, grant=grant),
+        requests.PartPut(
+            put_secret=put,
+            write_secret=drawn("write", 32),
+            read_hash=parts.read_capability_hash(drawn("read", 32)),
+            size_bytes=parts.SIZES[1],
+            offset=7,
+            data=drawn("part", 64),
+        ),
+        requests.PartGet(get_secret=get, read_secret=drawn("read", 32), offset=7, bytes_max=1_024),
+        requests.AttachmentDelete(mailbox_secret=get, attachment_secret=drawn("read", 32), by_sender=False),
         requests.Forward(
             token=drawn("token", 32), target="west", wait_ms=30_000, request=drawn("sealed", 32)
         ),
@@ -326,6 +337,9 @@ def _exchanges() -> Iterator[Document]:
         requests.OpRefused(code=requests.Refusal.BUSY),
         requests.Granted(grant=grant),
         requests.Created(),
+        requests.PartHeld(held_bytes=71),
+        requests.PartGot(size_bytes=parts.SIZES[1], data=drawn("part", 64)),
+        requests.AttachmentDeleted(),
         requests.Forwarded(answer=drawn("answer", 32)),
     )
     data, _ = requests.seal_request(private.public_bytes, ops=asked, date_ms=NOW_MS, random=_random)
@@ -351,6 +365,23 @@ def _exchanges() -> Iterator[Document]:
     yield Document(form="custody", about="good", data=custody.encode(), needs=key_of)
     moved = replace(custody, log_index=8).encode()
     yield Document(form="custody", about="another index", data=moved, code="signature_invalid", needs=key_of)
+
+
+def _attachments() -> Iterator[Document]:
+    """A manifest, and a ciphertext of the smallest size with what opens it."""
+    manifest, ciphertext = attachment.seal_attachment(drawn("picture", 96), "jpeg", _random)
+    text = manifest.encode()
+    yield Document(form="manifest", about="good", data=text.encode())
+    yield Document(form="manifest", about="padded", data=text.encode() + b"=", code="manifest")
+    yield Document(form="manifest", about="cut", data=text[:-4].encode(), code="wire_truncated")
+    later = replace(manifest, type="webp").encode()  # type: ignore[arg-type]
+    yield Document(form="manifest", about="another kind of picture", data=later.encode(), code="manifest")
+    large = replace(manifest, length_bytes=limits.PHOTO_BYTES_MAX + 1).encode().encode()
+    yield Document(form="manifest", about="too long", data=large, code="field_range")
+    needs = {"manifest": text}
+    yield Document(form="attachment", about="good", data=ciphertext, needs=needs)
+    about = "one byte less"
+    yield Document(form="attachment", about=about, data=ciphertext[:-1], code="attachment_size", needs=needs)
 
 
 def _evidence() -> Iterator[Document]:
@@ -483,6 +514,14 @@ def _read_evidence(document: Document) -> bytes:
     return evidence.encode_proof(proof)
 
 
+def _read_attachment(document: Document) -> bytes | None:
+    if document.form == "manifest":
+        return attachment.decode_manifest_untrusted(document.data.decode()).encode().encode()
+    manifest = attachment.decode_manifest_untrusted(document.needs["manifest"])
+    assert attachment.open_attachment_untrusted(manifest, document.data) == drawn("picture", 96)
+    return None
+
+
 def _read_items(document: Document) -> bytes:
     return items.encode_items(items.decode_items_untrusted(document.data))
 
@@ -499,6 +538,7 @@ READERS: Final[dict[str, Callable[[Document], bytes | None]]] = {
     **dict.fromkeys(("token", "invitation", "address", "notice-text"), _read_line),
     **dict.fromkeys(("request", "answer", "custody"), _read_exchange),
     "evidence": _read_evidence,
+    **dict.fromkeys(("manifest", "attachment"), _read_attachment),
     "items": _read_items,
     "receipts": _read_receipts,
 }
@@ -514,7 +554,7 @@ def answer_of(document: Document) -> tuple[str, bytes | None]:
 
 def documents() -> list[Document]:
     """Every case, in the order of the file."""
-    return [*_documents(), *_lines(), *_values(), *_exchanges(), *_evidence()]
+    return [*_documents(), *_lines(), *_values(), *_exchanges(), *_attachments(), *_evidence()]
 
 
 def read_file() -> list[Document]:
