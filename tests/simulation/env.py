@@ -34,6 +34,7 @@ from runtime.env import (
     Worker,
     make_runner,
     make_session,
+    run_child,
 )
 from tests.simulation.disk import Killed, SimulatedDisk, SimulatedFiles
 from tests.simulation.loop import Incarnation, VirtualLoop
@@ -157,6 +158,12 @@ class HostProcess:
 
     def notify(self, state: str) -> None:
         self.notifications.append(state)
+
+    def run_child(
+        self, module: str, data: bytes, *, wall_seconds: float, answer_bytes_max: int
+    ) -> bytes | None:
+        """A real one: it sees nothing but its input, so its answer is the same in every run."""
+        return run_child(module, data, wall_seconds=wall_seconds, answer_bytes_max=answer_bytes_max)
 
     def exit_now(self, code: int) -> None:
         self._on_exit(code)
