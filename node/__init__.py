@@ -15,6 +15,7 @@ Reading order:
 - ``backup``, ``restore``, ``recovery_commands``  the backup file, and the ceremonies of the recovery sheet
 - ``integrations``  programs that act for an officer, and their tokens
 - ``officers``, ``vault``  who may open what, and what is kept sealed until they do
+- ``photos``, ``photo_worker``  pictures on their way, and the process that decodes them, one each
 - ``full_mailboxes``  which of what waits for a mailbox without room may be tried
 - ``halfpairs``, ``partnering``  a pair of which one word is missing, and what every ceremony shares
 - ``ceremony``, ``inperson``, ``meetingdesk``  pairing by voice and side by side, and from pages

@@ -5,6 +5,7 @@ node itself only when none runs. Secrets come from a prompt, a 0600 file or a sy
 arguments or the environment. Exit codes: runtime/exits.py.
 """
 
+import base64
 import json
 import sys
 from collections.abc import Callable, Coroutine, Sequence
@@ -28,7 +29,7 @@ from node.pairtalk import answer_event, say_event
 from node.paper import make_notice, publish_notice, read_sheet
 from node.recovery_commands import add_recovery_commands, beginning_words
 from node.setup import initialise
-from node.verbs import run_verb
+from node.verbs import PHOTO_PIECE_BYTES, run_verb
 from protocol import limits
 from runtime import exits
 from runtime.env import Env, real_env, run_real
@@ -399,6 +400,13 @@ def peers(directory: str, passphrase_file: str | None, evidence: str | None, as_
     required=True,
     help="Alert as JSON; - reads standard input.",
 )
+@click.option(
+    "--photo",
+    "photos",
+    multiple=True,
+    type=click.Path(dir_okay=False, exists=True),
+    help="A photo, JPEG or PNG, at most 25 MiB; may be repeated up to four times.",
+)
 @json_option
 def send(
     directory: str,
@@ -407,6 +415,7 @@ def send(
     pin_file: str | None,
     to: tuple[str, ...],
     file: Any,
+    photos: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Send an alert. What needs a second officer waits for: salween-node pending --release."""
@@ -416,8 +425,17 @@ def send(
         raise click.UsageError(f"--file is not JSON: {fault}") from fault
 
     async def work(env: Env) -> dict[str, Any]:
+        pictures = [env.files.read(photo, limits.PHOTO_BYTES_MAX) for photo in photos]
         params = {"officer": officer, "pin": _pin(env, pin_file), "to": list(to), "alert": alert}
-        return await _call(env, directory, passphrase_file, "send", params)
+        if pictures:
+            params["photos"] = len(pictures)
+
+        async def hand_over(event: dict[str, Any]) -> str:
+            start = int(event["offset"])
+            piece = pictures[int(event["number"])][start : start + PHOTO_PIECE_BYTES]
+            return base64.b64encode(piece).decode()
+
+        return await _call(env, directory, passphrase_file, "send", params, answer=hand_over)
 
     def show(result: dict[str, Any]) -> None:
         if result["state"] == "released":
@@ -506,6 +524,13 @@ _listing(
 @click.option(
     "--reason", default="duty", show_default=True, help="Why you open it; goes into the access log as a code."
 )
+@click.option(
+    "--save-photos",
+    "photos_directory",
+    type=click.Path(file_okay=False, exists=True),
+    metavar="DIR",
+    help="Write its photos here: photo-1.jpg and so on. They are then outside of this program's care.",
+)
 @click.argument("alert_id")
 @json_option
 def show(
@@ -514,14 +539,22 @@ def show(
     officer: int,
     pin_file: str | None,
     reason: str,
+    photos_directory: str | None,
     alert_id: str,
     as_json: bool,
 ) -> None:
     """Open one alert; the access is logged before the content is."""
 
     async def work(env: Env) -> dict[str, Any]:
-        params = {"officer": officer, "pin": _pin(env, pin_file), "alert_id": alert_id, "purpose": reason}
-        return await _call(env, directory, passphrase_file, "show", params)
+        params: Params = {
+            "officer": officer, "pin": _pin(env, pin_file), "alert_id": alert_id, "purpose": reason,
+        }  # fmt: skip
+        if photos_directory is None:
+            return await _call(env, directory, passphrase_file, "show", params)
+        saving = _PhotoSaver(env, photos_directory)
+        params["photos"] = True
+        found = await _call(env, directory, passphrase_file, "show", params, on_event=saving.take)
+        return {**found, "saved": saving.saved}
 
     _finish(_run(work), as_json, lambda result: click.echo(json.dumps(result, indent=2, ensure_ascii=False)))
 
@@ -1056,6 +1089,30 @@ class _TerminalChannel:
 
 async def _no_answer(event: dict[str, Any]) -> str:
     raise PolicyRefused("no_answer", f"This command cannot answer '{event.get('event')}'.")
+
+
+class _PhotoSaver:
+    """Writes photos as their pieces come, each under its number once it is whole; nothing is overwritten."""
+
+    def __init__(self, env: Env, directory: str) -> None:
+        self._env = env
+        self._directory = directory
+        self._pieces = bytearray()
+        self.saved: list[str] = []
+
+    def take(self, event: dict[str, Any]) -> None:
+        """One event of the verb ``show``."""
+        if event.get("event") != "photo-piece":
+            return
+        self._pieces += base64.b64decode(event["data"])
+        if event["last"]:
+            kind = "jpg" if event["type"] == "jpeg" else "png"
+            path = str(PurePath(self._directory) / f"photo-{int(event['number']) // 2 + 1}.{kind}")
+            if self._env.files.exists(path):
+                raise PolicyRefused("photo_exists", f"{path} is there already. Nothing was overwritten.")
+            self._env.files.write_atomic(path, bytes(self._pieces))
+            self._pieces.clear()
+            self.saved.append(path)
 
 
 async def _call(

@@ -4,7 +4,9 @@ Spec: docs/life-of-an-alert.md. Two rules: releasing puts content, numbers, sign
 entries into one transaction; reading commits its access entry before the content key is unwrapped.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +20,7 @@ from node.ladder import ORDER, OVERDUE, answers_of, ladders_of
 from node.officers import Officers
 from node.outbox import Outbox, ToSend, add_rung
 from node.peers import check_talks, load_peer, save_peer
+from node.photos import Photos
 from node.receive_keys import ReceiveKeyRing
 from node.vault import SealedContent, Vault
 from node.views import (
@@ -26,6 +29,7 @@ from node.views import (
     LadderStep,
     OutboxRow,
     PendingView,
+    PhotoView,
     Recipient,
     Session,
     Submitted,
@@ -51,6 +55,7 @@ from runtime.sqlite import Database, Snapshot, Transaction
 PURPOSE_DUTY = "duty"
 REASON_CODES = ("duty", "case", "handover", "supervision", "court", "other")
 LIST_MAX = 500
+OPENED_REMEMBERED_MAX = 4096
 _COLUMNS = (
     "alert_id, incoming, peer, hh, status, crime_type, urgency, headline, needs_reason, created_ms,"
     " stored_ms, author, releaser, flags, opened_ms, erased_ms"
@@ -70,6 +75,7 @@ class Alerts:
         vault: Vault,
         keys: ReceiveKeyRing,
         outbox: Outbox,
+        photos: Photos,
         *,
         policy: ReleasePolicy,
         language: str,
@@ -83,21 +89,29 @@ class Alerts:
         self._vault = vault
         self._keys = keys
         self._outbox = outbox
+        self._photos = photos
+        self._opened: OrderedDict[tuple[str, bytes], bool] = OrderedDict()  # who may see photos of what
         self._policy = policy
         self._language = language
         self._opened_receipts = opened_receipts
 
     # --- writing and releasing ------------------------------------------------------------------------------
 
-    async def submit(self, session: Session, alert: Alert, recipients: Sequence[str]) -> Submitted:
-        """Release at once, or put aside for a second officer. PolicyRefused names what stands in the way."""
+    async def submit(
+        self, session: Session, alert: Alert, recipients: Sequence[str], photos: Sequence[str] = ()
+    ) -> Submitted:
+        """Release at once, or put aside for a second officer. PolicyRefused names what stands in the way.
+
+        ``photos``: names of staged ones.
+        """
+        alert = await self._photos.with_photos(session.officer, alert, photos)
         audience = await self._db.read(partial(_check_audience, recipients=recipients))
         author = await self._signer(session)
         prepared = prepare(alert, author=author, audience=audience, random=self._env.random)
         if needs_second_officer(alert):
-            return await self._put_aside(session, prepared, audience)
+            return await self._put_aside(session, prepared, audience, photos)
         released = release_prepared(prepared, policy=self._policy, now_ms=self._env.clock.now_ms())
-        await self._keep(released, prepared, draft_id=None)
+        await self._keep(released, prepared, photos=photos, draft_id=None)
         return Submitted(state="released", alert_id=released.alert_id.hex(), draft_id=None)
 
     async def release(self, session: Session, draft_id: str) -> Submitted:
@@ -132,6 +146,7 @@ class Alerts:
             if session.officer != prepared.author.officer_number and session.role != "supervisor":
                 raise PolicyRefused("not_yours", "Only its author or a supervisor may discard this alert.")
             tx.execute("DELETE FROM pending WHERE draft_id = ?", (bytes.fromhex(draft_id),))
+            self._photos.drop_draft(tx, bytes.fromhex(draft_id))
             actor = self._officers.pseudonym(tx, session.officer)
             named = prepared.core.unsigned_id.hex()
             self._log.append(tx, "rel.refuse", {"alert": named, "actor": actor, "code": "discarded"})
@@ -155,7 +170,8 @@ class Alerts:
                     author_alias=alias,
                     created_ms=created,
                     headline=line,
-                    fields=prepared_from_bytes(prepared).alert.model_dump(mode="json"),
+                    fields=_plain(prepared_from_bytes(prepared).alert),
+                    photos=len(prepared_from_bytes(prepared).alert.photos),
                     recipients=tuple(names.get(bytes.fromhex(r), r) for r in recipients.split()),
                 )
                 for draft_id, prepared, recipients, author, alias, line, created in rows
@@ -164,7 +180,7 @@ class Alerts:
         return await self._db.read(read)
 
     async def _put_aside(
-        self, session: Session, prepared: PreparedAlert, audience: Sequence[bytes]
+        self, session: Session, prepared: PreparedAlert, audience: Sequence[bytes], photos: Sequence[str]
     ) -> Submitted:
         draft_id = self._env.random(16)
         now_ms = self._env.clock.now_ms()
@@ -184,6 +200,7 @@ class Alerts:
                     prepared.core.erase_at_ms,
                 ),
             )
+            self._photos.put_aside(tx, draft_id, photos)
             actor = self._officers.pseudonym(tx, session.officer)
             # A draft has no alert id yet, because the releaser's signature is part of it: it goes by what
             # its officers sign.
@@ -193,12 +210,19 @@ class Alerts:
         await self._db.transact(record)
         return Submitted(state="awaiting_release", alert_id=None, draft_id=draft_id.hex())
 
-    async def _keep(self, released: ReleasedAlert, prepared: PreparedAlert, *, draft_id: str | None) -> None:
+    async def _keep(
+        self,
+        released: ReleasedAlert,
+        prepared: PreparedAlert,
+        *,
+        photos: Sequence[str] = (),
+        draft_id: str | None,
+    ) -> None:
         """Content, every recipient's envelope, and the entries that say so: one transaction."""
         await self._vault.ensure_month()
         await self._keys.prepare(office_id for office_id, _ in released.audience)
         await self._db.transact(
-            partial(self._record, released=released, prepared=prepared, draft_id=draft_id)
+            partial(self._record, released=released, prepared=prepared, photos=photos, draft_id=draft_id)
         )
 
     def _record(
@@ -207,6 +231,7 @@ class Alerts:
         *,
         released: ReleasedAlert,
         prepared: PreparedAlert,
+        photos: Sequence[str],
         draft_id: str | None,
     ) -> None:
         if draft_id is not None:
@@ -239,6 +264,14 @@ class Alerts:
         self._vault.store_content(tx, released.alert_id, False, released.core, released.disclosures)
         self._log_release(tx, released, signatures)
         commitments = content_commitments(core.salt, released.core, released.disclosures)
+        self._photos.send(
+            tx,
+            released.alert_id,
+            alert,
+            [load_peer(tx, office_id) for office_id, _ in released.audience],
+            names=photos,
+            draft_id=None if draft_id is None else bytes.fromhex(draft_id),
+        )
         for office_id, _ in released.audience:
             peer = load_peer(tx, office_id)
             check_talks(peer)
@@ -354,7 +387,7 @@ class Alerts:
         return await self._db.read(read)
 
     def _outbox_row(self, tx: Snapshot, row: Sequence[Any], names: dict[bytes, str]) -> OutboxRow:
-        recipients = _recipients(tx, row[0], names)
+        recipients = self._recipients(tx, row[0], names)
         reached = [recipient.ladder[-1].step if recipient.ladder else "kept" for recipient in recipients]
         # The least far delivery names the row: a tick that is true for one of three offices is no tick.
         state = min(reached, key=lambda step: ORDER[step], default="kept")
@@ -368,6 +401,13 @@ class Alerts:
             author=row[11],
             state="waiting" if state == "kept" else state,
             recipients=recipients,
+        )
+
+    def _recipients(self, tx: Snapshot, alert_id: bytes, names: dict[bytes, str]) -> tuple[Recipient, ...]:
+        photos = self._photos.sent_views(tx, alert_id)
+        return tuple(
+            replace(recipient, photos=photos.get(bytes.fromhex(recipient.peer_id), ()))
+            for recipient in _recipients(tx, alert_id, names)
         )
 
     async def open_alert(self, session: Session, alert_id: str, *, purpose: str) -> AlertView:
@@ -387,19 +427,25 @@ class Alerts:
         alert = join_alert(core, decode_disclosures_untrusted(disclosure_bytes))
         emergency = next((s.reason for s in core.signatures if s.role == "emergency"), None)
 
-        def read(tx: Snapshot) -> tuple[tuple[Recipient, ...], tuple[LadderStep, ...], dict[bytes, str]]:
+        def read(
+            tx: Snapshot,
+        ) -> tuple[tuple[Recipient, ...], tuple[LadderStep, ...], dict[bytes, str], tuple[PhotoView, ...]]:
             names = _peer_names(tx)
+            photos = self._photos.views(tx, named, incoming)
             if incoming:
-                return (), answers_of(tx, named, self._identity.name), names
-            recipients = _recipients(tx, named, names)
-            return recipients, recipients[0].ladder if len(recipients) == 1 else (), names
+                return (), answers_of(tx, named, self._identity.name), names, photos
+            recipients = self._recipients(tx, named, names)
+            return recipients, recipients[0].ladder if len(recipients) == 1 else (), names, photos
 
-        recipients, ladder, names = await self._db.read(read)
+        recipients, ladder, names, photos = await self._db.read(read)
+        self._opened[session.token, named] = incoming
+        while len(self._opened) > OPENED_REMEMBERED_MAX:
+            self._opened.popitem(last=False)
         return AlertView(
             alert_id=named.hex(),
             incoming=incoming,
             peer_names=(names.get(row[2], ""),) if incoming else tuple(r.peer_name for r in recipients),
-            fields=alert.model_dump(mode="json"),
+            fields=_plain(alert),
             headline=row[7],
             author=row[11],
             releaser=row[12],
@@ -409,7 +455,20 @@ class Alerts:
             received_ms=row[10] if incoming else None,
             access_index=index,
             flags=tuple(row[13].split()),
+            photos=photos,
         )
+
+    async def photo(self, session: Session, alert_id: str, number: int) -> tuple[str, bytes]:
+        """Type and bytes of a picture beside an alert that this session opened.
+
+        The opening is the access in the log, with its reason. PolicyRefused ``photo_alert_first`` without it,
+        and as Photos.open.
+        """
+        named = id_untrusted(alert_id)
+        incoming = self._opened.get((session.token, named))
+        if incoming is None:
+            raise PolicyRefused("photo_alert_first", "Open the alert first; its photos belong to it.")
+        return await self._photos.open(named, incoming, number)
 
     def _record_access(
         self, tx: Transaction, *, session: Session, alert_id: bytes, purpose: str
@@ -485,14 +544,16 @@ class Alerts:
                     (now_ms, alert_id, incoming),
                 )
                 self._outbox.erase(tx, alert_id)
+                parts = ["content", "outbox"]
+                if self._photos.erase(tx, alert_id, bool(incoming)):
+                    parts.append("photos")
                 self._log.append(
-                    tx,
-                    "content.erased",
-                    {"alert": alert_id.hex(), "parts": ["content", "outbox"], "code": "due"},
+                    tx, "content.erased", {"alert": alert_id.hex(), "parts": parts, "code": "due"}
                 )
             drafts = tx.execute("SELECT draft_id, prepared FROM pending WHERE erase_at_ms <= ?", (now_ms,))
             for draft_id, prepared in drafts:
                 tx.execute("DELETE FROM pending WHERE draft_id = ?", (draft_id,))
+                self._photos.drop_draft(tx, draft_id)
                 named = prepared_from_bytes(prepared).core.unsigned_id.hex()
                 self._log.append(tx, "content.erased", {"alert": named, "parts": ["draft"], "code": "due"})
             return len(rows) + len(drafts)
@@ -545,6 +606,11 @@ def _check_audience(tx: Snapshot, *, recipients: Sequence[str]) -> tuple[bytes, 
     for office_id in audience:
         check_talks(load_peer(tx, office_id))
     return audience
+
+
+def _plain(alert: Alert) -> dict[str, Any]:
+    """An alert for screens and commands: without the manifests of its photos, which hold keys."""
+    return alert.model_dump(mode="json", exclude={"photos"})
 
 
 def id_untrusted(text: str) -> bytes:

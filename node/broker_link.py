@@ -1,12 +1,14 @@
 """The link to one broker: the only socket on this side, and whose turn it is to speak.
 
-Spec: docs/spec/broker.md. Two turns run side by side: one sends whatever is due (many ops share one
-request), one waits for what arrives (a long poll over all our mailboxes there). One rule: the link decides
+Spec: docs/spec/broker.md. Three turns run side by side: one sends whatever is due (many ops share one
+request), one waits for what arrives (a long poll over all our mailboxes there), one carries photos in parts
+while nothing else is sent (docs/spec/attachments.md#parts). One rule: the link decides
 when to speak, never what is true; facts come from and go to the outbox and the inbox, each in one
 transaction of its own.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
@@ -40,6 +42,9 @@ LOOK_ANEW_MS = 5 * limits.MINUTE_MS
 INLINE_BYTES_MAX = 480 * 1024  # the answer, padded, is 512 KiB; a little more of it would be 640
 SEND_OPS_MAX = 128
 SEND_BYTES_MAX = 768 * 1024
+PART_BYTES_AT_FIRST = 16 * 1024
+PART_LOOK_S = 60.0  # what is due and may not leave, as to a frozen peer, is looked at again
+PART_S = 3.0  # how long a part of a photo should take: an alert that comes meanwhile breaks it off
 LATE_S = 20.0  # what takes longer may not end before EXCHANGE_TIMEOUT_S on a day a little worse
 
 log = get_logger("broker_link")
@@ -73,6 +78,18 @@ class Batch:
     marks: tuple[object, ...] = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Ops of one request about one part of a photo, or none when a whole one only waits to be judged.
+
+    ``key``: which photo it is about.
+    """
+
+    ops: tuple[Op, ...] = field(repr=False)
+    key: tuple[str | bytes | int, ...]
+    carried_bytes: int = 0
+
+
 class Traffic(Protocol):
     """What the link carries; both halves record before they let the link act."""
 
@@ -98,6 +115,22 @@ class Traffic(Protocol):
 
     async def arrived(self, arrivals: Sequence[Arrival]) -> bool:
         """Take envelopes in; returns when they are committed, and whether any was not known before."""
+        ...
+
+    async def next_part(self, address: str, most_bytes: int) -> "Part | None":
+        """What is carried when nothing else is due: a part of a photo."""
+        ...
+
+    async def next_part_due_ms(self, address: str) -> int | None:
+        """When a part becomes due by itself."""
+        ...
+
+    async def settle_part(self, address: str, work: "Part", results: Sequence[Result]) -> None:
+        """What the broker answered to a part."""
+        ...
+
+    def release_part(self, work: "Part") -> None:
+        """It is not under way any more, whatever came of it."""
         ...
 
     def link_changed(self) -> None:
@@ -231,6 +264,27 @@ class _Load:
             self.now = min(2 * self.now, self.most)
 
 
+@dataclass(slots=True)
+class _PartLoad:
+    """How many bytes one part carries, so that it takes about PART_S whatever the line."""
+
+    now: int = PART_BYTES_AT_FIRST
+
+    def broke(self) -> None:
+        """It did not arrive: a shorter one may, on a line that is cut often."""
+        self.now = max(self.now // 2, limits.ATTACHMENT_PART_BYTES_MIN)
+
+    def arrived(self, carried_bytes: int, seconds: float) -> None:
+        """Follow the line, at most fourfold at a time.
+
+        A long way is not a narrow one: only what breaks makes parts shorter than the first.
+        """
+        if carried_bytes:
+            fitting = int(carried_bytes * PART_S / max(seconds, PART_S / 64))
+            least = min(self.now, PART_BYTES_AT_FIRST)
+            self.now = min(max(fitting, least), 4 * self.now, limits.ATTACHMENT_PART_BYTES)
+
+
 Clients = Callable[[BrokerAddress], BrokerClient]  # whichever way leads to that broker
 
 
@@ -243,6 +297,11 @@ class BrokerLink:
         self._traffic = traffic
         self._address = str(client.address)
         self._due = asyncio.Event()
+        self._part_due = asyncio.Event()
+        self._nothing_sends = asyncio.Event()
+        self._nothing_sends.set()
+        self._part: asyncio.Task[tuple[Result, ...]] | None = None
+        self._part_load = _PartLoad()
         self._poll: asyncio.Task[None] | None = None
         self._taking: asyncio.Task[bool] | None = None
         self._cursors: dict[str, int] = {}
@@ -262,6 +321,7 @@ class BrokerLink:
     def wake(self) -> None:
         """Something became due."""
         self._due.set()
+        self._part_due.set()
 
     def reread(self) -> None:
         """Mailboxes changed, or something listed before should be looked at again."""
@@ -277,14 +337,18 @@ class BrokerLink:
             async with self._env.task_group() as turns:
                 turns.create_task(self._forever(self._send_turn), name="link-send")
                 turns.create_task(self._forever(self._poll_turn), name="link-poll")
+                turns.create_task(self._forever(self._part_turn, is_shown=False), name="link-part")
         finally:
             if self._taking is not None:
                 # The database closes after us: what was begun is committed and followed up first.
                 await asyncio.gather(self._taking, return_exceptions=True)
             await self.client.close()
 
-    async def _forever(self, turn: Callable[[], Awaitable[None]]) -> None:
-        """Repeat a turn; back off while the broker cannot be reached."""
+    async def _forever(self, turn: Callable[[], Awaitable[None]], *, is_shown: bool = True) -> None:
+        """Repeat a turn; back off while the broker cannot be reached.
+
+        Not ``is_shown``: whether the link works is for the other turns to say; a broker may carry no photos.
+        """
         attempt = 0
         while True:
             try:
@@ -295,7 +359,8 @@ class BrokerLink:
             except (Unavailable, MalformedInput, VerificationFailed) as fault:
                 attempt += 1
                 delay_ms = link_retry_ms(attempt, self._env.jitter())
-                self._set_backing_off(fault, delay_ms)
+                if is_shown:
+                    self._set_backing_off(fault, delay_ms)
                 log.warning("link_failed", code=fault.code, attempt=attempt, delay_ms=delay_ms)
                 await self._env.sleep(delay_ms / 1000)
 
@@ -304,10 +369,15 @@ class BrokerLink:
         batch = await self._traffic.due(self._address, ops_max=SEND_OPS_MAX, bytes_max=self._send.now)
         if batch.ops:
             assert request_bytes(batch.ops) <= limits.REQUEST_BYTES_MAX
+            # The line is an alert's at once: what was sent of a part is sent again later.
+            self._nothing_sends.clear()
+            if self._part is not None:
+                self._part.cancel()
             try:
                 results = await self._ask_for_much(batch.ops, self._send)
                 await self._traffic.settle(self._address, batch, results)
             finally:
+                self._nothing_sends.set()
                 self._traffic.abandon(batch)
             return
         next_ms = await self._traffic.next_due_ms(self._address)
@@ -317,6 +387,59 @@ class BrokerLink:
                 await self._due.wait()
         except TimeoutError:
             pass
+
+    async def _part_turn(self) -> None:
+        """One part of one photo, when nothing else is being sent."""
+        self._part_due.clear()
+        await self._nothing_sends.wait()
+        due_ms = await self._traffic.next_due_ms(self._address)
+        if due_ms is not None and due_ms <= self._env.clock.now_ms():
+            # The other turn is about to send it, or waits until the broker can be reached.
+            with contextlib.suppress(TimeoutError):
+                async with self._env.timeout(PART_S):
+                    await self._part_due.wait()
+            return
+        work = await self._traffic.next_part(self._address, self._part_load.now)
+        if work is None:
+            next_ms = await self._traffic.next_part_due_ms(self._address)
+            # What is due and was not chosen waits for something else, which wakes us, or for time to pass.
+            now_ms = self._env.clock.now_ms()
+            ahead_ms = 0 if next_ms is None else next_ms - now_ms
+            wait_s = None if next_ms is None else ahead_ms / 1000 if ahead_ms > 0 else PART_LOOK_S
+            with contextlib.suppress(TimeoutError):
+                async with self._env.timeout(wait_s):
+                    await self._part_due.wait()
+            return
+        try:
+            results = await self._carry(work)
+            if results is not None:
+                await self._traffic.settle_part(self._address, work, results)
+        finally:
+            self._traffic.release_part(work)
+
+    async def _carry(self, work: Part) -> tuple[Result, ...] | None:
+        """The results of a part; None when it was broken off for something that may not wait."""
+        if not work.ops:
+            return ()
+        begun_ms = self._env.clock.monotonic_ms()
+        self._part = self._env.spawn(self._ask(work.ops), name="link-part-exchange")
+        try:
+            results = await asyncio.shield(self._part)
+        except asyncio.CancelledError:
+            self._part.cancel()
+            turn = asyncio.current_task()
+            if turn is None or turn.cancelling():
+                raise  # it is we who are being ended, not the part that makes way
+            return None
+        except Unavailable as fault:
+            if fault.code in ("broker_timeout", "broker_lost"):
+                self._part_load.broke()
+            raise
+        finally:
+            self._part = None
+        seconds = (self._env.clock.monotonic_ms() - begun_ms) / 1000
+        self._part_load.arrived(work.carried_bytes, seconds)
+        return results
 
     async def _poll_turn(self) -> None:
         self._poll = self._env.spawn(self._poll_once(), name="link-long-poll")

@@ -58,6 +58,7 @@ from node.nacks import Nacks
 from node.officers import Officers
 from node.outbox import Outbox
 from node.partnering import Partnering
+from node.photos import Photos
 from node.receive_keys import ReceiveKeyRing
 from node.reset_keys import ResetKeyRing
 from node.restore import finish_epoch
@@ -177,6 +178,16 @@ class Node:
             repaired=lambda tx, peer: self._inbox.resets.after_pairing(tx, peer),
             completed=lambda: self.mailboxes.stir(),
         )
+        self._photos = Photos(
+            env,
+            db,
+            log,
+            vault,
+            secrets,
+            self._outbox,
+            wake=self._wake_all,
+            changed=self.events.tell,
+        )
         self._inbox = Inbox(
             env,
             db,
@@ -189,6 +200,7 @@ class Node:
             self._outbox,
             self._nacks,
             self._half_pairs,
+            self._photos,
             policy=policy,
             language=config.language,
             look_again=self._reread,
@@ -211,7 +223,7 @@ class Node:
             changed=lambda: self.events.tell("link"),
         )
         self._traffic = NodeTraffic(
-            db, self._outbox, self._inbox, self.mailboxes, link_changed=self._link_changed
+            db, self._outbox, self._inbox, self.mailboxes, self._photos, link_changed=self._link_changed
         )
         self.alerts = Alerts(
             env,
@@ -222,6 +234,7 @@ class Node:
             vault,
             self.keys,
             self._outbox,
+            self._photos,
             policy=policy,
             language=config.language,
             opened_receipts=config.opened_receipts,
@@ -254,6 +267,7 @@ class Node:
             self.events,
             self.revocations,
             self.meeting_desk,
+            self._photos,
             thawed=lambda: self._reread(""),
             version=__version__,
             directory=self._directory,
@@ -412,6 +426,10 @@ class Node:
         else:
             entry.link.wake()
 
+    def _wake_all(self) -> None:
+        for entry in self._links.values():
+            entry.link.wake()
+
     def _reread(self, mailbox: str) -> None:
         del mailbox
         for entry in self._links.values():
@@ -425,6 +443,7 @@ class Node:
             await self._half_pairs.housekeep_once()
             await self._inbox.resets.housekeep_once()
             await self._outbox.housekeep_once()
+            await self._photos.housekeep_once()
             await self.revocations.forward_once()
             await self._deadlines.record_once()
             await self._nacks.send_once()

@@ -27,6 +27,7 @@ from node.losses import broker_losses
 from node.meetingdesk import MeetingDesk
 from node.officers import Officers
 from node.peers import load_peers, peer_view
+from node.photos import Photos
 from node.resets import beginnings
 from node.revocations import Revocations
 from node.views import (
@@ -78,6 +79,7 @@ class Desk:
         events: Events,
         revocations: Revocations,
         meeting: MeetingDesk,
+        photos: Photos,
         *,
         thawed: Callable[[], None],
         version: str,
@@ -99,6 +101,7 @@ class Desk:
         self._events = events
         self._revocations = revocations
         self._meeting = meeting
+        self._photos = photos
         self._version = version
         self._directory = directory
         self._log_directory = log_directory
@@ -180,10 +183,41 @@ class Desk:
         self._alive(session)
         return await self._alerts.sent_one(alert_id)
 
-    async def submit(self, session: Session, alert: Alert, recipients: Sequence[str]) -> Submitted:
-        """Release at once, or put aside for a second officer."""
+    async def photo(self, session: Session, alert_id: str, number: int) -> tuple[str, bytes]:
+        """Type and bytes of a picture beside an alert this session opened; odd numbers are thumbnails."""
         self._alive(session)
-        submitted = await self._alerts.submit(session, alert, recipients)
+        return await self._alerts.photo(session, alert_id, number)
+
+    async def pending_photo(self, session: Session, draft_id: str, number: int) -> tuple[str, bytes]:
+        """The same of a draft that waits for a second officer."""
+        self._alive(session)
+        return await self._photos.open_draft(draft_id, number)
+
+    async def stage_photo(self, session: Session, picture: bytes) -> str:
+        """Make a photo anew and keep it for a form; its name there."""
+        self._alive(session)
+        if session.role not in ("officer", "supervisor"):
+            raise PolicyRefused(
+                "role_may_not", "Auditors and operators read; they do not write or release alerts."
+            )
+        return await self._photos.stage(session.officer, picture)
+
+    async def staged_thumbnail(self, session: Session, name: str) -> bytes:
+        """The thumbnail, a JPEG, of a photo in a form."""
+        self._alive(session)
+        return await self._photos.staged_thumbnail(session.officer, name)
+
+    async def unstage_photo(self, session: Session, name: str) -> None:
+        """Take a photo out of a form again."""
+        self._alive(session)
+        await self._photos.unstage(session.officer, name)
+
+    async def submit(
+        self, session: Session, alert: Alert, recipients: Sequence[str], photos: Sequence[str] = ()
+    ) -> Submitted:
+        """Release at once, or put aside for a second officer; ``photos`` are names of staged ones."""
+        self._alive(session)
+        submitted = await self._alerts.submit(session, alert, recipients, photos)
         self._events.tell("outbox" if submitted.state == "released" else "pending")
         return submitted
 

@@ -26,6 +26,7 @@ from node.ladder import apply_receipt, is_usable
 from node.nacks import Nacks
 from node.outbox import ACK_DELAY_MS, Outbox
 from node.peers import Peer, load_peer, save_peer
+from node.photos import Photos
 from node.receive_keys import ReceiveKeyRing
 from node.reset_keys import ResetKeyRing, check_not_reset_key, keep_theirs
 from node.resets import Resets, settle_by_receipt
@@ -46,6 +47,7 @@ from protocol.items import (
     OfficerListItem,
     OneTimeOffer,
     OneTimeUnused,
+    PhotoReport,
     ResetAnswer,
     ResetKeyItem,
     ResetRefused,
@@ -164,6 +166,7 @@ class Inbox:
         outbox: Outbox,
         nacks: Nacks,
         half_pairs: HalfPairs,
+        photos: Photos,
         *,
         policy: ReleasePolicy,
         language: str,
@@ -187,6 +190,7 @@ class Inbox:
         self._outbox = outbox
         self._nacks = nacks
         self._half_pairs = half_pairs
+        self._photos = photos
         self._policy = policy
         self._language = language
         self._look_again = look_again
@@ -536,6 +540,7 @@ class Inbox:
             )
             return
         self._vault.store_content(tx, opened.alert_id, True, opened.message.core, opened.message.disclosures)
+        self._photos.expect(tx, peer, opened.alert_id, alert)
         outcome.shown = True
 
     def _apply_items(
@@ -583,6 +588,8 @@ class Inbox:
                     case ResetAnswer():
                         self.resets.take_answer(tx, peer, item)
                         outcome.ladder_moved = True
+                    case PhotoReport():
+                        self._photos.apply_report(tx, peer, item)
                     case ResetRefused():
                         self.resets.take_refusal(tx, peer, item)
                         outcome.ladder_moved = True

@@ -6,10 +6,11 @@ One rule: deletions ride before puts, so that a broker whose mailbox is full mak
 from collections.abc import Callable, Sequence
 
 from keys.brokercard import BrokerCard, parse_broker_card_untrusted
-from node.broker_link import Arrival, Batch, Mailbox
+from node.broker_link import Arrival, Batch, Mailbox, Part
 from node.inbox import Inbox
 from node.mailboxes import Mailboxes
 from node.outbox import Outbox, Row
+from node.photos import Photos
 from protocol.requests import Result
 from runtime.sqlite import Database
 
@@ -25,6 +26,7 @@ class NodeTraffic:
         outbox: Outbox,
         inbox: Inbox,
         mailboxes: Mailboxes,
+        photos: Photos,
         *,
         link_changed: Callable[[], None],
     ) -> None:
@@ -32,6 +34,7 @@ class NodeTraffic:
         self._outbox = outbox
         self._inbox = inbox
         self._mailboxes = mailboxes
+        self._photos = photos
         self._tell_link_changed = link_changed
         self._cards: dict[str, BrokerCard] = {}
 
@@ -58,6 +61,22 @@ class NodeTraffic:
     def abandon(self, batch: Batch) -> None:
         """What was under way and got no result is due again."""
         self._outbox.release([mark for mark in batch.marks if isinstance(mark, Row)])
+
+    async def next_part(self, address: str, most_bytes: int) -> Part | None:
+        """A part of a photo, when nothing else is due."""
+        return await self._photos.next_part(address, most_bytes)
+
+    async def next_part_due_ms(self, address: str) -> int | None:
+        """When one is due again."""
+        return await self._photos.next_due_ms(address)
+
+    async def settle_part(self, address: str, work: Part, results: Sequence[Result]) -> None:
+        """What came of it."""
+        await self._photos.settle_part(address, work, results)
+
+    def release_part(self, work: Part) -> None:
+        """It is no longer under way."""
+        self._photos.release(work)
 
     async def mailboxes(self, address: str) -> Sequence[Mailbox]:
         """Our mailboxes there."""

@@ -76,6 +76,20 @@ class Vault:
                 return core, disclosures
         raise BrokenInvariant("vault_content", "A stored alert is not core and disclosures.")
 
+    def seal_aside(self, name: bytes, content: bytes) -> tuple[str, bytes]:
+        """What the daemon reads by itself, as the keys of a photo on its way: month key's name, sealed bytes.
+
+        ``name`` binds it to its row. Erasing it is deleting the row.
+        """
+        kek = self._newest()
+        nonce = self._env.random(NONCE_BYTES)
+        return kek, nonce + aead_seal(self._secrets.get(kek), nonce, content, labels.VAULT_ASIDE + name)
+
+    def open_aside(self, name: bytes, kek: str, sealed: bytes) -> bytes:
+        """The inverse of ``seal_aside``."""
+        nonce, ciphertext = sealed[:NONCE_BYTES], sealed[NONCE_BYTES:]
+        return aead_open(self._secrets.get(kek), nonce, ciphertext, labels.VAULT_ASIDE + name)
+
     def _month(self) -> str:
         return KEK_PREFIX + datetime.fromtimestamp(self._env.clock.now_ms() / 1000, UTC).strftime("%Y-%m")
 

@@ -5,6 +5,7 @@ daemon opens the node itself and runs the same verb. One rule: parameters are un
 command.
 """
 
+import base64
 import dataclasses
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -33,6 +34,7 @@ ROLES: dict[str, Role] = {
     "auditor": "auditor",
     "operator": "operator",
 }
+PHOTO_PIECE_BYTES = 256 * 1024
 Verb = Callable[["Node", Params, Channel], Awaitable[dict[str, Any]]]
 
 
@@ -97,7 +99,6 @@ async def _officers_reset_pin(node: "Node", params: Params, channel: Channel) ->
 
 
 async def _send(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
-    del channel
     fields = params.get("alert")
     if not isinstance(fields, dict):
         raise MalformedInput("parameter_missing", "'alert' must be an object. See: salween-node send --help")
@@ -112,8 +113,30 @@ async def _send(node: "Node", params: Params, channel: Channel) -> dict[str, Any
             "parameter_missing", "'to' must be a list of offices. See: salween-node send --help"
         )
     recipients = [await node.desk.find_peer(name) for name in names]
+    count = params.get("photos", 0)
+    if not isinstance(count, int) or not 0 <= count <= limits.PHOTOS_PER_ALERT_MAX:
+        raise PolicyRefused("photos_too_many", "An alert has at most four photos.")
     async with _logged_in(node, params) as session:
-        return plain(await node.desk.submit(session, alert, recipients))
+        photos = []
+        for number in range(count):
+            photos.append(await node.desk.stage_photo(session, await _asked_photo(channel, number)))
+        return plain(await node.desk.submit(session, alert, recipients, photos))
+
+
+async def _asked_photo(channel: Channel, number: int) -> bytes:
+    """A photo from whoever runs the command, piece by piece: a frame of the socket has a limit."""
+    picture = bytearray()
+    while True:
+        event = {"event": "photo-wanted", "asks": True, "number": number, "offset": len(picture)}
+        try:
+            piece = base64.b64decode(await channel.ask(event), validate=True)
+        except ValueError as fault:
+            raise MalformedInput("parameter_missing", "A photo came in no base64.") from fault
+        if not piece:
+            return bytes(picture)
+        picture += piece
+        if len(picture) > limits.PHOTO_BYTES_MAX:
+            raise PolicyRefused("photo_too_large", "A photo has at most 25 MiB.")
 
 
 async def _pending(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
@@ -138,12 +161,25 @@ async def _outbox(node: "Node", params: Params, channel: Channel) -> dict[str, A
 
 
 async def _show(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
-    del channel
     async with _logged_in(node, params) as session:
         view = await node.desk.open_alert(
             session, _text(params, "alert_id"), purpose=str(params.get("purpose", ""))
         )
+        if params.get("photos") is True:
+            for photo in view.photos:
+                if photo.state in ("whole", "kept"):
+                    await _hand_over(node, session, view.alert_id, photo.number, channel)
         return plain(view)
+
+
+async def _hand_over(node: "Node", session: Session, alert_id: str, number: int, channel: Channel) -> None:
+    """One photo to whoever runs the command, piece by piece; it is whole and verified before the first."""
+    kind, picture = await node.desk.photo(session, alert_id, number)
+    for offset in range(0, len(picture), PHOTO_PIECE_BYTES):
+        piece = base64.b64encode(picture[offset : offset + PHOTO_PIECE_BYTES]).decode()
+        is_last = offset + PHOTO_PIECE_BYTES >= len(picture)
+        event = {"event": "photo-piece", "number": number, "type": kind, "data": piece, "last": is_last}
+        await channel.emit(event)
 
 
 async def _answer(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:

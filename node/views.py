@@ -163,6 +163,22 @@ class AlertRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PhotoView:
+    """One photo beside an alert, never its keys. ``number`` is even; its thumbnail is the next.
+
+    ``state`` of one that came: coming, whole, refused, ended. Of one we sent: kept, gone (its copy here was
+    removed), and for each recipient under_way, at_broker, fetched, refused, ended. ``code``: why.
+    """
+
+    number: int
+    state: str
+    code: str | None
+    done_bytes: int
+    size_bytes: int
+    has_thumbnail: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipient:
     """Where one delivery of a sent alert stands."""
 
@@ -171,6 +187,7 @@ class Recipient:
     ladder: tuple[LadderStep, ...]
     cause: str | None
     next_try_ms: int | None
+    photos: tuple[PhotoView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +229,7 @@ class AlertView:
     received_ms: int | None
     access_index: int
     flags: tuple[str, ...] = ()
+    photos: tuple[PhotoView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,6 +243,7 @@ class PendingView:
     headline: str
     fields: dict[str, object]
     recipients: tuple[str, ...]
+    photos: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ and form token -> handler -> security headers. One rule: nothing answers outside
 error; what a handler raises is shown in words, and only a fault of our own is logged.
 """
 
+import asyncio
 import pkgutil
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -14,7 +15,7 @@ from aiohttp.typedefs import Middleware
 
 from keys.errors import BrokenInvariant, MalformedInput, PolicyRefused, SalweenError
 from node.views import Session
-from node.web import answering, pages, pairing_pages
+from node.web import answering, pages, pairing_pages, photo_pages
 from node.web.desk_api import DeskApi
 from node.web.events import Streams
 from node.web.forms import Form, parse_form_untrusted, parse_json_untrusted
@@ -24,6 +25,7 @@ from node.web.guard import (
     add_security_headers,
     check_csrf,
     cookie_name,
+    has_files,
     is_json,
     judge,
     read_body_untrusted,
@@ -36,6 +38,7 @@ from node.web.visit import Gate, Site, Visit, make_templates
 from runtime.env import Env
 from runtime.logs import error_fields, get_logger
 
+UPLOADS_AT_ONCE_MAX: Final = 2  # each holds up to 25 MiB
 LOGINS_AT_ONCE_MAX: Final = 4  # each costs the memory of one Argon2 run
 
 Open = Callable[[Visit], Awaitable[web.StreamResponse]]
@@ -66,6 +69,9 @@ _CLOSED: Final[tuple[tuple[str, str, Closed], ...]] = (
     ("POST", f"/alert/{{alert_id:{_ID}}}/answer", answering.answer),
     ("GET", "/new", pages.new_alert),
     ("POST", "/new", pages.submit_alert),
+    ("GET", "/new/photo/{name:[0-9a-f]{32}}", photo_pages.show_staged),
+    ("GET", f"/alert/{{alert_id:{_ID}}}/photo/{{number:[0-7]}}", photo_pages.show_photo),
+    ("GET", f"/pending/{{draft_id:{_ID}}}/photo/{{number:[0-7]}}", photo_pages.show_pending),
     ("GET", "/pending", pages.pending),
     ("POST", f"/pending/{{draft_id:{_ID}}}/{{verb:release|emergency|discard}}", pages.release),
     ("GET", "/outbox", pages.outbox),
@@ -108,6 +114,7 @@ def make_app(
         streams=Streams(),
         sent=SentForms(),
         logins=Gate(LOGINS_AT_ONCE_MAX),
+        uploads=asyncio.Semaphore(UPLOADS_AT_ONCE_MAX),
     )
     app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[_middleware(shared)])
     for method, path, open_handler in _OPEN:
@@ -249,8 +256,12 @@ async def _with_form(visit: Visit) -> Visit:
     request = visit.request
     if request.method != "POST":
         return visit
+    if has_files(request):
+        return visit.with_form(await photo_pages.read_multipart_untrusted(visit))
     body = await read_body_untrusted(request, visit.site.env)
     form = parse_json_untrusted(body) if is_json(request) else parse_form_untrusted(body)
+    if photo_pages.FAULT in form:
+        raise MalformedInput("body_malformed")
     # Before login there is no session to take over, and SameSite, Origin and Sec-Fetch-Site were judged.
     if visit.session is not None and request.path != "/login":
         presented = request.headers.get("X-Salween-CSRF") or form.get("csrf", ("",))[0]

@@ -34,6 +34,7 @@ LABELS: Final[Mapping[str, str]] = {
     "reply_by_ms": N_("Answer wanted by"),
     "references": N_("Refers to"),
     "recipients": N_("Recipients"),
+    "photos": N_("Photos"),
     "reply_hours": N_("Answer wanted within"),
     "expires_hours": N_("Expires after"),
     "erase_days": N_("Erased at both offices after"),

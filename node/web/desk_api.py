@@ -153,7 +153,32 @@ class DeskApi(Protocol):
         """Take a revocation that was pasted; it proves itself."""
         ...
 
-    async def submit(self, session: Session, alert: Alert, recipients: Sequence[str]) -> Submitted:
+    async def photo(self, session: Session, alert_id: str, number: int) -> tuple[str, bytes]:
+        """Type and bytes of a picture beside an alert this session opened; odd numbers are thumbnails.
+
+        PolicyRefused ``photo_alert_first``, ``photo_unknown``, ``photo_not_here``.
+        """
+        ...
+
+    async def pending_photo(self, session: Session, draft_id: str, number: int) -> tuple[str, bytes]:
+        """The same of a draft that waits for a second officer."""
+        ...
+
+    async def stage_photo(self, session: Session, picture: bytes) -> str:
+        """Make a photo anew and keep it for a form; its name there. PolicyRefused ``photo_...``."""
+        ...
+
+    async def staged_thumbnail(self, session: Session, name: str) -> bytes:
+        """The thumbnail, a JPEG, of a photo in a form of this officer. PolicyRefused ``photo_gone``."""
+        ...
+
+    async def unstage_photo(self, session: Session, name: str) -> None:
+        """Take a photo out of a form again. PolicyRefused ``photo_gone``."""
+        ...
+
+    async def submit(
+        self, session: Session, alert: Alert, recipients: Sequence[str], photos: Sequence[str] = ()
+    ) -> Submitted:
         """Release at once or put aside for a second officer. ``recipients`` are office ids in hex."""
         ...
 

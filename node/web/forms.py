@@ -59,6 +59,11 @@ def parse_form_untrusted(body: bytes) -> Form:
     return form
 
 
+def is_field_name(name: str) -> bool:
+    """Whether a form of ours may have a field of this name."""
+    return _NAME.fullmatch(name) is not None
+
+
 def parse_json_untrusted(body: bytes) -> Form:
     """A JSON object of strings and lists of strings, as if it were a form. MalformedInput only."""
     try:
@@ -217,7 +222,7 @@ FIELDS: Final[Mapping[Kind, tuple[Field, ...]]] = {
     kind: (_RECIPIENTS, *_COMMON, *_ABOUT[kind], *_GRADING, *_marking(kind)) for kind in KINDS
 }
 # Said by the officer on the way, not part of the alert.
-_NOT_FIELDS: Final = frozenset({"kind", "csrf", "action", "form_id", "language"})
+_NOT_FIELDS: Final = frozenset({"kind", "csrf", "action", "form_id", "language", "photos", "photo_fault"})
 
 assert all(sum(field.place == "sight" for field in fields) <= 12 for fields in FIELDS.values())
 

@@ -19,20 +19,26 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from keys.errors import MalformedInput, PolicyRefused
 from keys.primitives import constant_time_equal
+from protocol.limits import PHOTO_BYTES_MAX, PHOTOS_PER_ALERT_MAX
 from runtime.env import Env
 
-BODY_BYTES_MAX: Final = 64 * 1024  # one alert typed by hand; attachments do not come through forms
+BODY_BYTES_MAX: Final = 64 * 1024  # one alert typed by hand
+PHOTO_FORM: Final = "/new"  # the one form that may bring files
+PHOTO_FORM_BYTES_MAX: Final = BODY_BYTES_MAX + PHOTOS_PER_ALERT_MAX * (PHOTO_BYTES_MAX + 4096)
+PHOTO_FORM_SECONDS_MAX: Final = 240.0  # four photos, each made anew in half a minute
 TARGET_BYTES_MAX: Final = 2048
 BODY_SECONDS_MAX: Final = 10.0  # loopback: whoever needs longer for 64 KiB is holding a connection on purpose
 METHODS: Final = frozenset({"GET", "POST"})
 FORM: Final = "application/x-www-form-urlencoded"
 JSON: Final = "application/json"
+MULTIPART: Final = "multipart/form-data"
 
 # Every path of ours is plain ASCII without escapes: an escape in a path is somebody trying something.
 _PATH: Final = re.compile(
     r"/(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*(?:/[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)*)?"
 )
 _QUERY: Final = re.compile(r"[A-Za-z0-9_=&%.+~*/-]*")
+_MULTIPART: Final = re.compile(r"multipart/form-data; ?boundary=[A-Za-z0-9'()+_,./:=?-]{1,70}", re.IGNORECASE)
 _CONTENT_TYPE: Final = re.compile(r'([a-z]+/[a-z-]+)(?:; ?charset="?utf-8"?)?', re.IGNORECASE)
 
 _NO_SENSORS: Final = "microphone=(), geolocation=(), usb=(), payment=(), clipboard-read=()"
@@ -94,7 +100,7 @@ def judge(
         return Refusal(status=400, code="upgrade_refused")
     return (
         _judge_sender(method, headers, f"http://{named[0]}")
-        or (_judge_body(headers) if method == "POST" else _judge_no_body(headers))
+        or (_judge_body(path, headers) if method == "POST" else _judge_no_body(headers))
     )  # fmt: skip
 
 
@@ -112,15 +118,17 @@ def _judge_sender(
     return None
 
 
-def _judge_body(headers: CIMultiDictProxy[str] | CIMultiDict[str]) -> Refusal | None:
+def _judge_body(path: str, headers: CIMultiDictProxy[str] | CIMultiDict[str]) -> Refusal | None:
     types = headers.getall("Content-Type", [])
     found = _CONTENT_TYPE.fullmatch(types[0]) if len(types) == 1 else None
-    if found is None or found[1].lower() not in (FORM, JSON) or "Content-Encoding" in headers:
+    has_files = path == PHOTO_FORM and len(types) == 1 and _MULTIPART.fullmatch(types[0]) is not None
+    is_text = found is not None and found[1].lower() in (FORM, JSON)
+    if not (is_text or has_files) or "Content-Encoding" in headers:
         return Refusal(status=415, code="content_type_refused")
     length = headers.get("Content-Length", "0")
     if not (length.isascii() and length.isdigit() and len(length) <= 12):
         return Refusal(status=400, code="address_malformed")
-    if int(length) > BODY_BYTES_MAX:
+    if int(length) > (PHOTO_FORM_BYTES_MAX if has_files else BODY_BYTES_MAX):
         return Refusal(status=413, code="body_too_large")
     return None
 
@@ -134,6 +142,11 @@ def _judge_no_body(headers: CIMultiDictProxy[str] | CIMultiDict[str]) -> Refusal
 def is_json(request: web.Request) -> bool:
     """Whether the body of a judged POST is JSON rather than a form."""
     return request.headers["Content-Type"].lower().startswith(JSON)
+
+
+def has_files(request: web.Request) -> bool:
+    """Whether the body of a judged POST is a form with files."""
+    return request.headers["Content-Type"].lower().startswith(MULTIPART)
 
 
 def check_csrf(presented: str, expected: str) -> None:

@@ -8,8 +8,10 @@ from typing import Final
 
 from markupsafe import Markup
 
+from node.views import PhotoView
 from node.web.foreign import foreign
 from node.web.languages import N_, Words
+from node.web.show import Show
 
 _WORDS: Final[Mapping[str, str]] = {
     "kind.vehicle": N_("Vehicle"),
@@ -81,6 +83,7 @@ _WORDS: Final[Mapping[str, str]] = {
     "entry.msg.overdue": N_("Not answered in time"),
     "entry.msg.cancel": N_("Cancelled"),
     "entry.msg.recv": N_("Alert received"),
+    "entry.att.end": N_("Photo"),
     "entry.rel.author": N_("Signed by its author"),
     "entry.rel.release": N_("Released"),
     "entry.rel.refuse": N_("Release refused"),
@@ -94,6 +97,17 @@ _WORDS: Final[Mapping[str, str]] = {
     "entry.content.held": N_("Erasure held back"),
     "entry.wit.cosigned": N_("Witnessed a log"),
     "entry.wit.refused": N_("Refused to witness a log"),
+}
+_PHOTO_STATES: Final[Mapping[str, str]] = {
+    "coming": N_("Photo %(number)s is on its way: %(done)s of %(size)s KiB are here."),
+    "refused": N_("Photo %(number)s was refused and is not shown."),
+    "missing": N_("Photo %(number)s did not arrive in time."),
+    "whole": N_("Photo %(number)s"),
+    "gone": N_("Photo %(number)s is no longer kept here; only the small picture is."),
+    "under_way": N_("Photo %(number)s: %(done)s of %(size)s KiB sent"),
+    "at_broker": N_("Photo %(number)s: at the broker"),
+    "fetched": N_("Photo %(number)s: received by the other office"),
+    "ended": N_("Photo %(number)s: not fetched before the alert expired"),
 }
 _RUNGS: Final[Mapping[str, str]] = {
     "kept": N_("Kept on this computer"),
@@ -123,6 +137,17 @@ def rung(step: str, office: str, words: Words) -> Markup:
     """One rung of the ladder in words; ``office`` is whose disk and officers it speaks of."""
     known = _RUNGS.get(step)
     return foreign(step) if known is None else words.gettext(known, office=foreign(office))
+
+
+def photo_state(photo: PhotoView, words: Words, show: Show) -> Markup:
+    """Where a photo is, and how much of it, in words."""
+    state = "missing" if photo.code == "photo_missing" else "whole" if photo.state == "kept" else photo.state
+    return words.gettext(
+        _PHOTO_STATES[state],
+        number=photo.number // 2 + 1,
+        done=show.number(photo.done_bytes // 1024),
+        size=show.number(photo.size_bytes // 1024),
+    )
 
 
 def clock_of(clock: str, words: Words) -> Markup:

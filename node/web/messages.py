@@ -71,6 +71,33 @@ MESSAGES: Final[Mapping[str, str]] = {
     "too_many_pages": N_("Too many pages of this office are open. Close some tabs and reload."),
     # --- alerts ---
     "alert_unknown": N_("There is no such alert here. It may have been erased, or the address is wrong."),
+    # --- photos ---
+    "photo_kind": N_("This file is no photo that can be sent. Choose a JPEG or PNG."),
+    "photo_pixels": N_("This photo is too large. Make it smaller and choose it again."),
+    "photo_too_hard": N_("This photo is too large. Make it smaller and choose it again."),
+    "photo_too_large": N_("This photo is too large. Make it smaller and choose it again."),
+    "photo_damaged": N_("This photo is damaged. Choose it again from where it was taken."),
+    "photo_extra": N_(
+        "The other office sent more than a picture, so it is not shown. Ask it to send it again."
+    ),
+    "attachment_size": N_(
+        "What came is not the photo that was signed, so it is not shown. Ask for it again."
+    ),
+    "attachment_hash": N_(
+        "What came is not the photo that was signed, so it is not shown. Ask for it again."
+    ),
+    "blob_invalid": N_("What came is not the photo that was signed, so it is not shown. Ask for it again."),
+    "attachment_padding": N_(
+        "What came is not the photo that was signed, so it is not shown. Ask for it again."
+    ),
+    "attachment_plaintext": N_(
+        "What came is not the photo that was signed, so it is not shown. Ask for it again."
+    ),
+    "photos_too_many": N_("An alert has at most four photos. Leave some out."),
+    "photo_gone": N_("This photo is no longer in the form. Choose it again."),
+    "photo_unknown": N_("There is no such photo, or it is not here yet. Go back to the alert."),
+    "photo_not_here": N_("There is no such photo, or it is not here yet. Go back to the alert."),
+    "photo_alert_first": N_("Open the alert first; then its photos are shown."),
     "alert_erased": N_("The content of this alert was erased as agreed. Its log entries remain."),
     "alert_expired": N_("This alert expired before it was released. Write it again if it still matters."),
     "reason_needed": N_("This alert concerns a victim. Say why you need to open it; the reason is logged."),

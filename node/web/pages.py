@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from keys.errors import PolicyRefused, SalweenError
 from node.views import Recipient, Session, Submitted
-from node.web import forms
+from node.web import forms, photo_pages
 from node.web.describe import describe
 from node.web.forms import Fault, Form
 from node.web.languages import BY_TAG, N_, OF_COUNTRY, words
@@ -392,6 +392,11 @@ async def submit_alert(visit: Visit, session: Session) -> web.StreamResponse:
     """Every button of the form: change kind or language, check and show, go back, send."""
     action = visit.said("action") or ("send" if visit.wants_json else "review")
     verb, _, what = action.partition(".")
+    if photo_pages.FAULT in visit.form:
+        fault = Fault(name=photo_pages.PHOTOS, code=visit.said(photo_pages.FAULT))
+        return await _form_page(visit, visit.form, faults=(fault,), status=422)
+    if verb == "drop":
+        return await _form_page(visit, await photo_pages.drop(visit, session, what))
     if verb == "kind":
         return await _form_page(visit, {**visit.form, "kind": (what,)})
     if verb == "language":
@@ -419,7 +424,9 @@ async def submit_alert(visit: Visit, session: Session) -> web.StreamResponse:
         done = await visit.site.sent.once(
             session.officer,
             form_id,
-            lambda: visit.site.desk.submit(session, parsed.alert, parsed.recipients),
+            lambda: visit.site.desk.submit(
+                session, parsed.alert, parsed.recipients, photo_pages.photos_of(visit.form)
+            ),
         )
     except SalweenError as error:
         if visit.wants_json:
@@ -488,6 +495,7 @@ async def _form_page(
         fields=fields,
         typed=typed,
         recipients=recipients,
+        photos=photo_pages.photos_of(form),
         peers=active,
         elsewhere=elsewhere,
         faults=_by_name(faults),
@@ -524,7 +532,7 @@ def _gist(visit: Visit, typed: dict[str, str], choices: dict[str, dict[str, str]
 async def _review_page(visit: Visit, session: Session, parsed: forms.Parsed) -> web.Response:
     """What will leave, and what each recipient will see in the language of their country."""
     peers = [p for p in await visit.site.desk.peers(session) if p.office_id in parsed.recipients]
-    fields = parsed.alert.model_dump(mode="python")
+    fields = parsed.alert.model_dump(mode="python", exclude={"photos"})
     tags = {OF_COUNTRY.get(peer.country, "en") for peer in peers}
     theirs = []
     for tag in sorted(tags - {visit.words.language.tag}):
@@ -541,11 +549,13 @@ async def _review_page(visit: Visit, session: Session, parsed: forms.Parsed) -> 
         form=_without_buttons(visit.form),
         form_id=_form_id(visit),
         needs_release=needs_second_officer(parsed.alert),
+        photos=photo_pages.photos_of(visit.form),
     )
 
 
 def _without_buttons(form: Form) -> dict[str, tuple[str, ...]]:
-    return {name: values for name, values in form.items() if name not in ("csrf", "action", "form_id")}
+    buttons = ("csrf", "action", "form_id", photo_pages.FAULT)
+    return {name: values for name, values in form.items() if name not in buttons}
 
 
 def draft_of(form: Form) -> dict[str, tuple[str, ...]]:

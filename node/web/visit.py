@@ -5,6 +5,7 @@ in plain JSON. One rule: HTML is only made by templates with autoescape on, from
 handler can forget the language, the banner or the cross-site token.
 """
 
+import asyncio
 import json
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +24,7 @@ from node.web.desk_api import DeskApi
 from node.web.events import Streams
 from node.web.foreign import foreign, plain
 from node.web.forms import Form, options
-from node.web.labels import clock_of, has_word, rung, word
+from node.web.labels import clock_of, has_word, photo_state, rung, word
 from node.web.languages import LANGUAGES, N_, Words
 from node.web.messages import sentence
 from node.web.sent import SentForms
@@ -67,6 +68,7 @@ class Site:
     streams: Streams
     sent: SentForms
     logins: Gate
+    uploads: asyncio.Semaphore  # photos in memory at one time; the rest waits on its sender's side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +131,7 @@ class Visit:
             word=lambda group, code: word(group, code, words),
             has_word=has_word,
             rung=lambda step, office: rung(step, office, words),
+            photo_state=lambda photo: photo_state(photo, words, self.show),
             clock_of=lambda clock: clock_of(clock, words),
             sentence=lambda code, family="policy": sentence(code, words, family),
             describe=lambda fields: describe(fields, words, self.show),

@@ -199,6 +199,8 @@ class FakeDesk:
     drafts: dict[str, PendingView] = field(default_factory=dict)
     answers: list[tuple[str, str, str]] = field(default_factory=list)
     sent: list[tuple[Alert, tuple[str, ...]]] = field(default_factory=list)
+    sent_photos: list[tuple[str, ...]] = field(default_factory=list)
+    staged: dict[str, bytes] = field(default_factory=dict)
     opened: list[tuple[str, str]] = field(default_factory=list)
     touches: list[bool] = field(default_factory=list)
     logins: list[tuple[int, str]] = field(default_factory=list)
@@ -544,8 +546,36 @@ class FakeDesk:
 
     # --- writing ---
 
-    async def submit(self, session: Session, alert: Alert, recipients: Sequence[str]) -> Submitted:
+    async def photo(self, session: Session, alert_id: str, number: int) -> tuple[str, bytes]:
+        if alert_id not in {named for named, _ in self.opened}:
+            raise PolicyRefused("photo_alert_first")
+        return "jpeg", b"\xff\xd8 picture %d" % number
+
+    async def pending_photo(self, session: Session, draft_id: str, number: int) -> tuple[str, bytes]:
+        self._draft(draft_id)
+        return "png", b"\x89PNG picture %d" % number
+
+    async def stage_photo(self, session: Session, picture: bytes) -> str:
+        if not picture.startswith(b"\xff\xd8"):
+            raise PolicyRefused("photo_kind")
+        name = f"{len(self.staged) + 1:02x}" + "ab" * 15
+        self.staged[name] = picture
+        return name
+
+    async def staged_thumbnail(self, session: Session, name: str) -> bytes:
+        if name not in self.staged:
+            raise PolicyRefused("photo_gone")
+        return self.staged[name]
+
+    async def unstage_photo(self, session: Session, name: str) -> None:
+        if self.staged.pop(name, None) is None:
+            raise PolicyRefused("photo_gone")
+
+    async def submit(
+        self, session: Session, alert: Alert, recipients: Sequence[str], photos: Sequence[str] = ()
+    ) -> Submitted:
         self._fail()
+        self.sent_photos.append(tuple(photos))
         await asyncio.sleep(0)
         if needs_second_officer(alert):
             draft_id = f"{len(self.drafts) + 1:032x}"
@@ -557,6 +587,7 @@ class FakeDesk:
                 headline=headline(alert),
                 fields=alert.model_dump(mode="python"),
                 recipients=tuple(recipients),
+                photos=len(photos),
             )
             return Submitted(state="awaiting_release", alert_id=None, draft_id=draft_id)
         self.sent.append((alert, tuple(recipients)))

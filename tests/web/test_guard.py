@@ -162,7 +162,8 @@ def test_an_address_of_another_shape_is_refused(target: str) -> None:
     "content_type",
     [
         "text/plain",
-        "multipart/form-data; boundary=x",
+        "multipart/form-data",
+        "multipart/mixed; boundary=x",
         "application/json; charset=utf-16",
         "",
         "application/jsonp",
@@ -178,6 +179,10 @@ def test_a_body_of_another_type_is_refused(content_type: str) -> None:
     assert judged("POST", "/new", own, **OWN) == 415
     two = (("Content-Type", FORM["Content-Type"]), ("Content-Type", "text/plain"))
     assert judged("POST", "/new", own, *two, **OWN) == 415
+    files = ("Content-Type", "multipart/form-data; boundary=x")
+    assert judged("POST", "/new", own, files, **OWN) == 200, "the one form that may bring photos"
+    assert judged("POST", "/login", own, files, **OWN) == 415
+    assert judged("POST", "/new", own, files, files, **OWN) == 415
 
 
 def test_a_body_that_is_too_large_or_compressed_is_refused_unread() -> None:
