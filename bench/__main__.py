@@ -6,7 +6,7 @@ bench runs.
 
 import click
 
-from bench import catch_up, end_to_end, log_work, report, restart, seal_open
+from bench import catch_up, end_to_end, log_work, photo, report, restart, seal_open
 
 BENCHES = {
     "seal_open": seal_open.run,
@@ -14,6 +14,7 @@ BENCHES = {
     "end_to_end": end_to_end.run,
     "catch_up": catch_up.run,
     "restart": restart.run,
+    "photo": photo.run,
 }
 
 
