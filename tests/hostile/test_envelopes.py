@@ -48,7 +48,7 @@ from protocol.sealing import (
 )
 from runtime.sqlite import Snapshot
 from tests.hostile.forger import Forger
-from tests.node.offices import Offices, count, node_of, play, read
+from tests.node.offices import Offices, count, node_of, play, read, settled
 from tests.protocol.offices import (
     MAE_SAI,
     MYITKYINA,
@@ -647,6 +647,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Seen]]:
 
     async def script(offices: Offices) -> None:
         here, there = offices.here, offices.there
+        await settled(offices)
         us = node_of(here)._identity
         (peer,) = await read(here, load_peers)
         (them,) = await read(there, load_peers)

@@ -1,5 +1,6 @@
 """A pair of offices with a broker between them, ready for a script."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -61,6 +62,14 @@ def play(
             await script(offices)
 
         world.run(whole())
+
+
+async def settled(offices: Offices) -> None:
+    """What a fresh pair says by itself arrived and is acknowledged: numbers can be counted from here on."""
+    await asyncio.sleep(300)
+    for office in (offices.here, offices.there):
+        assert await count(office, "delivery", "service = 0") == 1
+        assert await count(office, "delivery", "service = 0 AND phase = 'acknowledged'") == 1
 
 
 def a_victim_alert(name: str) -> Alert:
@@ -148,6 +157,7 @@ __all__ = [
     "node_of",
     "play",
     "read",
+    "settled",
     "shown",
     "write",
 ]

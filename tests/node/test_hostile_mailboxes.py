@@ -26,7 +26,7 @@ from protocol.requests import (
     Result,
 )
 from runtime.sqlite import Snapshot
-from tests.node.offices import Offices, alter_answers, count, link_of, node_of, play, read, shown
+from tests.node.offices import Offices, alter_answers, count, link_of, node_of, play, read, settled, shown
 from tests.node.test_hostile_peer import control
 from tests.node.test_mailboxes import address_generation, both_ways, lasting_alert, newest, nothing_waits, own
 from tests.node.test_rotation_crashes import grow_old, rotate
@@ -198,7 +198,7 @@ def test_a_mailbox_falsely_called_gone_for_an_hour_loses_nothing(tmp_path: Path)
 
     async def script(offices: Offices) -> None:
         here, there = offices.here, offices.there
-        await asyncio.sleep(60)
+        await settled(offices)
         liar = Liar(here, lambda op: OpRefused(code=Refusal.GONE) if isinstance(op, Put) else None)
         await lasting_alert(here, "KA-1")
         await asyncio.sleep(HOUR_S)

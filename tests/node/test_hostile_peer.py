@@ -35,6 +35,7 @@ from tests.node.offices import (
     node_of,
     play,
     read,
+    settled,
     shown,
     write,
 )
@@ -320,7 +321,7 @@ def test_a_full_window_is_told_and_ends_nothing(tmp_path: Path) -> None:
 
     async def script(offices: Offices) -> None:
         here, there = offices.here, offices.there
-        await asyncio.sleep(60)
+        await settled(offices)
         honest = await read(here, lambda tx: load_peers(tx)[0].pair)
 
         def fill(tx: Transaction) -> None:

@@ -29,6 +29,7 @@ from tests.node.offices import (
     node_of,
     play,
     read,
+    settled,
     shown,
     write,
 )
@@ -190,7 +191,7 @@ def test_a_heartbeat_says_how_many_are_missing_and_a_false_one_says_nothing(tmp_
 
     async def script(offices: Offices) -> None:
         here, there = offices.here, offices.there
-        await asyncio.sleep(60)
+        await settled(offices)
         taken = await read(there, lambda tx: load_peers(tx)[0].pair.inbound.contiguous_to)
         await control(here, HeartBeat(highest_seq=taken + 8, at_ms=here.now_ms()), service=True)
         await asyncio.sleep(60)

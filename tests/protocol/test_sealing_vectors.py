@@ -111,6 +111,7 @@ def test_every_step_of_opening_has_a_file_that_fails_at_it() -> None:
         "Duplicate",
         "Equivocation",
         "Refused",
+        "ResetNotNewer",
         "OpenedAlert",
         "OpenedMessage",
         "OpenedBodyless",

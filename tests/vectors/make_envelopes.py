@@ -240,6 +240,22 @@ def good() -> Iterator[Case]:
         sealed(reset),
         judgement="other_instance",
     )
+    known = certificate_core(certificate_of(MYITKYINA), [])
+    yield opened(
+        "reset-not-newer",
+        "under the version that is known already",
+        "ResetNotNewer",
+        sealed(signed_message(MessageType.RESET, known)),
+        judgement="other_instance",
+    )
+    foreign = certificate_core(parse_certificate_untrusted(MAE_SAI.certificate(key_version=2)), [])
+    yield junk(
+        "reset-other-root",
+        "a certificate of another office",
+        "VerificationFailed",
+        "office_id_mismatch",
+        sealed(signed_message(MessageType.RESET, foreign, sender=SECOND)),
+    )
     yield opened(
         "reset-while-suspended", "ends a suspension", "OpenedMessage", sealed(reset), state="suspended"
     )
