@@ -42,7 +42,7 @@ class Kept:
 async def back_up(schedule: "Schedule", office: OfficeHost) -> Kept | None:
     """As an officer does every evening; None when the office is down, or knows no partner well enough.
 
-    A pair that never exchanged a receipt has no reset key, and is paired anew after a loss instead.
+    A pair whose partner was never reached has no reset key yet, and is paired anew after a loss instead.
     """
     node = office.node
     if office.host.life is None or node is None:
