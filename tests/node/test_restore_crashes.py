@@ -14,7 +14,7 @@ from node.restore import begin_in_place, renew, restore
 from runtime.env import Env
 from tests.node.offices import Offices, an_alert, node_of, shown
 from tests.simulation.daemons import CHEAP_PROFILE, PASSPHRASE, OfficeHost
-from tests.simulation.disk import Killed
+from tests.simulation.disk import Killed, SimulatedDisk
 from tests.simulation.world import HostDownError, World
 
 SECRET = SecretBytes(b"paper stone scissors well")
@@ -141,3 +141,93 @@ def test_a_ceremony_that_dies_at_any_step_leaves_a_whole_office(
             assert 10 < step < STEPS_MAX
 
         world.run(script())
+
+
+def files_of(disk: SimulatedDisk) -> dict[str, bytes]:
+    """What lies in an office's directory, by its path there."""
+    front = f"{os.path.abspath('node')}/"
+    return {p.removeprefix(front): data for p, data in disk.content().items() if p.startswith(front)}
+
+
+def origin_in(checkpoint: bytes) -> str:
+    """The log a published checkpoint is of."""
+    return checkpoint.split(b"\n", 1)[0].decode()
+
+
+@pytest.mark.parametrize("power_loss", [False, True], ids=["killed", "without power"])
+def test_a_node_that_went_back_and_dies_beginning_again_never_runs_on_what_it_was(
+    tmp_path: Path, power_loss: bool
+) -> None:
+    """After each death it is still refused, or it has begun again; holding the ceremony once more ends it.
+
+    What was published of the log that ended stays whole, with its policy: it is evidence.
+    """
+    with World(seed=5, directory=tmp_path, has_simulated_disks=True) as world:
+        offices = Offices(world)
+
+        async def script() -> None:
+            await offices.make()
+            here = offices.here
+            await crosses(offices, "0")
+            step, states, died = 1 + int(power_loss), set(), True
+            while died:
+                await went_back(offices, str(step))
+                assert here.host.simulated_disk is not None
+                before = files_of(here.host.simulated_disk)
+                published = before["log/checkpoint"]
+                died = await dies_at(here, step, power_loss=power_loss, ceremony=again)
+                after = files_of(here.host.simulated_disk)
+                origin, refused = await opened(here)
+                has_begun = origin != origin_in(published)
+                assert refused == (None if has_begun else "log_rolled_back"), step
+                if not has_begun:
+                    for name in ("node.toml", "high-water", "policy", "log/checkpoint"):
+                        assert after[name] == before[name], (step, name)
+                    here.host.boot()
+                    await here.host.run(again)
+                    here.host.kill()
+                await here.restart()
+                await asyncio.sleep(600)  # what it forgot is sent again
+                states.add(has_begun)
+                kept = files_of(here.host.simulated_disk)
+                (aside,) = {n.split("/")[0] for n, data in kept.items() if data == published}
+                assert aside.startswith("log-ended-"), (step, aside)
+                assert kept[f"{aside}/policy"] == before["policy"], step
+                archived = [d for n, d in kept.items() if n.startswith("log/archive/") and "/." not in n]
+                assert {origin_in(data) for data in archived} == {node_of(here).log.origin}, step
+                await crosses(offices, str(step))
+                step += STRIDE
+            assert states == {False, True}
+            assert 10 < step < STEPS_MAX
+
+        world.run(script())
+
+
+async def opened(office: OfficeHost) -> tuple[str, str | None]:
+    """Which log a start finds, and the code it is refused with."""
+    office.host.boot()
+    node = await office.host.run(lambda env: Node.open(env, "node", SecretBytes(PASSPHRASE)))
+    office.host.kill()
+    return node.log.origin, None if node.log.refusal is None else node.log.refusal.code
+
+
+async def went_back(offices: Offices, word: str) -> None:
+    """An alert crosses, then database and keystore of the stopped office are what they were before it."""
+    here = offices.here
+    here.host.kill()
+    old = files_of(here.host.simulated_disk)  # type: ignore[arg-type]
+    await here.restart()
+    await crosses(offices, f"{word}-forgotten")
+    await here.host.run(lambda env: node_of(here).log.publish())
+    here.host.kill()
+    here.host.boot()
+
+    async def put_back(env: Env) -> None:
+        for name in ("node.db", "node.db-wal", "node.db-journal", "keystore"):
+            if name in old:
+                env.files.write_atomic(f"node/{name}", old[name])
+            elif env.files.exists(f"node/{name}"):
+                env.files.remove(f"node/{name}")
+
+    await here.host.run(put_back)
+    here.host.kill()
