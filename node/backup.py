@@ -190,7 +190,10 @@ async def verify_backup(env: Env, path: str, passphrase: SecretBytes, directory:
 
 
 async def check_contents(env: Env, contents: Contents, database: str) -> None:
-    """Open the database of a backup and hold it against the manifest; MalformedInput ``backup_damaged``."""
+    """Open the database of a backup and hold it against the manifest.
+
+    MalformedInput ``backup_damaged``; PolicyRefused ``backup_newer_version``.
+    """
     try:
         db = await open_node_database(env, database, contents.secrets[SecretName.DATABASE])
         try:
@@ -200,8 +203,14 @@ async def check_contents(env: Env, contents: Contents, database: str) -> None:
     except KeyError as error:
         raise damaged("it holds no database key") from error
     except SalweenError as error:
-        if error.code in ("backup_damaged", "database_newer"):
+        if error.code == "backup_damaged":
             raise
+        if error.code == "database_newer":
+            raise PolicyRefused(
+                "backup_newer_version",
+                "this backup was made by a newer version of this program, and its database cannot be read by"
+                " this one; nothing was changed. Install that version, then restore",
+            ) from error
         raise damaged(f"its database does not hold ({error.code})") from error
 
 

@@ -49,7 +49,7 @@ from protocol.items import Item, LogItem, OfficerListItem, ResetKeyItem, SeenIte
 from protocol.message import MessageType, certificate_core
 from protocol.receivekeys import announce, first_receive_keys, with_my_new_instance
 from runtime.env import Env
-from runtime.service import hold_directory
+from runtime.service import LOCK_NAME, hold_directory
 from runtime.sqlite import Database, Snapshot, Transaction
 
 NAME = "salween-node"
@@ -137,8 +137,11 @@ async def restore(
     """Make a node in a new directory out of a backup and the sheet; never over a node that exists."""
     kdf = kdf or KdfProfile()
     base = Path(directory)
-    if env.files.exists(directory) and env.files.listdir(directory):
+    found = set(env.files.listdir(directory)) if env.files.exists(directory) else None
+    # A lock file that nobody holds is no content: it is all that a kill in the first instant leaves.
+    if found is not None and found - {LOCK_NAME}:
         if env.files.exists(str(base / RESTORING)) and not env.files.exists(str(base / CONFIG_NAME)):
+            hold_directory(env, NAME, directory).release()  # or it is going on right now
             raise PolicyRefused(
                 "restore_unfinished",
                 f"A restore into {directory} did not come to its end, and what lies there is no node. Remove"
@@ -194,7 +197,7 @@ async def restore(
         env.files.remove(str(base / RESTORING))
     except BaseException:
         # Nothing was sent: what was half made is no node, and must not be taken for one.
-        await env.run_blocking(_remove_unfinished, env, base)
+        await env.run_blocking(_remove_unfinished, env, directory, found)
         raise
     finally:
         lock.release()
@@ -607,14 +610,10 @@ async def _keep_ended_log(env: Env, base: Path, contents: Contents) -> None:
     await env.run_blocking(write)
 
 
-def _remove_unfinished(env: Env, base: Path) -> None:
-    for name in (
-        DATABASE_NAME,
-        f"{DATABASE_NAME}.keycheck",
-        f"{DATABASE_NAME}-wal",
-        KEYSTORE_NAME,
-        HIGH_WATER_NAME,
-        RESTORING,
-    ):
-        if env.files.exists(str(base / name)):
-            env.files.remove(str(base / name))
+def _remove_unfinished(env: Env, directory: str, found: set[str] | None) -> None:
+    """Leave the directory as it was ``found``, or not there. What says that it is no node goes last."""
+    made = set(env.files.listdir(directory)) - (found or set())
+    for name in sorted(made, key=lambda name: name in (RESTORING, LOCK_NAME)):
+        env.files.remove_tree(f"{directory}/{name}")
+    if found is None:
+        env.files.remove_tree(directory)

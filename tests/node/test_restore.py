@@ -1,6 +1,9 @@
 """A backup that is not whole does not open, no node is restored over, no stolen key winds a pair back."""
 
 import asyncio
+import hashlib
+import os
+import random
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -166,49 +169,138 @@ def test_a_backup_that_is_not_whole_does_not_open(tmp_path: Path) -> None:
     play(tmp_path, script)
 
 
-def test_a_backup_of_a_newer_program_is_told_from_damage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def tree_of(directory: Path) -> dict[str, tuple[int, bytes]]:
+    """Everything below a directory: mode, and the hash of each file."""
+    return {
+        str(path.relative_to(directory)): (
+            path.lstat().st_mode,
+            hashlib.sha256(path.read_bytes()).digest() if path.is_file() else b"",
+        )
+        for path in sorted(directory.rglob("*"))
+    }
+
+
+def on_disk(office: OfficeHost, path: str) -> Path:
+    """Where a file of a host stands."""
+    return Path(f"{office.host.disk}{os.path.abspath(path)}")
+
+
+async def make_later(office: OfficeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backup ``later`` by a program that has a migration more, and verified what it wrote."""
+    node = node_of(office)
+    row = (b"\x00" * 32,)
+    await write(
+        office,
+        lambda tx: tx.execute(
+            "INSERT INTO schema_version (component, number, name, sql_sha256, applied_ms)"
+            " VALUES ('node', 999, 'later', ?, 0)",
+            row,
+        ),
+    )
+
+    async def trust(*_: object) -> None:
+        return
+
+    monkeypatch.setattr("node.backup.verify_backup", trust)
+    await office.host.run(lambda env: node.backup("later", SECRET, with_operational=False))
+    monkeypatch.undo()
+
+
+def with_format(data: bytes, version: int) -> bytes:
+    """The same backup as another version of the container would begin."""
+    head = bytearray(data[: HEADER_BYTES - HASH_BYTES])
+    head[4] = version
+    return bytes(head) + labelled_hash(labels.BACKUP_HEADER, bytes(head)) + data[HEADER_BYTES:]
+
+
+@pytest.mark.parametrize("place", ["not there", "empty", "left by a kill"])
+def test_a_refused_restore_leaves_everything_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    """Its container, or the database in it, is of a later version: told so; nothing is left behind."""
+    """Whatever is wrong, the directory is what it was before, and takes the right backup afterwards."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        await here.host.run(lambda env: node_of(here).backup("bk", SECRET, with_operational=False))
+        await there.host.run(lambda env: node_of(there).backup("bk", SECRET, with_operational=False))
+        await make_later(here, monkeypatch)
+        whole = await here.host.run(lambda env: _read(env, "bk"))
+        theirs = await there.host.run(lambda env: _read(env, "bk"))
+        their_sheet = await there.host.run(lambda env: _read(env, "sheet"))
+        here.host.kill()
+        here.host.boot()
+        await here.host.run(lambda env: _write(env, "theirs.sheet", their_sheet))
+        target = on_disk(here, "new")
+        if place != "not there":
+            target.mkdir(mode=0o750)
+        if place == "left by a kill":
+            (target / "pid").write_bytes(b"")
+
+        async def verdict(
+            data: bytes | None,
+            *,
+            sheet: str = "sheet",
+            secret: bytes = SECRET.reveal(),
+            passphrase: bytes = PASSPHRASE,
+            clock_ms: int = 0,
+        ) -> str:
+            if data is not None:
+                await here.host.run(lambda env: _write(env, "tried", data))
+            here.host.step_clock(clock_ms)
+            before = tree_of(here.host.disk)
+
+            async def into(env: Env) -> None:
+                await restore(
+                    env, "none" if data is None else "tried", "new", read_sheet(env, sheet),
+                    backup_passphrase=SecretBytes(secret), passphrase=SecretBytes(passphrase),
+                    kdf=CHEAP_PROFILE,
+                )  # fmt: skip
+
+            code = await code_of(here, into)
+            here.host.step_clock(-clock_ms)
+            if code != "done":
+                assert tree_of(here.host.disk) == before, code
+            return code
+
+        later = await here.host.run(lambda env: _read(env, "later"))
+        assert await verdict(with_format(whole, 2)) == "backup_newer_version"
+        assert await verdict(later) == "backup_newer_version"
+        assert await verdict(None) == "backup_missing"
+        assert await verdict(whole, secret=b"another passphrase") == "backup_wrong_passphrase"
+        assert await verdict(whole, passphrase=b"short") == "passphrase_too_short"
+        assert await verdict(whole, sheet="theirs.sheet") == "sheet_other_office"
+        assert await verdict(theirs) == "sheet_other_office"
+        assert await verdict(whole, clock_ms=-here.now_ms()) == "clock_unset"
+        choices = random.Random(place)
+        for size in (0, 1, HEADER_BYTES, len(whole) - 1, *(choices.randrange(len(whole)) for _ in range(8))):
+            assert await verdict(whole[:size]) == "backup_damaged", size
+        for at in (0, *(choices.randrange(len(whole)) for _ in range(8))):
+            turned = whole[:at] + bytes([whole[at] ^ 1 << choices.randrange(8)]) + whole[at + 1 :]
+            assert await verdict(turned) == "backup_damaged", at
+        assert await verdict(whole) == "done"
+
+    play(tmp_path, script)
+
+
+def test_a_restore_that_goes_on_is_not_said_to_be_broken_off(tmp_path: Path) -> None:
+    """Whoever starts it twice is told to wait, not to remove what the first one is making."""
 
     async def script(offices: Offices) -> None:
         here = offices.here
-        node = node_of(here)
-        await here.host.run(lambda env: node.backup("bk", SECRET, with_operational=False))
-        # A later program has a migration more, and would verify what it wrote.
-        row = (b"\x00" * 32,)
-        await write(
-            here,
-            lambda tx: tx.execute(
-                "INSERT INTO schema_version (component, number, name, sql_sha256, applied_ms)"
-                " VALUES ('node', 999, 'later', ?, 0)",
-                row,
-            ),
-        )
+        await here.host.run(lambda env: node_of(here).backup("bk", SECRET, with_operational=False))
 
-        async def trust(*_: object) -> None:
-            return
-
-        monkeypatch.setattr("node.backup.verify_backup", trust)
-        await here.host.run(lambda env: node.backup("later", SECRET, with_operational=False))
-        monkeypatch.undo()
-        whole = await here.host.run(lambda env: _read(env, "bk"))
-        head = bytearray(whole[: HEADER_BYTES - HASH_BYTES])
-        head[4] += 1
-        newer = bytes(head) + labelled_hash(labels.BACKUP_HEADER, bytes(head)) + whole[HEADER_BYTES:]
-        await here.host.run(lambda env: _write(env, "newer", newer))
-
-        async def again(env: Env, path: str, directory: str) -> None:
+        async def into(env: Env) -> None:
             await restore(
-                env, path, directory, read_sheet(env, "sheet"),
+                env, "bk", "new", read_sheet(env, "sheet"),
                 backup_passphrase=SECRET, passphrase=SecretBytes(PASSPHRASE), kdf=CHEAP_PROFILE,
             )  # fmt: skip
 
-        assert await code_of(here, lambda env: again(env, "newer", "new")) == "backup_newer_version"
-        assert await code_of(here, lambda env: again(env, "later", "new2")) == "database_newer"
-        for directory in ("new", "new2"):
-            left = await here.host.run(lambda env, d=directory: _names(env, d))  # type: ignore[misc]
-            assert not left & {"keystore", "node.db", "node.toml", "restoring"}
+        first = asyncio.ensure_future(code_of(here, into))
+        while not on_disk(here, "new/restoring").exists():
+            assert not first.done()
+            await asyncio.sleep(0.0001)
+        assert await code_of(here, into) == "already_running"
+        assert await first == "done"
 
     play(tmp_path, script)
 

@@ -14,11 +14,12 @@ from node.restore import begin_in_place, renew, restore
 from runtime.env import Env
 from tests.node.offices import Offices, an_alert, node_of, shown
 from tests.simulation.daemons import CHEAP_PROFILE, PASSPHRASE, OfficeHost
-from tests.simulation.disk import Killed, SimulatedDisk
+from tests.simulation.disk import Killed
 from tests.simulation.world import HostDownError, World
 
 SECRET = SecretBytes(b"paper stone scissors well")
 STEPS_MAX = 400
+WORLD_STEPS = 10  # deaths in one simulated world
 STRIDE = 1 if os.environ.get("SALWEEN_EVERY_STEP") else 7
 
 
@@ -143,10 +144,12 @@ def test_a_ceremony_that_dies_at_any_step_leaves_a_whole_office(
         world.run(script())
 
 
-def files_of(disk: SimulatedDisk) -> dict[str, bytes]:
+def disk_of(office: OfficeHost) -> dict[str, bytes]:
     """What lies in an office's directory, by its path there."""
+    assert office.host.simulated_disk is not None
     front = f"{os.path.abspath('node')}/"
-    return {p.removeprefix(front): data for p, data in disk.content().items() if p.startswith(front)}
+    found = office.host.simulated_disk.content()
+    return {path.removeprefix(front): data for path, data in found.items() if path.startswith(front)}
 
 
 def origin_in(checkpoint: bytes) -> str:
@@ -162,45 +165,56 @@ def test_a_node_that_went_back_and_dies_beginning_again_never_runs_on_what_it_wa
 
     What was published of the log that ended stays whole, with its policy: it is evidence.
     """
-    with World(seed=5, directory=tmp_path, has_simulated_disks=True) as world:
-        offices = Offices(world)
+    step, states = 1 + int(power_loss), set()
+    died = True
+    while died:
+        # A world keeps all that ever died in it: a new one now and then.
+        with World(seed=5, directory=tmp_path / str(step), has_simulated_disks=True) as world:
+            offices = Offices(world)
 
-        async def script() -> None:
-            await offices.make()
-            here = offices.here
-            await crosses(offices, "0")
-            step, states, died = 1 + int(power_loss), set(), True
-            while died:
-                await went_back(offices, str(step))
-                assert here.host.simulated_disk is not None
-                before = files_of(here.host.simulated_disk)
-                published = before["log/checkpoint"]
-                died = await dies_at(here, step, power_loss=power_loss, ceremony=again)
-                after = files_of(here.host.simulated_disk)
-                origin, refused = await opened(here)
-                has_begun = origin != origin_in(published)
-                assert refused == (None if has_begun else "log_rolled_back"), step
-                if not has_begun:
-                    for name in ("node.toml", "high-water", "policy", "log/checkpoint"):
-                        assert after[name] == before[name], (step, name)
-                    here.host.boot()
-                    await here.host.run(again)
-                    here.host.kill()
-                await here.restart()
-                await asyncio.sleep(600)  # what it forgot is sent again
-                states.add(has_begun)
-                kept = files_of(here.host.simulated_disk)
-                (aside,) = {n.split("/")[0] for n, data in kept.items() if data == published}
-                assert aside.startswith("log-ended-"), (step, aside)
-                assert kept[f"{aside}/policy"] == before["policy"], step
-                archived = [d for n, d in kept.items() if n.startswith("log/archive/") and "/." not in n]
-                assert {origin_in(data) for data in archived} == {node_of(here).log.origin}, step
-                await crosses(offices, str(step))
-                step += STRIDE
-            assert states == {False, True}
-            assert 10 < step < STEPS_MAX
+            async def script(offices: Offices, first: int) -> bool:
+                await offices.make()
+                await crosses(offices, "0")
+                for step in range(first, first + WORLD_STEPS * STRIDE, STRIDE):
+                    has_begun, died = await dies_gone_back(offices, step, power_loss=power_loss)
+                    states.add(has_begun)
+                    if not died:
+                        return False
+                return True
 
-        world.run(script())
+            died = world.run(script(offices, step))
+        step += WORLD_STEPS * STRIDE
+        assert step < STEPS_MAX
+    assert states == {False, True}
+
+
+async def dies_gone_back(offices: Offices, step: int, *, power_loss: bool) -> tuple[bool, bool]:
+    """One death; whether the office had begun again by then, and whether there was a death at all."""
+    here = offices.here
+    await went_back(offices, str(step))
+    before = disk_of(here)
+    published = before["log/checkpoint"]
+    died = await dies_at(here, step, power_loss=power_loss, ceremony=again)
+    after = disk_of(here)
+    origin, refused = await opened(here)
+    has_begun = origin != origin_in(published)
+    assert refused == (None if has_begun else "log_rolled_back"), step
+    if not has_begun:
+        for name in ("node.toml", "high-water", "policy", "log/checkpoint"):
+            assert after[name] == before[name], (step, name)
+        here.host.boot()
+        await here.host.run(again)
+        here.host.kill()
+    await here.restart()
+    await asyncio.sleep(600)  # what it forgot is sent again
+    kept = disk_of(here)
+    (aside,) = {name.split("/")[0] for name, data in kept.items() if data == published}
+    assert aside.startswith("log-ended-"), (step, aside)
+    assert kept[f"{aside}/policy"] == before["policy"], step
+    archived = [d for name, d in kept.items() if name.startswith("log/archive/") and "/." not in name]
+    assert {origin_in(data) for data in archived} == {node_of(here).log.origin}, step
+    await crosses(offices, str(step))
+    return has_begun, died
 
 
 async def opened(office: OfficeHost) -> tuple[str, str | None]:
@@ -215,7 +229,7 @@ async def went_back(offices: Offices, word: str) -> None:
     """An alert crosses, then database and keystore of the stopped office are what they were before it."""
     here = offices.here
     here.host.kill()
-    old = files_of(here.host.simulated_disk)  # type: ignore[arg-type]
+    old = disk_of(here)
     await here.restart()
     await crosses(offices, f"{word}-forgotten")
     await here.host.run(lambda env: node_of(here).log.publish())
