@@ -1,6 +1,7 @@
 """A backup that is not whole does not open, no node is restored over, no stolen key winds a pair back."""
 
 import asyncio
+import errno
 import hashlib
 import os
 import random
@@ -28,11 +29,14 @@ from protocol.evidence import Clash
 from protocol.items import KeyAnnouncement, OneTimeOffer, SeenItem
 from protocol.message import MessageType, certificate_core
 from protocol.onetime import OfferedKeys
-from runtime.env import Env
+from runtime.env import Env, RealFiles
+from runtime.exits import disk_failure
 from runtime.sqlite import Transaction
 from tests.node.offices import Offices, an_alert, count, entries, node_of, play, read, shown, write
 from tests.node.papers import a_revocation, sheet_of
 from tests.simulation.daemons import CHEAP_PROFILE, PASSPHRASE, OfficeHost
+from tests.simulation.disk import Killed
+from tests.simulation.world import HostDownError, World
 
 SECRET = SecretBytes(b"paper stone scissors well")
 
@@ -305,6 +309,122 @@ def test_a_restore_that_goes_on_is_not_said_to_be_broken_off(tmp_path: Path) -> 
     play(tmp_path, script)
 
 
+@pytest.mark.parametrize("power_loss", [False, True], ids=["killed", "without power"])
+def test_a_backup_that_dies_at_any_step_leaves_no_file_that_looks_whole(
+    tmp_path: Path, power_loss: bool
+) -> None:
+    """Under its name it is whole or not there; the next one is made as if nothing had been."""
+    with World(seed=6, directory=tmp_path, has_simulated_disks=True) as world:
+        offices = Offices(world)
+
+        async def script() -> None:
+            await offices.make()
+            here = offices.here
+            step, found, died = 1, set(), True
+            while died:
+                node = node_of(here)
+                here.host.light_fuse(step, power_loss=power_loss)
+                try:
+                    await here.host.run(partial(_make, node))
+                    died = False
+                    here.host.kill()
+                except (HostDownError, Killed):
+                    pass
+                here.host.boot()
+                code = await code_of(here, lambda env: verify_backup(env, "bk", SECRET, Path("node")))
+                assert code in ("done", "backup_missing"), step
+                found.add(code)
+                await here.host.run(lambda env: _remove(env, "bk"))
+                here.host.kill()
+                await here.restart()
+                step += 1
+            assert found == {"done", "backup_missing"}
+            left = await here.host.run(lambda env: _names(env, "node"))
+            assert not [name for name in left if name.startswith("backup-")]
+
+        world.run(script())
+
+
+def test_backups_are_made_one_at_a_time_while_alerts_flow(tmp_path: Path) -> None:
+    """A second one, or a check, is told to wait; what was sent before one is in it."""
+
+    async def script(offices: Offices) -> None:
+        here = offices.here
+        await here.send(an_alert("KA-1"))
+        node = node_of(here)
+        await here.host.run(lambda env: node.backup("first", SECRET, with_operational=False))
+        sent = asyncio.gather(*(here.send(an_alert(f"KA-{number}")) for number in range(2, 12)))
+        codes = await asyncio.gather(
+            code_of(here, lambda env: node.backup("bk1", SECRET, with_operational=False)),
+            code_of(here, lambda env: node.backup("bk2", SECRET, with_operational=False)),
+            code_of(here, lambda env: verify_backup(env, "first", SECRET, Path("node"))),
+        )
+        assert sorted(codes) == ["backup_running", "backup_running", "done"]
+        await sent
+        assert await code_of(here, lambda env: node.backup("bk", SECRET, with_operational=False)) == "done"
+        code = await code_of(here, lambda env: verify_backup(env, "bk", SECRET, Path("elsewhere")))
+        assert code == "directory_missing"
+        here.host.kill()
+        here.host.boot()
+
+        async def again(env: Env) -> None:
+            await restore(
+                env, "bk", "new", read_sheet(env, "sheet"),
+                backup_passphrase=SECRET, passphrase=SecretBytes(PASSPHRASE), kdf=CHEAP_PROFILE,
+            )  # fmt: skip
+            back = await Node.open(env, "new", SecretBytes(PASSPHRASE), kdf=CHEAP_PROFILE)
+            assert await back.database.read(lambda tx: tx.value("SELECT count(*) FROM alert")) == 11
+
+        await here.host.run(again)
+
+    play(tmp_path, script)
+
+
+def test_a_place_that_takes_no_backup_is_said_so(tmp_path: Path) -> None:
+    """No folder, a file for one, a full or read-only disk: nothing is left, and the node runs."""
+
+    async def script(offices: Offices) -> None:
+        here = offices.here
+        node = node_of(here)
+
+        async def refused(path: str) -> SalweenError:
+            with pytest.raises(SalweenError) as told:
+                await here.host.run(lambda env: node.backup(path, SECRET, with_operational=False))
+            left = await here.host.run(lambda env: _names(env, "node"))
+            assert not [name for name in left if name.startswith("backup-")]
+            return told.value
+
+        for path in ("no/folder/bk", "sheet/bk"):
+            told = await refused(path)
+            assert told.code == "backup_unwritable"
+            assert f"no backup was made: {path} cannot be written (N" in told.detail
+        append = RealFiles.append_fsync
+        for number, code, word in (
+            (errno.ENOSPC, "disk_full", "no room"),
+            (errno.EROFS, "disk_error", "refuses"),
+        ):
+
+            def failing(
+                files: RealFiles, path: Any, data: bytes, mode: int = 0o600, number: int = number
+            ) -> None:
+                append(files, path, data[:100], mode)
+                failure = disk_failure(OSError(number, "as a disk says it"), str(path))
+                assert failure is not None
+                raise failure
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(RealFiles, "append_fsync", failing)
+                told = await refused("bk")
+            assert told.code == code
+            assert word in told.detail
+            assert "the node goes on" in told.detail
+            assert not await here.host.run(lambda env: _exists(env, "bk", "bk.unfinished"))
+        await here.send(an_alert("KA-1"))
+        assert await code_of(here, lambda env: node.backup("bk", SECRET, with_operational=False)) == "done"
+
+    play(tmp_path, script)
+
+
 def test_a_backup_holds_no_receive_and_no_operational_key(tmp_path: Path) -> None:
     """Every name of the keystore is either kept or left out on purpose."""
 
@@ -332,6 +452,20 @@ async def _read(env: Env, path: str) -> bytes:
 
 async def _write(env: Env, path: str, data: bytes) -> None:
     env.files.write_atomic(path, data)
+
+
+async def _make(node: Node, env: Env) -> None:
+    del env
+    await node.backup("bk", SECRET, with_operational=False)
+
+
+async def _remove(env: Env, path: str) -> None:
+    if env.files.exists(path):
+        env.files.remove(path)
+
+
+async def _exists(env: Env, *paths: str) -> bool:
+    return any(env.files.exists(path) for path in paths)
 
 
 async def _names(env: Env, path: str) -> set[str]:
