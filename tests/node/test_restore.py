@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from keys import labels
-from keys.backupfile import HEADER_BYTES
 from keys.errors import PolicyRefused, SalweenError
+from keys.passphrase import HEADER_BYTES
 from keys.primitives import HASH_BYTES, XWingPrivateKey, labelled_hash
 from keys.secret import SecretBytes
 from node.backup import Contents, extract, verify_backup
