@@ -32,7 +32,7 @@ from audit.checkpoint import (
     parse_checkpoint_untrusted,
     sign_checkpoint,
 )
-from audit.entry import Json, encode_entry
+from audit.entry import Json, decode_entry_untrusted, encode_entry
 from audit.note import NoteSigner, verify_note
 from audit.tree import (
     EMPTY_ROOT,
@@ -248,6 +248,12 @@ class AuditLog:
         if mark is None:
             self._refuse_rolled_back("the high-water file is missing, as after a restored backup")
             return
+        if mark.origin != self.origin:
+            # Only of the epoch this one ended: it was begun, and nothing of it was published yet.
+            if mark.origin != await self._db.read(_prior_origin):
+                self._refuse_rolled_back(f"the high-water file is of another log, {mark.origin}")
+                return
+            mark = None
         for head, where in ((mark, "the high-water file"), (shown, "the published checkpoint")):
             if head is not None and head.size and not await self._holds(head):
                 self._refuse_rolled_back(f"{where} is at entry {head.size}, which the database does not hold")
@@ -410,19 +416,15 @@ class AuditLog:
     # A new epoch
 
     @classmethod
-    async def for_new_epoch(
+    def for_new_epoch(
         cls, *, env: Env, db: Database, directory: Path, high_water: Path, signer: NoteSigner
     ) -> "AuditLog":
         """A log whose first entry ``begin_epoch`` will write into a database that holds an ended epoch.
 
-        The high-water file begins at zero here, before the transaction: a crash between the two leaves the
-        old epoch ROLLED-BACK, and whoever began a new one begins it again.
+        The high-water file stays that of the ended epoch until the first publication: were it gone before
+        the transaction, a crash between the two would let an epoch that went back in time run on.
         """
-        log = cls(env=env, db=db, directory=directory, high_water=high_water, signer=signer)
-        await env.run_blocking(env.files.mkdir, directory, DIRECTORY_MODE)
-        mark = Checkpoint(origin=signer.name, size=0, root=EMPTY_ROOT)
-        await env.run_blocking(log._write_high_water, mark)
-        return log
+        return cls(env=env, db=db, directory=directory, high_water=high_water, signer=signer)
 
     def begin_epoch(self, tx: Transaction, how: str) -> Checkpoint:
         """End the epoch the database holds and begin this one: log.start, then backup.restore with its end.
@@ -438,6 +440,12 @@ class AuditLog:
         self.append(tx, "log.start", start)
         self.append(tx, "backup.restore", {"size": ended.size, "root": ended.root.hex(), "code": how})
         return ended
+
+
+def _prior_origin(tx: Snapshot) -> Json | None:
+    """Origin of the epoch that the one in the database ended; None of the first."""
+    first = _read_leaves(tx, begin=0, count=1)
+    return decode_entry_untrusted(first[0].entry).get("prior") if first else None
 
 
 def ended_epoch(tx: Snapshot) -> Checkpoint:

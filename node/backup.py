@@ -7,13 +7,13 @@ log.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from audit.store import AuditLog, check_rows
 from keys.backupfile import (
-    HEADER_BYTES,
     PART_BYTES_MAX,
     PART_HEAD_BYTES,
     begin_backup,
@@ -21,8 +21,8 @@ from keys.backupfile import (
     open_header_untrusted,
     read_part_head_untrusted,
 )
-from keys.errors import MalformedInput, PolicyRefused, SalweenError
-from keys.keystore import DEFAULT_KDF, KdfParameters
+from keys.errors import MalformedInput, PolicyRefused, SalweenError, Unavailable
+from keys.passphrase import DEFAULT_KDF, HEADER_BYTES, KdfParameters
 from keys.primitives import HASH_BYTES
 from keys.secret import SecretBytes
 from node.config import CONFIG_NAME
@@ -31,7 +31,8 @@ from node.layout import LOG_NAME, SecretName, open_node_database
 from node.secrets import Secrets
 from protocol import limits, wire
 from protocol.wire import Fields
-from runtime.env import Env
+from runtime.env import AlreadyLocked, Env
+from runtime.exits import DiskFailed
 from runtime.sqlite import Database, Snapshot
 
 # An allow-list: a new kind of secret stays out of backups until someone has thought about it.
@@ -42,6 +43,7 @@ MANIFEST_BYTES_MAX: Final = 64 * 1024
 SECRETS_BYTES_MAX: Final = 4 * 1024 * 1024
 COPY_NAME: Final = "backup-copy.db"
 CHECK_NAME: Final = "backup-check.db"
+BUSY_NAME: Final = "backup.lock"  # locked while one of the two is in use
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +127,29 @@ async def make_backup(
     with_operational: bool = False,
     kdf: KdfParameters = DEFAULT_KDF,
 ) -> Manifest:
-    """Write and verify one backup of a running node. PolicyRefused ``backup_exists``: none is overwritten."""
+    """Write and verify one backup of a running node.
+
+    PolicyRefused ``backup_exists`` (none is overwritten), ``backup_unwritable``; Unavailable
+    ``backup_running``; DiskFailed when there is no room, and the node goes on.
+    """
+    with _alone(env, directory):
+        return await _make(
+            env, db, log, identity, secrets, directory, path, passphrase, with_operational, kdf
+        )
+
+
+async def _make(
+    env: Env,
+    db: Database,
+    log: AuditLog,
+    identity: Identity,
+    secrets: Secrets,
+    directory: Path,
+    path: str,
+    passphrase: SecretBytes,
+    with_operational: bool,
+    kdf: KdfParameters,
+) -> Manifest:
     if env.files.exists(path):
         raise PolicyRefused(
             "backup_exists", f"{path} exists already; choose another name. Nothing was written."
@@ -141,7 +165,8 @@ async def make_backup(
         )
         head = await log.publish()
         checkpoint = await env.run_blocking(env.files.read, str(directory / LOG_NAME / "checkpoint"))
-        await db.copy_to(copy, secrets.get(SecretName.DATABASE))
+        with _written(copy):
+            await db.copy_to(copy, secrets.get(SecretName.DATABASE))
         kept = wire.encode(
             {
                 name: s.reveal()
@@ -163,10 +188,12 @@ async def make_backup(
         )
         front = manifest.encode()
         front = len(front).to_bytes(4, "big") + front + kept + settings + checkpoint
-        await env.run_blocking(lambda: _write(env, building, copy, front, passphrase, kdf))
+        with _written(path):
+            await env.run_blocking(lambda: _write(env, building, copy, front, passphrase, kdf))
         await _clear(env, copy)
-        await verify_backup(env, building, passphrase, directory)
-        await env.run_blocking(env.files.rename, building, path)
+        await _verify(env, building, passphrase, directory)
+        with _written(path):
+            await env.run_blocking(env.files.rename, building, path)
     except BaseException:
         await _clear(env, building, copy)
         raise
@@ -176,13 +203,20 @@ async def make_backup(
 async def verify_backup(env: Env, path: str, passphrase: SecretBytes, directory: Path) -> Manifest:
     """Read a backup to its end: every part opens, the database is whole, its log leads to the root it names.
 
-    ``directory`` takes the database while it is looked at; it is encrypted there too.
+    ``directory`` takes the database while it is looked at; it is encrypted there too. Errors of ``extract``
+    and ``check_contents``; PolicyRefused ``directory_missing``; Unavailable ``backup_running``.
     """
+    with _alone(env, directory):
+        return await _verify(env, path, passphrase, directory)
+
+
+async def _verify(env: Env, path: str, passphrase: SecretBytes, directory: Path) -> Manifest:
     target = str(directory / CHECK_NAME)
     leftovers = (target, f"{target}.keycheck", f"{target}-wal", f"{target}-journal")
     await _clear(env, *leftovers)
     try:
-        contents = await env.run_blocking(lambda: extract(env, path, passphrase, target))
+        with _written(target):
+            contents = await env.run_blocking(lambda: extract(env, path, passphrase, target))
         await check_contents(env, contents, target)
     finally:
         await _clear(env, *leftovers)
@@ -190,7 +224,10 @@ async def verify_backup(env: Env, path: str, passphrase: SecretBytes, directory:
 
 
 async def check_contents(env: Env, contents: Contents, database: str) -> None:
-    """Open the database of a backup and hold it against the manifest; MalformedInput ``backup_damaged``."""
+    """Open the database of a backup and hold it against the manifest.
+
+    MalformedInput ``backup_damaged``; PolicyRefused ``backup_newer_version``.
+    """
     try:
         db = await open_node_database(env, database, contents.secrets[SecretName.DATABASE])
         try:
@@ -200,8 +237,14 @@ async def check_contents(env: Env, contents: Contents, database: str) -> None:
     except KeyError as error:
         raise damaged("it holds no database key") from error
     except SalweenError as error:
-        if error.code in ("backup_damaged", "database_newer"):
+        if error.code == "backup_damaged":
             raise
+        if error.code == "database_newer":
+            raise PolicyRefused(
+                "backup_newer_version",
+                "this backup was made by a newer version of this program, and its database cannot be read by"
+                " this one; nothing was changed. Install that version, then restore",
+            ) from error
         raise damaged(f"its database does not hold ({error.code})") from error
 
 
@@ -237,6 +280,45 @@ def extract(env: Env, path: str, passphrase: SecretBytes, database: str) -> Cont
         settings=settings,
         checkpoint=checkpoint,
     )
+
+
+@contextmanager
+def _alone(env: Env, directory: Path) -> Iterator[None]:
+    """Copy and check have one place each in a directory: one backup at a time is made or checked there."""
+    if not env.files.is_dir(directory):
+        raise PolicyRefused(
+            "directory_missing", f"{directory} does not exist; give the directory of the node"
+        )
+    try:
+        lock = env.files.lock_exclusive(directory / BUSY_NAME)
+    except AlreadyLocked:
+        raise Unavailable(
+            "backup_running", "A backup is being made or checked here already. Try again when it is done."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _written(path: str) -> Iterator[None]:
+    """What keeps a backup from being written, in words: it is this file's trouble, and the node goes on."""
+    try:
+        yield
+    except DiskFailed as error:
+        why = "there is no room for it" if error.code == "disk_full" else "the disk refuses it"
+        raise DiskFailed(
+            error.code,
+            f"no backup was made: {path} cannot be written, {why}. Nothing of it was kept and the node goes"
+            " on. Make room there or choose another place, then try again",
+        ) from error
+    except OSError as error:
+        raise PolicyRefused(
+            "backup_unwritable",
+            f"no backup was made: {path} cannot be written ({error.strerror}). Give a file in a folder that"
+            " exists and that the user of the node may write to",
+        ) from error
 
 
 def _kept(secrets: Secrets, *, with_operational: bool) -> dict[str, SecretBytes]:

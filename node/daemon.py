@@ -311,7 +311,7 @@ class Node:
         )
         opened("database_opened")
         try:
-            await finish_epoch(env, db, Secrets(env, keystore))
+            await finish_epoch(env, db, Secrets(env, keystore), base)
             signer = NoteSigner(
                 name=keystore.get(SecretName.ORIGIN).reveal().decode(),
                 key=Ed25519PrivateKey.from_seed(keystore.get(SecretName.LOG)),

@@ -50,7 +50,7 @@ from protocol.items import Item, LogItem, OfficerListItem, ResetKeyItem, SeenIte
 from protocol.message import MessageType, certificate_core
 from protocol.receivekeys import announce, first_receive_keys, with_my_new_instance
 from runtime.env import Env
-from runtime.service import hold_directory
+from runtime.service import LOCK_NAME, hold_directory
 from runtime.sqlite import Database, Snapshot, Transaction
 
 NAME = "salween-node"
@@ -138,8 +138,11 @@ async def restore(
     """Make a node in a new directory out of a backup and the sheet; never over a node that exists."""
     kdf = kdf or KdfProfile()
     base = Path(directory)
-    if env.files.exists(directory) and env.files.listdir(directory):
+    found = set(env.files.listdir(directory)) if env.files.exists(directory) else None
+    # A lock file that nobody holds is no content: it is all that a kill in the first instant leaves.
+    if found is not None and found - {LOCK_NAME}:
         if env.files.exists(str(base / RESTORING)) and not env.files.exists(str(base / CONFIG_NAME)):
+            hold_directory(env, NAME, directory).release()  # or it is going on right now
             raise PolicyRefused(
                 "restore_unfinished",
                 f"A restore into {directory} did not come to its end, and what lies there is no node. Remove"
@@ -185,16 +188,17 @@ async def restore(
                     random=env.random,
                 )
             )
-            begun = await _begin(
+            begun, log = await _begin(
                 env, db, Secrets(env, keystore), base, again, how="restored", backup_ms=manifest.made_ms
             )
+            await log.publish()
         finally:
             await db.close()
         env.files.write_atomic(str(base / CONFIG_NAME), contents.settings, mode=0o600)
         env.files.remove(str(base / RESTORING))
     except BaseException:
         # Nothing was sent: what was half made is no node, and must not be taken for one.
-        await env.run_blocking(_remove_unfinished, env, base)
+        await env.run_blocking(_remove_unfinished, env, directory, found)
         raise
     finally:
         lock.release()
@@ -214,15 +218,16 @@ async def begin_in_place(
         secrets = Secrets(env, keystore)
         db = await open_node_database(env, str(base / DATABASE_NAME), keystore.get(SecretName.DATABASE))
         try:
-            await finish_epoch(env, db, secrets)
+            await finish_epoch(env, db, secrets, base)
             await _check_office(db, sheet)
             held = {name: keystore.get(name) for name in keystore.names()}
             again = await _draw(env, db, sheet, held, above)
             await secrets.put(again.secrets)
-            ended = await db.read(ended_epoch)
-            await env.run_blocking(_set_log_aside, env, base, ended.origin)
-            begun = await _begin(env, db, secrets, base, again, how="in-place", backup_ms=env.clock.now_ms())
-            await finish_epoch(env, db, secrets)
+            begun, log = await _begin(
+                env, db, secrets, base, again, how="in-place", backup_ms=env.clock.now_ms()
+            )
+            await finish_epoch(env, db, secrets, base)
+            await log.publish()
         finally:
             await db.close()
     finally:
@@ -241,7 +246,7 @@ async def renew(env: Env, directory: str, sheet: RecoverySheet, passphrase: Secr
         secrets = Secrets(env, keystore)
         db = await open_node_database(env, str(base / DATABASE_NAME), keystore.get(SecretName.DATABASE))
         try:
-            await finish_epoch(env, db, secrets)
+            await finish_epoch(env, db, secrets, base)
             await _check_office(db, sheet)
             identity = await db.read(lambda tx: load_identity(tx, secrets))
             signer = NoteSigner(
@@ -293,16 +298,21 @@ async def renew(env: Env, directory: str, sheet: RecoverySheet, passphrase: Secr
     return {"name": identity.name, "key_version": version, "peers": list(told)}
 
 
-async def finish_epoch(env: Env, db: Database, secrets: Secrets) -> None:
-    """At open: an epoch that was committed becomes the present one; one that was not is forgotten."""
-    del env
+async def finish_epoch(env: Env, db: Database, secrets: Secrets, base: Path) -> None:
+    """At open: an epoch that was committed becomes the present one; one that was not is forgotten.
+
+    May be broken off anywhere and done again: the new name of the log is what tells that its old files are
+    aside.
+    """
     waiting = secrets.names(NEXT)
     if not waiting:
         return
     origin = await db.read(lambda tx: tx.one("SELECT origin FROM log_state"))
     version: int = await db.read(lambda tx: tx.value("SELECT key_version FROM office"))
-    begun = origin is not None and origin[0] == secrets.get(NEXT + SecretName.ORIGIN).reveal().decode()
-    if begun:
+    old, new = (secrets.get(name).reveal().decode() for name in (SecretName.ORIGIN, NEXT + SecretName.ORIGIN))
+    if origin is not None and origin[0] == new:
+        if old != new:
+            await env.run_blocking(_set_log_aside, env, base, old)
         await secrets.put({name.removeprefix(NEXT): secrets.get(name) for name in waiting})
         await secrets.remove(
             name for name in secrets.names("operational/") if name != SecretName.operational(version)
@@ -354,10 +364,10 @@ async def _draw(
 
 async def _begin(
     env: Env, db: Database, secrets: Secrets, base: Path, again: Again, *, how: str, backup_ms: int
-) -> Begun:
-    """The one transaction, then the first checkpoint of the new epoch."""
+) -> tuple[Begun, AuditLog]:
+    """The one transaction; the caller publishes the new epoch when the place of its files is free."""
     signer = NoteSigner(name=again.origin, key=again.log_key)
-    log = await AuditLog.for_new_epoch(
+    log = AuditLog.for_new_epoch(
         env=env, db=db, directory=base / LOG_NAME, high_water=base / HIGH_WATER_NAME, signer=signer
     )
     identity = await db.read(lambda tx: _office(tx, again))
@@ -411,9 +421,7 @@ async def _begin(
             peers=tuple(told),
         )
 
-    begun = await db.transact(record)
-    await log.publish()
-    return begun
+    return await db.transact(record), log
 
 
 def _reset(
@@ -574,18 +582,31 @@ def _digest(identity: Identity) -> str:
     return sha256(identity.operational.public_bytes).hex()
 
 
+def _ended(base: Path, origin: str) -> Path:
+    """Where what was published of an ended epoch is kept."""
+    return base / f"{LOG_NAME}-{ENDED_PREFIX}{origin.rsplit('/log', 1)[1]}"
+
+
 def _set_log_aside(env: Env, base: Path, origin: str) -> None:
-    """The published log of the ended epoch stays beside the new one, with its policy: it is evidence."""
-    aside = base / f"{LOG_NAME}-{ENDED_PREFIX}{origin.rsplit('/log', 1)[1]}"
-    if env.files.exists(str(base / LOG_NAME)) and not env.files.exists(str(aside)):
-        env.files.rename(str(base / LOG_NAME), str(aside))
-        if env.files.exists(str(base / POLICY_NAME)):
-            env.files.rename(str(base / POLICY_NAME), str(aside / POLICY_NAME))
+    """The published log of the ended epoch stays beside the new one, with its policy: it is evidence.
+
+    A database that went back ends an epoch that ended before: what is aside already is not written over.
+    """
+    log, policy, aside = base / LOG_NAME, base / POLICY_NAME, _ended(base, origin)
+    if not env.files.exists(str(log)):
+        return
+    if env.files.exists(str(policy)):
+        env.files.rename(str(policy), str(log / POLICY_NAME))
+    count = 1
+    while env.files.exists(str(aside)):
+        count += 1
+        aside = _ended(base, f"{origin}-{count}")
+    env.files.rename(str(log), str(aside))
 
 
 async def _keep_ended_log(env: Env, base: Path, contents: Contents) -> None:
     """Of the ended epoch the signed checkpoint; its entries are in the database."""
-    aside = base / f"{LOG_NAME}-{ENDED_PREFIX}{contents.manifest.origin.rsplit('/log', 1)[1]}"
+    aside = _ended(base, contents.manifest.origin)
 
     def write() -> None:
         env.files.mkdir(str(aside), 0o755)
@@ -594,14 +615,10 @@ async def _keep_ended_log(env: Env, base: Path, contents: Contents) -> None:
     await env.run_blocking(write)
 
 
-def _remove_unfinished(env: Env, base: Path) -> None:
-    for name in (
-        DATABASE_NAME,
-        f"{DATABASE_NAME}.keycheck",
-        f"{DATABASE_NAME}-wal",
-        KEYSTORE_NAME,
-        HIGH_WATER_NAME,
-        RESTORING,
-    ):
-        if env.files.exists(str(base / name)):
-            env.files.remove(str(base / name))
+def _remove_unfinished(env: Env, directory: str, found: set[str] | None) -> None:
+    """Leave the directory as it was ``found``, or not there. What says that it is no node goes last."""
+    made = set(env.files.listdir(directory)) - (found or set())
+    for name in sorted(made, key=lambda name: name in (RESTORING, LOCK_NAME)):
+        env.files.remove_tree(f"{directory}/{name}")
+    if found is None:
+        env.files.remove_tree(directory)

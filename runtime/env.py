@@ -17,6 +17,7 @@ import fcntl
 import hashlib
 import os
 import resource
+import shutil
 import signal
 import socket
 import ssl
@@ -121,6 +122,10 @@ class Files(Protocol):
 
     def remove(self, path: AnyPath) -> None:
         """Remove a file, durably."""
+        ...
+
+    def remove_tree(self, path: AnyPath) -> None:
+        """Remove a file, or a directory and all below it, durably; links are not followed."""
         ...
 
     def rename(self, path: AnyPath, target: AnyPath) -> None:
@@ -621,6 +626,16 @@ class RealFiles:
         native = self.native_path(path)
         with _disk_errors(path):
             os.unlink(native)
+            _sync_directory(os.path.dirname(native))
+
+    def remove_tree(self, path: AnyPath) -> None:
+        """See Files."""
+        native = self.native_path(path)
+        if not os.path.isdir(native) or os.path.islink(native):
+            self.remove(path)
+            return
+        with _disk_errors(path):
+            shutil.rmtree(native)
             _sync_directory(os.path.dirname(native))
 
     def rename(self, path: AnyPath, target: AnyPath) -> None:

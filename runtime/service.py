@@ -22,6 +22,7 @@ from runtime.exits import DiskFailed
 T = TypeVar("T")
 
 STOP_TIMEOUT_S: Final = 20.0  # below systemd's 90 s: a daemon that hangs at its end is still ended by itself
+LOCK_NAME: Final = "pid"  # in the directory of a daemon; the lock is the process's, the file stays
 LOOPBACK_HOSTS: Final = ("127.0.0.1", "localhost", "[::1]")
 
 _log = logs.get_logger("service")
@@ -131,7 +132,7 @@ def hold_directory(env: Env, name: str, directory: AnyPath) -> FileLock:
     if not env.files.is_dir(directory):
         raise PolicyRefused("directory_missing", f"{directory} does not exist; make it with: {name} init")
     try:
-        return env.files.lock_exclusive(f"{directory}/pid", note=f"{env.process.pid}\n".encode())
+        return env.files.lock_exclusive(f"{directory}/{LOCK_NAME}", note=f"{env.process.pid}\n".encode())
     except AlreadyLocked as error:
         holder = error.note.decode("ascii", errors="replace").strip() or "unknown"
         raise Unavailable(

@@ -17,7 +17,7 @@ from audit.entry import Json, decode_entry_untrusted
 from audit.fsck import Report, verify
 from audit.reader import PublishedLog
 from audit.store import CLOCK_STEP_US
-from audit.tree import tile_path
+from audit.tree import EMPTY_ROOT, tile_path
 from keys.errors import BrokenInvariant, PolicyRefused
 from runtime.env import AnyPath, Env, RealFiles, real_env
 from runtime.exits import DiskFailed
@@ -380,6 +380,20 @@ async def test_a_published_checkpoint_ahead_of_the_database_is_noticed(tmp_path:
     for name in ("node.db", "high-water"):
         shutil.copy(tmp_path / "backup" / name, home / name)
     await refused_as(home, "log_rolled_back")
+
+
+@pytest.mark.parametrize("size", [0, 1])
+async def test_a_high_water_file_of_another_log_counts_for_nothing(tmp_path: Path, size: int) -> None:
+    """Not even one at zero, which every log of its own is ahead of."""
+    async with open_log(tmp_path) as opened:
+        await opened.log.publish()
+        own = parse_checkpoint_text_untrusted((tmp_path / "high-water").read_bytes())
+    other = replace(own, origin=f"{ORIGIN}0", size=size, root=own.root if size else EMPTY_ROOT)
+    (tmp_path / "high-water").write_bytes(other.text.encode())
+    async with open_log(tmp_path) as opened:
+        assert opened.log.refusal is not None
+        assert opened.log.refusal.code == "log_rolled_back"
+        assert f"of another log, {ORIGIN}0" in opened.log.refusal.detail
 
 
 async def test_a_damaged_high_water_file_is_said_so(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keys.backupfile import (
-    HEADER_BYTES,
     PART_BYTES_MAX,
     PART_HEAD_BYTES,
     begin_backup,
@@ -17,7 +16,7 @@ from keys.backupfile import (
     read_part_head_untrusted,
 )
 from keys.errors import MalformedInput, PolicyRefused
-from keys.keystore import KdfParameters
+from keys.passphrase import HEADER_BYTES, KdfParameters
 from keys.primitives import AEAD_NONCE_BYTES, AEAD_OVERHEAD_BYTES
 from keys.secret import SecretBytes
 from tests.keys.builders import drawn

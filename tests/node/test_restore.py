@@ -1,6 +1,10 @@
 """A backup that is not whole does not open, no node is restored over, no stolen key winds a pair back."""
 
 import asyncio
+import errno
+import hashlib
+import os
+import random
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,8 +13,8 @@ from typing import Any
 import pytest
 
 from keys import labels
-from keys.backupfile import HEADER_BYTES
 from keys.errors import PolicyRefused, SalweenError
+from keys.passphrase import HEADER_BYTES
 from keys.primitives import HASH_BYTES, XWingPrivateKey, labelled_hash
 from keys.secret import SecretBytes
 from node.backup import Contents, extract, verify_backup
@@ -25,11 +29,14 @@ from protocol.evidence import Clash
 from protocol.items import KeyAnnouncement, OneTimeOffer, SeenItem
 from protocol.message import MessageType, certificate_core
 from protocol.onetime import OfferedKeys
-from runtime.env import Env
+from runtime.env import Env, RealFiles
+from runtime.exits import disk_failure
 from runtime.sqlite import Transaction
 from tests.node.offices import Offices, an_alert, count, entries, node_of, play, read, shown, write
 from tests.node.papers import a_revocation, sheet_of
 from tests.simulation.daemons import CHEAP_PROFILE, PASSPHRASE, OfficeHost
+from tests.simulation.disk import Killed
+from tests.simulation.world import HostDownError, World
 
 SECRET = SecretBytes(b"paper stone scissors well")
 
@@ -166,49 +173,254 @@ def test_a_backup_that_is_not_whole_does_not_open(tmp_path: Path) -> None:
     play(tmp_path, script)
 
 
-def test_a_backup_of_a_newer_program_is_told_from_damage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def tree_of(directory: Path) -> dict[str, tuple[int, bytes]]:
+    """Everything below a directory: mode, and the hash of each file."""
+    return {
+        str(path.relative_to(directory)): (
+            path.lstat().st_mode,
+            hashlib.sha256(path.read_bytes()).digest() if path.is_file() else b"",
+        )
+        for path in sorted(directory.rglob("*"))
+    }
+
+
+def on_disk(office: OfficeHost, path: str) -> Path:
+    """Where a file of a host stands."""
+    return Path(f"{office.host.disk}{os.path.abspath(path)}")
+
+
+async def make_later(office: OfficeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backup ``later`` by a program that has a migration more, and verified what it wrote."""
+    node = node_of(office)
+    row = (b"\x00" * 32,)
+    await write(
+        office,
+        lambda tx: tx.execute(
+            "INSERT INTO schema_version (component, number, name, sql_sha256, applied_ms)"
+            " VALUES ('node', 999, 'later', ?, 0)",
+            row,
+        ),
+    )
+
+    async def trust(*_: object) -> None:
+        return
+
+    monkeypatch.setattr("node.backup.verify_backup", trust)
+    await office.host.run(lambda env: node.backup("later", SECRET, with_operational=False))
+    monkeypatch.undo()
+
+
+def with_format(data: bytes, version: int) -> bytes:
+    """The same backup as another version of the container would begin."""
+    head = bytearray(data[: HEADER_BYTES - HASH_BYTES])
+    head[4] = version
+    return bytes(head) + labelled_hash(labels.BACKUP_HEADER, bytes(head)) + data[HEADER_BYTES:]
+
+
+@pytest.mark.parametrize("place", ["not there", "empty", "left by a kill"])
+def test_a_refused_restore_leaves_everything_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    """Its container, or the database in it, is of a later version: told so; nothing is left behind."""
+    """Whatever is wrong, the directory is what it was before, and takes the right backup afterwards."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        await here.host.run(lambda env: node_of(here).backup("bk", SECRET, with_operational=False))
+        await there.host.run(lambda env: node_of(there).backup("bk", SECRET, with_operational=False))
+        await make_later(here, monkeypatch)
+        whole = await here.host.run(lambda env: _read(env, "bk"))
+        theirs = await there.host.run(lambda env: _read(env, "bk"))
+        their_sheet = await there.host.run(lambda env: _read(env, "sheet"))
+        here.host.kill()
+        here.host.boot()
+        await here.host.run(lambda env: _write(env, "theirs.sheet", their_sheet))
+        target = on_disk(here, "new")
+        if place != "not there":
+            target.mkdir(mode=0o750)
+        if place == "left by a kill":
+            (target / "pid").write_bytes(b"")
+
+        async def verdict(
+            data: bytes | None,
+            *,
+            sheet: str = "sheet",
+            secret: bytes = SECRET.reveal(),
+            passphrase: bytes = PASSPHRASE,
+            clock_ms: int = 0,
+        ) -> str:
+            if data is not None:
+                await here.host.run(lambda env: _write(env, "tried", data))
+            here.host.step_clock(clock_ms)
+            before = tree_of(here.host.disk)
+
+            async def into(env: Env) -> None:
+                await restore(
+                    env, "none" if data is None else "tried", "new", read_sheet(env, sheet),
+                    backup_passphrase=SecretBytes(secret), passphrase=SecretBytes(passphrase),
+                    kdf=CHEAP_PROFILE,
+                )  # fmt: skip
+
+            code = await code_of(here, into)
+            here.host.step_clock(-clock_ms)
+            if code != "done":
+                assert tree_of(here.host.disk) == before, code
+            return code
+
+        later = await here.host.run(lambda env: _read(env, "later"))
+        assert await verdict(with_format(whole, 2)) == "backup_newer_version"
+        assert await verdict(later) == "backup_newer_version"
+        assert await verdict(None) == "backup_missing"
+        assert await verdict(whole, secret=b"another passphrase") == "backup_wrong_passphrase"
+        assert await verdict(whole, passphrase=b"short") == "passphrase_too_short"
+        assert await verdict(whole, sheet="theirs.sheet") == "sheet_other_office"
+        assert await verdict(theirs) == "sheet_other_office"
+        assert await verdict(whole, clock_ms=-here.now_ms()) == "clock_unset"
+        choices = random.Random(place)
+        for size in (0, 1, HEADER_BYTES, len(whole) - 1, *(choices.randrange(len(whole)) for _ in range(8))):
+            assert await verdict(whole[:size]) == "backup_damaged", size
+        for at in (0, *(choices.randrange(len(whole)) for _ in range(8))):
+            turned = whole[:at] + bytes([whole[at] ^ 1 << choices.randrange(8)]) + whole[at + 1 :]
+            assert await verdict(turned) == "backup_damaged", at
+        assert await verdict(whole) == "done"
+
+    play(tmp_path, script)
+
+
+def test_a_restore_that_goes_on_is_not_said_to_be_broken_off(tmp_path: Path) -> None:
+    """Whoever starts it twice is told to wait, not to remove what the first one is making."""
+
+    async def script(offices: Offices) -> None:
+        here = offices.here
+        await here.host.run(lambda env: node_of(here).backup("bk", SECRET, with_operational=False))
+
+        async def into(env: Env) -> None:
+            await restore(
+                env, "bk", "new", read_sheet(env, "sheet"),
+                backup_passphrase=SECRET, passphrase=SecretBytes(PASSPHRASE), kdf=CHEAP_PROFILE,
+            )  # fmt: skip
+
+        first = asyncio.ensure_future(code_of(here, into))
+        while not on_disk(here, "new/restoring").exists():
+            assert not first.done()
+            await asyncio.sleep(0.0001)
+        assert await code_of(here, into) == "already_running"
+        assert await first == "done"
+
+    play(tmp_path, script)
+
+
+@pytest.mark.parametrize("power_loss", [False, True], ids=["killed", "without power"])
+def test_a_backup_that_dies_at_any_step_leaves_no_file_that_looks_whole(
+    tmp_path: Path, power_loss: bool
+) -> None:
+    """Under its name it is whole or not there; the next one is made as if nothing had been."""
+    with World(seed=6, directory=tmp_path, has_simulated_disks=True) as world:
+        offices = Offices(world)
+
+        async def script() -> None:
+            await offices.make()
+            here = offices.here
+            step, found, died = 1, set(), True
+            while died:
+                node = node_of(here)
+                here.host.light_fuse(step, power_loss=power_loss)
+                try:
+                    await here.host.run(partial(_make, node))
+                    died = False
+                    here.host.kill()
+                except (HostDownError, Killed):
+                    pass
+                here.host.boot()
+                code = await code_of(here, lambda env: verify_backup(env, "bk", SECRET, Path("node")))
+                assert code in ("done", "backup_missing"), step
+                found.add(code)
+                await here.host.run(lambda env: _remove(env, "bk"))
+                here.host.kill()
+                await here.restart()
+                step += 1
+            assert found == {"done", "backup_missing"}
+            left = await here.host.run(lambda env: _names(env, "node"))
+            assert not [name for name in left if name.startswith("backup-")]
+
+        world.run(script())
+
+
+def test_backups_are_made_one_at_a_time_while_alerts_flow(tmp_path: Path) -> None:
+    """A second one, or a check, is told to wait; what was sent before one is in it."""
+
+    async def script(offices: Offices) -> None:
+        here = offices.here
+        await here.send(an_alert("KA-1"))
+        node = node_of(here)
+        await here.host.run(lambda env: node.backup("first", SECRET, with_operational=False))
+        sent = asyncio.gather(*(here.send(an_alert(f"KA-{number}")) for number in range(2, 12)))
+        codes = await asyncio.gather(
+            code_of(here, lambda env: node.backup("bk1", SECRET, with_operational=False)),
+            code_of(here, lambda env: node.backup("bk2", SECRET, with_operational=False)),
+            code_of(here, lambda env: verify_backup(env, "first", SECRET, Path("node"))),
+        )
+        assert sorted(codes) == ["backup_running", "backup_running", "done"]
+        await sent
+        assert await code_of(here, lambda env: node.backup("bk", SECRET, with_operational=False)) == "done"
+        code = await code_of(here, lambda env: verify_backup(env, "bk", SECRET, Path("elsewhere")))
+        assert code == "directory_missing"
+        here.host.kill()
+        here.host.boot()
+
+        async def again(env: Env) -> None:
+            await restore(
+                env, "bk", "new", read_sheet(env, "sheet"),
+                backup_passphrase=SECRET, passphrase=SecretBytes(PASSPHRASE), kdf=CHEAP_PROFILE,
+            )  # fmt: skip
+            back = await Node.open(env, "new", SecretBytes(PASSPHRASE), kdf=CHEAP_PROFILE)
+            assert await back.database.read(lambda tx: tx.value("SELECT count(*) FROM alert")) == 11
+
+        await here.host.run(again)
+
+    play(tmp_path, script)
+
+
+def test_a_place_that_takes_no_backup_is_said_so(tmp_path: Path) -> None:
+    """No folder, a file for one, a full or read-only disk: nothing is left, and the node runs."""
 
     async def script(offices: Offices) -> None:
         here = offices.here
         node = node_of(here)
-        await here.host.run(lambda env: node.backup("bk", SECRET, with_operational=False))
-        # A later program has a migration more, and would verify what it wrote.
-        row = (b"\x00" * 32,)
-        await write(
-            here,
-            lambda tx: tx.execute(
-                "INSERT INTO schema_version (component, number, name, sql_sha256, applied_ms)"
-                " VALUES ('node', 999, 'later', ?, 0)",
-                row,
-            ),
-        )
 
-        async def trust(*_: object) -> None:
-            return
+        async def refused(path: str) -> SalweenError:
+            with pytest.raises(SalweenError) as told:
+                await here.host.run(lambda env: node.backup(path, SECRET, with_operational=False))
+            left = await here.host.run(lambda env: _names(env, "node"))
+            assert not [name for name in left if name.startswith("backup-")]
+            return told.value
 
-        monkeypatch.setattr("node.backup.verify_backup", trust)
-        await here.host.run(lambda env: node.backup("later", SECRET, with_operational=False))
-        monkeypatch.undo()
-        whole = await here.host.run(lambda env: _read(env, "bk"))
-        head = bytearray(whole[: HEADER_BYTES - HASH_BYTES])
-        head[4] += 1
-        newer = bytes(head) + labelled_hash(labels.BACKUP_HEADER, bytes(head)) + whole[HEADER_BYTES:]
-        await here.host.run(lambda env: _write(env, "newer", newer))
+        for path in ("no/folder/bk", "sheet/bk"):
+            told = await refused(path)
+            assert told.code == "backup_unwritable"
+            assert f"no backup was made: {path} cannot be written (N" in told.detail
+        append = RealFiles.append_fsync
+        for number, code, word in (
+            (errno.ENOSPC, "disk_full", "no room"),
+            (errno.EROFS, "disk_error", "refuses"),
+        ):
 
-        async def again(env: Env, path: str, directory: str) -> None:
-            await restore(
-                env, path, directory, read_sheet(env, "sheet"),
-                backup_passphrase=SECRET, passphrase=SecretBytes(PASSPHRASE), kdf=CHEAP_PROFILE,
-            )  # fmt: skip
+            def failing(
+                files: RealFiles, path: Any, data: bytes, mode: int = 0o600, number: int = number
+            ) -> None:
+                append(files, path, data[:100], mode)
+                failure = disk_failure(OSError(number, "as a disk says it"), str(path))
+                assert failure is not None
+                raise failure
 
-        assert await code_of(here, lambda env: again(env, "newer", "new")) == "backup_newer_version"
-        assert await code_of(here, lambda env: again(env, "later", "new2")) == "database_newer"
-        for directory in ("new", "new2"):
-            left = await here.host.run(lambda env, d=directory: _names(env, d))  # type: ignore[misc]
-            assert not left & {"keystore", "node.db", "node.toml", "restoring"}
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(RealFiles, "append_fsync", failing)
+                told = await refused("bk")
+            assert told.code == code
+            assert word in told.detail
+            assert "the node goes on" in told.detail
+            assert not await here.host.run(lambda env: _exists(env, "bk", "bk.unfinished"))
+        await here.send(an_alert("KA-1"))
+        assert await code_of(here, lambda env: node.backup("bk", SECRET, with_operational=False)) == "done"
 
     play(tmp_path, script)
 
@@ -240,6 +452,20 @@ async def _read(env: Env, path: str) -> bytes:
 
 async def _write(env: Env, path: str, data: bytes) -> None:
     env.files.write_atomic(path, data)
+
+
+async def _make(node: Node, env: Env) -> None:
+    del env
+    await node.backup("bk", SECRET, with_operational=False)
+
+
+async def _remove(env: Env, path: str) -> None:
+    if env.files.exists(path):
+        env.files.remove(path)
+
+
+async def _exists(env: Env, *paths: str) -> bool:
+    return any(env.files.exists(path) for path in paths)
 
 
 async def _names(env: Env, path: str) -> set[str]:

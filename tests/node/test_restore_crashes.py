@@ -19,6 +19,7 @@ from tests.simulation.world import HostDownError, World
 
 SECRET = SecretBytes(b"paper stone scissors well")
 STEPS_MAX = 400
+WORLD_STEPS = 10  # deaths in one simulated world
 STRIDE = 1 if os.environ.get("SALWEEN_EVERY_STEP") else 7
 
 
@@ -141,3 +142,106 @@ def test_a_ceremony_that_dies_at_any_step_leaves_a_whole_office(
             assert 10 < step < STEPS_MAX
 
         world.run(script())
+
+
+def disk_of(office: OfficeHost) -> dict[str, bytes]:
+    """What lies in an office's directory, by its path there."""
+    assert office.host.simulated_disk is not None
+    front = f"{os.path.abspath('node')}/"
+    found = office.host.simulated_disk.content()
+    return {path.removeprefix(front): data for path, data in found.items() if path.startswith(front)}
+
+
+def origin_in(checkpoint: bytes) -> str:
+    """The log a published checkpoint is of."""
+    return checkpoint.split(b"\n", 1)[0].decode()
+
+
+@pytest.mark.parametrize("power_loss", [False, True], ids=["killed", "without power"])
+def test_a_node_that_went_back_and_dies_beginning_again_never_runs_on_what_it_was(
+    tmp_path: Path, power_loss: bool
+) -> None:
+    """After each death it is still refused, or it has begun again; holding the ceremony once more ends it.
+
+    What was published of the log that ended stays whole, with its policy: it is evidence.
+    """
+    step, states = 1 + int(power_loss), set()
+    died = True
+    while died:
+        # A world keeps all that ever died in it: a new one now and then.
+        with World(seed=5, directory=tmp_path / str(step), has_simulated_disks=True) as world:
+            offices = Offices(world)
+
+            async def script(offices: Offices, first: int) -> bool:
+                await offices.make()
+                await crosses(offices, "0")
+                for step in range(first, first + WORLD_STEPS * STRIDE, STRIDE):
+                    has_begun, died = await dies_gone_back(offices, step, power_loss=power_loss)
+                    states.add(has_begun)
+                    if not died:
+                        return False
+                return True
+
+            died = world.run(script(offices, step))
+        step += WORLD_STEPS * STRIDE
+        assert step < STEPS_MAX
+    assert states == {False, True}
+
+
+async def dies_gone_back(offices: Offices, step: int, *, power_loss: bool) -> tuple[bool, bool]:
+    """One death; whether the office had begun again by then, and whether there was a death at all."""
+    here = offices.here
+    await went_back(offices, str(step))
+    before = disk_of(here)
+    published = before["log/checkpoint"]
+    died = await dies_at(here, step, power_loss=power_loss, ceremony=again)
+    after = disk_of(here)
+    origin, refused = await opened(here)
+    has_begun = origin != origin_in(published)
+    assert refused == (None if has_begun else "log_rolled_back"), step
+    if not has_begun:
+        for name in ("node.toml", "high-water", "policy", "log/checkpoint"):
+            assert after[name] == before[name], (step, name)
+        here.host.boot()
+        await here.host.run(again)
+        here.host.kill()
+    await here.restart()
+    await asyncio.sleep(600)  # what it forgot is sent again
+    kept = disk_of(here)
+    (aside,) = {name.split("/")[0] for name, data in kept.items() if data == published}
+    assert aside.startswith("log-ended-"), (step, aside)
+    assert kept[f"{aside}/policy"] == before["policy"], step
+    archived = [d for name, d in kept.items() if name.startswith("log/archive/") and "/." not in name]
+    assert {origin_in(data) for data in archived} == {node_of(here).log.origin}, step
+    await crosses(offices, str(step))
+    return has_begun, died
+
+
+async def opened(office: OfficeHost) -> tuple[str, str | None]:
+    """Which log a start finds, and the code it is refused with."""
+    office.host.boot()
+    node = await office.host.run(lambda env: Node.open(env, "node", SecretBytes(PASSPHRASE)))
+    office.host.kill()
+    return node.log.origin, None if node.log.refusal is None else node.log.refusal.code
+
+
+async def went_back(offices: Offices, word: str) -> None:
+    """An alert crosses, then database and keystore of the stopped office are what they were before it."""
+    here = offices.here
+    here.host.kill()
+    old = disk_of(here)
+    await here.restart()
+    await crosses(offices, f"{word}-forgotten")
+    await here.host.run(lambda env: node_of(here).log.publish())
+    here.host.kill()
+    here.host.boot()
+
+    async def put_back(env: Env) -> None:
+        for name in ("node.db", "node.db-wal", "node.db-journal", "keystore"):
+            if name in old:
+                env.files.write_atomic(f"node/{name}", old[name])
+            elif env.files.exists(f"node/{name}"):
+                env.files.remove(f"node/{name}")
+
+    await here.host.run(put_back)
+    here.host.kill()

@@ -141,6 +141,22 @@ def test_appending_making_and_removing(env: Env, tmp_path: Path) -> None:
     assert env.files.free_bytes(tmp_path / "not" / "there") > 0
 
 
+def test_a_tree_is_removed_and_what_it_links_to_is_not(env: Env, tmp_path: Path) -> None:
+    """Files, folders, a link to a folder; a link given as the path is the link alone."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_bytes(b"kept")
+    (tmp_path / "tree" / "below").mkdir(parents=True)
+    (tmp_path / "tree" / "below" / "file").write_bytes(b"gone")
+    (tmp_path / "tree" / "link").symlink_to(outside)
+    (tmp_path / "link").symlink_to(outside)
+    for name in ("tree", "link"):
+        env.files.remove_tree(tmp_path / name)
+    assert env.files.listdir(tmp_path) == ["outside"]
+    env.files.remove_tree(outside / "file")
+    assert env.files.listdir(outside) == []
+
+
 def test_what_is_no_file_or_too_large_is_refused_at_once(env: Env, tmp_path: Path) -> None:
     """A FIFO in a file's place does not hang the reader, and a huge file is not read into memory."""
     os.mkfifo(tmp_path / "fifo")

@@ -137,3 +137,18 @@ async def test_no_alert_stands_in_plain_on_an_office_disk_while_it_works(
         assert {finding.place for finding in found} == {f"{tmp_path.name}/plain.db-wal"}
     finally:
         await plain.close()
+
+
+async def test_a_backup_that_finds_no_room_is_said_so_and_the_node_goes_on(world: World) -> None:
+    """A full stick: the command says so, the stick stays empty, and alerts still cross."""
+    await world.start()
+    office = world.sender
+    passphrase = world.stage.secret_file("backup.passphrase", "paper stone scissors well")
+    at = world.stage.directory / "stick"
+    with small_disk(at, 128 * 1024):
+        told = await world.run_node(office, "backup", "--backup-passphrase-file", passphrase, at / "backup")
+        assert (told.exit_code, list(at.iterdir())) == (75, [])
+    assert f"no backup was made: {at / 'backup'} cannot be written, there is no room for it" in told.err
+    pages = await office.pages()
+    await pages.submit(world.form("KA-1"))
+    await delivered(pages, 1)

@@ -233,6 +233,10 @@ class SimulatedDisk:
             self._directories[path] = None
             path = os.path.dirname(path)
 
+    def rmdir(self, path: str) -> None:
+        """Remove an empty directory, durably."""
+        del self._directories[path]
+
     def rename_directory(self, path: str, target: str) -> None:
         """Another name for a directory and everything below it, durably."""
         tables: tuple[dict[str, Any], ...] = (self._files, self._platter_files, self._directories)
@@ -351,6 +355,17 @@ class SimulatedFiles:
         self.disk.unlink(native)
         self.disk.step()
         self.disk.sync_directory(os.path.dirname(native))
+
+    def remove_tree(self, path: AnyPath) -> None:
+        """See Files: name by name, what is below a directory first."""
+        native = self.native_path(path)
+        if not self.disk.is_directory(native):
+            self.remove(path)
+            return
+        for name in self.disk.names(native):
+            self.remove_tree(f"{native}/{name}")
+        self.disk.step()
+        self.disk.rmdir(native)
 
     def rename(self, path: AnyPath, target: AnyPath) -> None:
         """See Files."""

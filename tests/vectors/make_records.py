@@ -26,7 +26,8 @@ from audit.tree import (
 )
 from keys import backupfile, meetingcode, pin, recovery_sheet, rendezvous
 from keys.errors import SalweenError
-from keys.keystore import DEFAULT_KDF, KdfParameters, Keystore
+from keys.keystore import Keystore
+from keys.passphrase import DEFAULT_KDF, KdfParameters
 from keys.primitives import labelled_hash
 from keys.secret import SecretBytes
 from tests.keys.builders import MYITKYINA, NOW_MS, TENGCHONG, a_broker_address, drawn, ed25519
