@@ -6,7 +6,7 @@ only when asked for. One rule: a file under its final name was opened, decrypted
 log.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +41,8 @@ KEPT_ONE: Final = (SecretName.DATABASE, SecretName.ORIGIN)
 OPERATIONAL: Final = "operational/"
 MANIFEST_BYTES_MAX: Final = 64 * 1024
 SECRETS_BYTES_MAX: Final = 4 * 1024 * 1024
+INTEGER_MAX: Final = 2**53 - 1
+SIZES_MAX: Final = (SECRETS_BYTES_MAX, SECRETS_BYTES_MAX, SECRETS_BYTES_MAX, INTEGER_MAX)
 COPY_NAME: Final = "backup-copy.db"
 CHECK_NAME: Final = "backup-check.db"
 BUSY_NAME: Final = "backup.lock"  # locked while one of the two is in use
@@ -80,28 +82,33 @@ class Manifest:
 
 
 def read_manifest_untrusted(data: bytes) -> Manifest:
-    """The inverse of ``Manifest.encode``; MalformedInput."""
-    fields = Fields(wire.decode_untrusted(data, bytes_max=MANIFEST_BYTES_MAX), "backup manifest")
-    sizes = fields.items("sizes", items_max=4)
-    match list(sizes):
-        case [int(secrets), int(settings), int(checkpoint), int(database)]:
-            pass
-        case _:
-            raise damaged("its list of contents cannot be read")
-    found = Manifest(
-        office_id=fields.raw("office", size=limits.OFFICE_ID_BYTES),
-        name=fields.text("name", bytes_max=limits.NAME_BYTES_MAX),
-        country=fields.text("country", bytes_max=2),
-        made_ms=fields.integer("made", most=limits.TIME_MS_MAX),
-        key_version=fields.integer("version", most=limits.U32_MAX),
-        origin=fields.text("origin", bytes_max=120),
-        size=fields.integer("size", most=2**53 - 1),
-        root=fields.raw("root", size=HASH_BYTES),
-        with_operational=bool(fields.integer("operational", most=1)),
-        sizes=(secrets, settings, checkpoint, database),
-    )
-    fields.done()
+    """The inverse of ``Manifest.encode``; MalformedInput ``backup_damaged``."""
+    try:
+        fields = Fields(wire.decode_untrusted(data, bytes_max=MANIFEST_BYTES_MAX), "backup manifest")
+        sizes = fields.items("sizes", items_max=len(SIZES_MAX))
+        found = Manifest(
+            office_id=fields.raw("office", size=limits.OFFICE_ID_BYTES),
+            name=fields.text("name", bytes_max=limits.NAME_BYTES_MAX),
+            country=fields.text("country", bytes_max=2),
+            made_ms=fields.integer("made", most=limits.TIME_MS_MAX),
+            key_version=fields.integer("version", most=limits.U32_MAX),
+            origin=fields.text("origin", bytes_max=120),
+            size=fields.integer("size", most=INTEGER_MAX),
+            root=fields.raw("root", size=HASH_BYTES),
+            with_operational=bool(fields.integer("operational", most=1)),
+            sizes=(_size(sizes, 0), _size(sizes, 1), _size(sizes, 2), _size(sizes, 3)),
+        )
+        fields.done()
+    except MalformedInput as error:
+        raise damaged(f"its list of contents cannot be read ({error.code})") from error
     return found
+
+
+def _size(sizes: Sequence[wire.Value], at: int) -> int:
+    size = sizes[at] if at < len(sizes) else None
+    if type(size) is not int or not 0 <= size <= SIZES_MAX[at]:
+        raise damaged("its list of contents makes no sense")
+    return size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,10 +263,11 @@ def extract(env: Env, path: str, passphrase: SecretBytes, database: str) -> Cont
     """
     stream = _Stream(_parts(env, path, passphrase))
     try:
-        manifest = read_manifest_untrusted(
-            stream.take(_bounded(int.from_bytes(stream.take(4), "big"), MANIFEST_BYTES_MAX))
-        )
-        kept, settings, checkpoint = (stream.take(_bounded(n, SECRETS_BYTES_MAX)) for n in manifest.sizes[:3])
+        front = int.from_bytes(stream.take(4), "big")
+        if front > MANIFEST_BYTES_MAX:
+            raise damaged("its list of contents is too long")
+        manifest = read_manifest_untrusted(stream.take(front))
+        kept, settings, checkpoint = (stream.take(size) for size in manifest.sizes[:3])
         secrets = wire.decode_untrusted(kept, bytes_max=SECRETS_BYTES_MAX)
     except MalformedInput as error:
         raise error if error.code == "backup_damaged" else damaged("its contents cannot be read") from error
@@ -386,12 +394,6 @@ class _Stream:
         if self._held:
             yield self._held
         yield from self._parts
-
-
-def _bounded(size: int, most: int) -> int:
-    if not 0 <= size <= most:
-        raise damaged("its list of contents makes no sense")
-    return size
 
 
 def _check(tx: Snapshot, manifest: Manifest) -> None:

@@ -57,6 +57,7 @@ pytestmark = pytest.mark.independent
 _READ_BY_THEIRS = (
     "keystore",
     "backup",
+    "backup-manifest",
     "pin",
     "rendezvous",
     "item",

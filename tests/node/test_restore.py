@@ -205,7 +205,7 @@ async def make_later(office: OfficeHost, monkeypatch: pytest.MonkeyPatch) -> Non
     async def trust(*_: object) -> None:
         return
 
-    monkeypatch.setattr("node.backup.verify_backup", trust)
+    monkeypatch.setattr("node.backup._verify", trust)
     await office.host.run(lambda env: node.backup("later", SECRET, with_operational=False))
     monkeypatch.undo()
 

@@ -7,7 +7,7 @@ Costs of Argon2id are the least allowed, but for one file with those in use.
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +30,8 @@ from keys.keystore import Keystore
 from keys.passphrase import DEFAULT_KDF, KdfParameters
 from keys.primitives import labelled_hash
 from keys.secret import SecretBytes
+from node.backup import Manifest, read_manifest_untrusted
+from protocol import wire
 from tests.keys.builders import MYITKYINA, NOW_MS, TENGCHONG, a_broker_address, drawn, ed25519
 from tests.keys.files import MemoryFiles
 
@@ -145,6 +147,63 @@ def _backup_files() -> Iterator[Record]:
     for about, data in turned.items():
         needs = {"passphrase": PASSPHRASE.hex()}
         yield Record(form="backup", about=about, data=data, needs=needs, code="backup_damaged")
+
+
+def _manifests() -> Iterator[Record]:
+    made = Manifest(
+        office_id=MYITKYINA.id,
+        name=MYITKYINA.name,
+        country="MM",
+        made_ms=NOW_MS,
+        key_version=3_631_525,
+        origin=ORIGIN,
+        size=300,
+        root=drawn("backup root", 32),
+        with_operational=False,
+        sizes=(700, 536, 240, 475_136),
+    )
+    form, good = "backup-manifest", made.encode()
+    for about, held in (("good", made), ("with the signing key", replace(made, with_operational=True))):
+        yield Record(form=form, about=about, data=held.encode(), gives=_told(held))
+    fields = wire.decode_untrusted(good, bytes_max=len(good))
+    assert isinstance(fields, dict)
+    less = {name: value for name, value in fields.items() if name != "root"}
+    faults = {
+        "cut": good[:-1],
+        "one byte more": good + b"\xc0",
+        "no map": wire.encode([1, 2, 3]),
+        "a field missing": wire.encode(less),
+        "a field more": wire.encode({**fields, "later": 1}),
+        "a short office id": wire.encode({**fields, "office": MYITKYINA.id[:-1]}),
+        "three letters of a country": wire.encode({**fields, "country": "MMR"}),
+        "a name of 481 bytes": wire.encode({**fields, "name": "n" * 481}),
+        "made after the year 9999": wire.encode({**fields, "made": 253_402_300_800_000}),
+        "operational is 2": wire.encode({**fields, "operational": 2}),
+        "three sizes": wire.encode({**fields, "sizes": [700, 536, 240]}),
+        "five sizes": wire.encode({**fields, "sizes": [700, 536, 240, 475_136, 0]}),
+        "a size below nothing": wire.encode({**fields, "sizes": [700, 536, -1, 475_136]}),
+        "a size that is true": wire.encode({**fields, "sizes": [700, True, 240, 475_136]}),
+        "secrets beyond 4 MiB": wire.encode({**fields, "sizes": [4 * 2**20 + 1, 536, 240, 475_136]}),
+    }
+    for about, data in faults.items():
+        yield Record(form=form, about=about, data=data, code="backup_damaged")
+
+
+def _told(manifest: Manifest) -> dict[str, str]:
+    """What a reader finds in a manifest, in hex."""
+    found = {
+        "office": manifest.office_id,
+        "root": manifest.root,
+        "name": manifest.name.encode(),
+        "country": manifest.country.encode(),
+        "origin": manifest.origin.encode(),
+        "made": str(manifest.made_ms).encode(),
+        "version": str(manifest.key_version).encode(),
+        "size": str(manifest.size).encode(),
+        "operational": str(int(manifest.with_operational)).encode(),
+        "sizes": " ".join(map(str, manifest.sizes)).encode(),
+    }
+    return {name: value.hex() for name, value in found.items()}
 
 
 def _pins() -> Iterator[Record]:
@@ -483,6 +542,10 @@ def _read_backup(record: Record) -> dict[str, bytes]:
     return {"content": content}
 
 
+def _read_manifest(record: Record) -> dict[str, bytes]:
+    return {name: bytes.fromhex(value) for name, value in _told(read_manifest_untrusted(record.data)).items()}
+
+
 def _read_pin(record: Record) -> dict[str, bytes]:
     subject = bytes.fromhex(record.needs["subject"]).decode()
     opened = pin.open_under_pin(SecretBytes(record.data), _known(record, "pin"), subject=subject)
@@ -571,6 +634,7 @@ def _known(record: Record, name: str) -> SecretBytes:
 READERS: Final[dict[str, Callable[[Record], dict[str, bytes]]]] = {
     "keystore": _read_keystore,
     "backup": _read_backup,
+    "backup-manifest": _read_manifest,
     "pin": _read_pin,
     "recovery-sheet": _read_sheet,
     "meeting-code": _read_code,
@@ -597,6 +661,7 @@ def records() -> list[Record]:
     made = (
         _keystores,
         _backup_files,
+        _manifests,
         _pins,
         _sheets,
         _meeting_codes,

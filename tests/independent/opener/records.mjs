@@ -98,6 +98,38 @@ function backup(data, { passphrase }) {
   return { content: join(...parts) };
 }
 
+/** What the parts of a backup begin with, behind its length: canonical msgpack, every field, nothing else. */
+function manifest(data) {
+  const damaged = (holds) => holds || refuse("backup_damaged");
+  let fields;
+  try {
+    fields = decode(data);
+  } catch {
+    refuse("backup_damaged");
+  }
+  damaged(fields instanceof Map);
+  const within = (value, most) => damaged(typeof value === "bigint" && value >= 0n && value <= most) && `${value}`;
+  const raw = (value) => damaged(value instanceof Uint8Array && value.length === 32) && value;
+  const written = (value, most) => damaged(typeof value === "string" && bytes(value).length <= most) && bytes(value);
+  const most = 2n ** 53n - 1n;
+  const limit = [2n ** 22n, 2n ** 22n, 2n ** 22n, most];
+  const readers = {
+    office: raw,
+    root: raw,
+    name: (value) => written(value, 480),
+    country: (value) => written(value, 2),
+    origin: (value) => written(value, 120),
+    made: (value) => bytes(within(value, 253402300799999n)),
+    version: (value) => bytes(within(value, 2n ** 32n - 1n)),
+    size: (value) => bytes(within(value, most)),
+    operational: (value) => bytes(within(value, 1n)),
+    sizes: (value) =>
+      damaged(Array.isArray(value) && value.length === 4) && bytes(value.map((one, at) => within(one, limit[at])).join(" ")),
+  };
+  damaged([...fields.keys()].sort().join() === Object.keys(readers).sort().join());
+  return Object.fromEntries(Object.entries(readers).map(([name, read]) => [name, read(fields.get(name))]));
+}
+
 function pin(data, { pin: typed, subject }) {
   const reader = new Reader(data, "pin_seal_malformed");
   magic(reader, "SLWN");
@@ -302,6 +334,7 @@ const FORMS = {
   custody,
   keystore,
   backup,
+  "backup-manifest": manifest,
   pin,
   rendezvous,
   item,
