@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keys import labels
 from keys.backupfile import (
     PART_BYTES_MAX,
     PART_HEAD_BYTES,
@@ -17,7 +18,7 @@ from keys.backupfile import (
 )
 from keys.errors import MalformedInput, PolicyRefused
 from keys.passphrase import HEADER_BYTES, KdfParameters
-from keys.primitives import AEAD_NONCE_BYTES, AEAD_OVERHEAD_BYTES
+from keys.primitives import AEAD_NONCE_BYTES, AEAD_OVERHEAD_BYTES, HASH_BYTES, labelled_hash
 from keys.secret import SecretBytes
 from tests.keys.builders import drawn
 
@@ -79,13 +80,12 @@ def test_any_parts_come_back(parts: list[bytes]) -> None:
 @settings(max_examples=150, deadline=None)
 @given(parts=PARTS, data=st.data())
 def test_any_change_is_damage_or_another_passphrase(parts: list[bytes], data: st.DataObject) -> None:
-    """One bit turned anywhere, cut anywhere, anything behind it: never other content, never another error."""
+    """One byte changed, cut anywhere, anything behind it: never other content, never another error."""
     whole = sealed(parts)
     at = data.draw(st.integers(0, len(whole) - 1))
-    bit = data.draw(st.integers(0, 7))
     turned = bytearray(whole)
-    turned[at] ^= 1 << bit
-    # Salt, cost and check stand under a hash without a key: whoever changes one bit did not make it anew.
+    turned[at] ^= data.draw(st.integers(1, 255))
+    # Salt, cost and check stand under a hash without a key: whoever changes one byte did not make it anew.
     assert is_damaged(bytes(turned))
     assert is_damaged(whole[:at])
     assert is_damaged(whole + data.draw(st.binary(min_size=1, max_size=40)))
@@ -110,7 +110,11 @@ def test_parts_keep_their_places(parts: list[bytes], data: st.DataObject) -> Non
     twice = cut[: one + 1] + cut[one:]
     foreign = cut.copy()
     foreign[one] = other[pieces[one][0] : pieces[one][1]]
-    for changed in (swapped, left_out, twice, foreign):
+    # Cut between two parts, and the one before said to be the last: its flag is sealed with it.
+    shorter = cut[: min(one, two) + 1]
+    head, tail = shorter[-1][: PART_HEAD_BYTES - 1], shorter[-1][PART_HEAD_BYTES:]
+    shorter[-1] = head + b"\x01" + tail
+    for changed in (swapped, left_out, twice, foreign, shorter):
         assert is_damaged(whole[:HEADER_BYTES] + b"".join(changed))
 
 
@@ -120,6 +124,33 @@ def test_any_other_bytes_are_damage(data: bytes, front: int) -> None:
     """Also behind the beginning of a real header."""
     assert is_damaged(data)
     assert is_damaged(sealed([b"content"])[:front] + data)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_a_header_made_anew_costs_no_more_than_is_allowed(data: st.DataObject) -> None:
+    """Whoever makes the hash anew gets one of our refusals, within the bounds of memory and passes."""
+    head = bytearray(sealed([b"content"])[: HEADER_BYTES - HASH_BYTES])
+    # The length in the header is where its hash is looked for.
+    at = data.draw(st.sampled_from([n for n in range(4, len(head)) if n not in (5, 6)]))
+    head[at] ^= data.draw(st.integers(1, 255))
+    planted = bytes(head) + labelled_hash(labels.BACKUP_HEADER, bytes(head))
+    paid: list[tuple[int, int, int]] = []
+
+    def free(*_: object, memory_kib: int, iterations: int, lanes: int, length: int) -> SecretBytes:
+        paid.append((memory_kib, iterations, lanes))
+        return SecretBytes(bytes(length))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("keys.passphrase.argon2id", free)
+        with pytest.raises((MalformedInput, PolicyRefused)) as caught:
+            open_header_untrusted(planted, PASSPHRASE)
+    assert caught.value.code == (
+        "backup_newer_version" if at == 4 and head[4] > 1
+        else "backup_wrong_passphrase" if paid
+        else "backup_damaged"
+    )  # fmt: skip
+    assert all(m <= 1024 * 1024 and t <= 16 and 8 * p <= m and p <= 8 for m, t, p in paid)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 import random
+import tracemalloc
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import Any
 import pytest
 
 from keys import labels
+from keys.backupfile import PART_BYTES_MAX, begin_backup
 from keys.errors import PolicyRefused, SalweenError
-from keys.passphrase import HEADER_BYTES
+from keys.passphrase import HEADER_BYTES, KdfParameters
 from keys.primitives import HASH_BYTES, XWingPrivateKey, labelled_hash
 from keys.secret import SecretBytes
-from node.backup import Contents, extract, verify_backup
+from node.backup import Contents, Manifest, extract, verify_backup
 from node.daemon import Node
 from node.outbox import CONTROL_LIFE_MS, ToSend
 from node.paper import read_sheet
@@ -29,7 +31,7 @@ from protocol.evidence import Clash
 from protocol.items import KeyAnnouncement, OneTimeOffer, SeenItem
 from protocol.message import MessageType, certificate_core
 from protocol.onetime import OfferedKeys
-from runtime.env import Env, RealFiles
+from runtime.env import Env, RealFiles, real_env
 from runtime.exits import disk_failure
 from runtime.sqlite import Transaction
 from tests.node.offices import Offices, an_alert, count, entries, node_of, play, read, shown, write
@@ -343,6 +345,39 @@ def test_a_backup_that_dies_at_any_step_leaves_no_file_that_looks_whole(
             assert not [name for name in left if name.startswith("backup-")]
 
         world.run(script())
+
+
+def test_a_large_backup_is_taken_apart_in_small_pieces(tmp_path: Path) -> None:
+    """48 MiB of database, a few parts in memory at once."""
+    made = Manifest(
+        office_id=bytes(32),
+        name="n",
+        country="MM",
+        made_ms=0,
+        key_version=1,
+        origin="salween/0/log1",
+        size=1,
+        root=bytes(32),
+        with_operational=False,
+        sizes=(1, 1, 1, 48 * PART_BYTES_MAX),
+    ).encode()
+    front = len(made).to_bytes(4, "big") + made + b"\x80" + b"sc"
+    kdf = KdfParameters(memory_kib=8, iterations=1, lanes=1)
+    env = real_env()
+    key = begin_backup(SECRET, random=env.random, kdf=kdf)
+    with (tmp_path / "bk").open("wb") as file:
+        file.write(key.header + key.seal_part(0, front, is_last=False, random=env.random))
+        for number in range(1, 49):
+            part = bytes(PART_BYTES_MAX)
+            file.write(key.seal_part(number, part, is_last=number == 48, random=env.random))
+    tracemalloc.start()
+    try:
+        extract(env, str(tmp_path / "bk"), SECRET, str(tmp_path / "db"))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (tmp_path / "db").stat().st_size == 48 * PART_BYTES_MAX
+    assert peak < 8 * PART_BYTES_MAX
 
 
 def test_backups_are_made_one_at_a_time_while_alerts_flow(tmp_path: Path) -> None:

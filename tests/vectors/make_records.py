@@ -140,6 +140,11 @@ def _backup_files() -> Iterator[Record]:
     yield from _headed("backup", good, {"content": b"".join(content)}, "backup_damaged", 96)
     turned = {
         "cut between two parts": key.header + parts[0] + parts[1],
+        "cut between two parts, the flag of the last set": key.header
+        + parts[0]
+        + parts[1][:4]
+        + b"\x01"
+        + parts[1][5:],
         "two parts in another order": key.header + parts[1] + parts[0] + parts[2],
         "a part left out": key.header + parts[0] + parts[2],
         "a part behind the last": good + parts[2],
