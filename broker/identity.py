@@ -12,8 +12,7 @@ from typing import Final
 from audit.note import NoteSigner
 from keys.brokercard import NO_TLS, BrokerAddress, BrokerCard, broker_card_fingerprint, encode_broker_card
 from keys.errors import PolicyRefused
-from keys.keystore import Keystore
-from keys.passphrase import DEFAULT_KDF, KdfParameters
+from keys.keystore import DEFAULT_KDF, KdfParameters, Keystore
 from keys.primitives import Ed25519PrivateKey, XWingPrivateKey
 from keys.secret import SecretBytes
 from keys.tls import self_signed

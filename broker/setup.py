@@ -23,7 +23,7 @@ from broker.daemon import (
 from broker.identity import create_identity, make_unlock_file, open_identity, read_passphrase
 from keys.brokercard import broker_card_fingerprint, fingerprint_text
 from keys.errors import PolicyRefused
-from keys.passphrase import DEFAULT_KDF, KdfParameters
+from keys.keystore import DEFAULT_KDF, KdfParameters
 from keys.primitives import self_test
 from runtime.env import AnyPath, Env
 

@@ -10,9 +10,9 @@ from typing import Final
 
 from keys import labels, layout
 from keys.errors import PolicyRefused, VerificationFailed
+from keys.keystore import KdfParameters, read_kdf
 from keys.layout import Reader
-from keys.passphrase import KdfParameters, read_kdf
-from keys.primitives import AEAD_NONCE_BYTES, aead_open, aead_seal
+from keys.primitives import AEAD_NONCE_BYTES, SYMMETRIC_KEY_BYTES, aead_open, aead_seal, argon2id
 from keys.secret import SecretBytes
 
 # A PIN is typed often and tried by hand: 0.1 s on a 2 GHz office PC.
@@ -35,7 +35,7 @@ def seal_under_pin(
     """Seal ``secret`` under ``pin``, bound to ``subject``, the name of the entry it will stand in."""
     salt, nonce = random(_SALT_BYTES), random(AEAD_NONCE_BYTES)
     head = _MAGIC + layout.u8(_FORMAT) + kdf.encode() + salt + nonce
-    key = kdf.stretch(pin, salt)
+    key = _stretch(pin, salt, kdf)
     return SecretBytes(head + aead_seal(key, nonce, secret.reveal(), _context(head, subject)))
 
 
@@ -50,10 +50,21 @@ def open_under_pin(sealed: SecretBytes, pin: SecretBytes, *, subject: str) -> Se
     if len(pin) > PIN_BYTES_MAX:
         raise PolicyRefused("pin_wrong", "Officer number or PIN is wrong.")
     try:
-        key = kdf.stretch(pin, salt)
+        key = _stretch(pin, salt, kdf)
         return SecretBytes(aead_open(key, nonce, data[head_bytes:], _context(data[:head_bytes], subject)))
     except VerificationFailed as error:
         raise PolicyRefused("pin_wrong", "Officer number or PIN is wrong.") from error
+
+
+def _stretch(pin: SecretBytes, salt: bytes, kdf: KdfParameters) -> SecretBytes:
+    return argon2id(
+        pin,
+        salt,
+        memory_kib=kdf.memory_kib,
+        iterations=kdf.iterations,
+        lanes=kdf.lanes,
+        length=SYMMETRIC_KEY_BYTES,
+    )
 
 
 def _context(head: bytes, subject: str) -> bytes:

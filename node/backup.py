@@ -14,6 +14,7 @@ from typing import Final
 
 from audit.store import AuditLog, check_rows
 from keys.backupfile import (
+    HEADER_BYTES,
     PART_BYTES_MAX,
     PART_HEAD_BYTES,
     begin_backup,
@@ -22,7 +23,7 @@ from keys.backupfile import (
     read_part_head_untrusted,
 )
 from keys.errors import MalformedInput, PolicyRefused, SalweenError, Unavailable
-from keys.passphrase import DEFAULT_KDF, HEADER_BYTES, KdfParameters
+from keys.keystore import DEFAULT_KDF, KdfParameters
 from keys.primitives import HASH_BYTES
 from keys.secret import SecretBytes
 from node.config import CONFIG_NAME

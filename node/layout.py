@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from keys.errors import SalweenError
-from keys.passphrase import DEFAULT_KDF, KdfParameters
+from keys.keystore import DEFAULT_KDF, KdfParameters
 from keys.pin import PIN_KDF
 from keys.secret import SecretBytes
 from runtime.env import Env

@@ -14,7 +14,7 @@ from keys import labels
 from keys.card import OfficerEntry, sign_officer_list
 from keys.card import Role as ListedRole
 from keys.errors import PolicyRefused
-from keys.passphrase import KdfParameters
+from keys.keystore import KdfParameters
 from keys.pin import open_under_pin, seal_under_pin
 from keys.primitives import CompositePrivateKey, Ed25519PrivateKey, hmac_sha256
 from keys.secret import SecretBytes

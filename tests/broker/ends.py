@@ -24,7 +24,7 @@ from keys.brokercard import (
     parse_broker_card_untrusted,
     verify_broker_card,
 )
-from keys.passphrase import KdfParameters
+from keys.keystore import KdfParameters
 from keys.primitives import Ed25519PrivateKey
 from keys.secret import SecretBytes
 from protocol import limits

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from keys import labels
 from keys.backupfile import (
+    HEADER_BYTES,
     PART_BYTES_MAX,
     PART_HEAD_BYTES,
     begin_backup,
@@ -17,7 +18,7 @@ from keys.backupfile import (
     read_part_head_untrusted,
 )
 from keys.errors import MalformedInput, PolicyRefused
-from keys.passphrase import HEADER_BYTES, KdfParameters
+from keys.keystore import KdfParameters
 from keys.primitives import AEAD_NONCE_BYTES, AEAD_OVERHEAD_BYTES, HASH_BYTES, labelled_hash
 from keys.secret import SecretBytes
 from tests.keys.builders import drawn

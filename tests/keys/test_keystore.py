@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from keys import keystore, labels, layout
 from keys.errors import MalformedInput, PolicyRefused
-from keys.keystore import AnyPath, Keystore, KeystoreFiles
-from keys.passphrase import DEFAULT_KDF, KdfParameters
+from keys.keystore import DEFAULT_KDF, AnyPath, KdfParameters, Keystore, KeystoreFiles
 from keys.primitives import labelled_hash
 from keys.secret import SecretBytes
 from runtime.env import RealFiles
@@ -299,7 +298,7 @@ def test_a_planted_file_cannot_make_us_spend_memory(
     """Parameters out of range are refused before the derivation runs."""
     _, files = a_keystore()
     with_header(files, lambda head: head[:7] + kdf.encode() + head[16:])
-    monkeypatch.setattr("keys.passphrase.argon2id", lambda *_, **__: pytest.fail("the derivation ran"))
+    monkeypatch.setattr(keystore, "argon2id", lambda *_, **__: pytest.fail("the derivation ran"))
     with pytest.raises(MalformedInput, match="keystore_damaged"):
         reopen(files)
 

@@ -3,8 +3,9 @@
 import pytest
 from hypothesis import given, settings
 
+from keys import pin as pin_module
 from keys.errors import MalformedInput, PolicyRefused
-from keys.passphrase import KdfParameters
+from keys.keystore import KdfParameters
 from keys.pin import PIN_KDF, open_under_pin, seal_under_pin
 from keys.secret import SecretBytes
 from tests.keys.builders import drawn
@@ -45,7 +46,7 @@ def test_a_planted_cost_is_not_paid(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parameters out of range are refused before the derivation runs."""
     data = sealed().reveal()
     planted = data[:5] + KdfParameters(memory_kib=2**31, iterations=9, lanes=1).encode() + data[14:]
-    monkeypatch.setattr("keys.passphrase.argon2id", lambda *_, **__: pytest.fail("the derivation ran"))
+    monkeypatch.setattr(pin_module, "argon2id", lambda *_, **__: pytest.fail("the derivation ran"))
     with pytest.raises(MalformedInput, match="pin_seal_malformed"):
         open_under_pin(SecretBytes(planted), PIN, subject="officer/7")
 

@@ -17,8 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keys.errors import BrokenInvariant
-from keys.keystore import Keystore
-from keys.passphrase import KdfParameters
+from keys.keystore import KdfParameters, Keystore
 from keys.primitives import CompositePrivateKey, Ed25519PrivateKey, XWingPrivateKey
 from keys.secret import SecretBytes
 from tests.keys.files import MemoryFiles

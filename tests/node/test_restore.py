@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from keys import labels
-from keys.backupfile import PART_BYTES_MAX, begin_backup
+from keys.backupfile import HEADER_BYTES, PART_BYTES_MAX, begin_backup
 from keys.errors import PolicyRefused, SalweenError
-from keys.passphrase import HEADER_BYTES, KdfParameters
+from keys.keystore import KdfParameters
 from keys.primitives import HASH_BYTES, XWingPrivateKey, labelled_hash
 from keys.secret import SecretBytes
 from node.backup import Contents, Manifest, extract, verify_backup

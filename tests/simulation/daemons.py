@@ -12,7 +12,7 @@ from broker.control import make_forwarding_tokens, make_tokens
 from broker.daemon import Broker, config_of
 from broker.identity import read_passphrase
 from broker.setup import initialise as initialise_broker
-from keys.passphrase import KdfParameters
+from keys.keystore import KdfParameters
 from keys.secret import SecretBytes
 from node.daemon import Node
 from node.layout import KdfProfile

@@ -26,8 +26,7 @@ from audit.tree import (
 )
 from keys import backupfile, meetingcode, pin, recovery_sheet, rendezvous
 from keys.errors import SalweenError
-from keys.keystore import Keystore
-from keys.passphrase import DEFAULT_KDF, KdfParameters
+from keys.keystore import DEFAULT_KDF, KdfParameters, Keystore
 from keys.primitives import labelled_hash
 from keys.secret import SecretBytes
 from node.backup import Manifest, read_manifest_untrusted
