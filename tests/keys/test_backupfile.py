@@ -143,7 +143,7 @@ def test_a_header_made_anew_costs_no_more_than_is_allowed(data: st.DataObject) -
         return SecretBytes(bytes(length))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("keys.passphrase.argon2id", free)
+        patch.setattr("keys.backupfile.argon2id", free)
         with pytest.raises((MalformedInput, PolicyRefused)) as caught:
             open_header_untrusted(planted, PASSPHRASE)
     assert caught.value.code == (
