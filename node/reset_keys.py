@@ -67,6 +67,10 @@ def secret_name(peer_id: bytes, key_id: bytes) -> str:
     return f"reset/{peer_id.hex()}/{key_id.hex()}"
 
 
+# Also while its address is lost: a new message each round would be as lost, and one more each time.
+_GOES_ON = (Delivery.ACKNOWLEDGED, Delivery.HELD, Delivery.KEPT, Delivery.ADDRESS_LOST)
+
+
 def own_item(tx: Snapshot, peer_id: bytes) -> ResetKeyItem | None:
     """Our key for this peer, unless a message that carries it arrived or is on its way."""
     row = tx.one("SELECT key_id, public, carried_by FROM reset_key WHERE peer = ? AND own = 1", (peer_id,))
@@ -78,7 +82,7 @@ def own_item(tx: Snapshot, peer_id: bytes) -> ResetKeyItem | None:
         if (
             state is not None
             and not state.bodyless
-            and state.phase in (Delivery.ACKNOWLEDGED, Delivery.HELD, Delivery.KEPT)
+            and state.phase in _GOES_ON
         ):
             return None  # arrived, or on its way with everything it carries
     return ResetKeyItem(key_id=row[0], public=row[1])
