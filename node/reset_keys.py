@@ -79,11 +79,7 @@ def own_item(tx: Snapshot, peer_id: bytes) -> ResetKeyItem | None:
     if row[2] is not None:
         carried = tx.one("SELECT state FROM delivery WHERE hh = ?", (row[2],))
         state = None if carried is None else DeliveryState.decode(carried[0])
-        if (
-            state is not None
-            and not state.bodyless
-            and state.phase in _GOES_ON
-        ):
+        if state is not None and not state.bodyless and state.phase in _GOES_ON:
             return None  # arrived, or on its way with everything it carries
     return ResetKeyItem(key_id=row[0], public=row[1])
 
