@@ -228,6 +228,18 @@ TYPES: Final[Mapping[str, EntryType]] = dict(
             {"alert": HASH, "n": INT, "verdict": _word("ok", "refused", "ended")},
             {"peer": PSEUDONYM, "code": CODE},
         ),
+        # carried by hand: counts, and the hash at the end of the file
+        _entry_type(
+            "stick.out",
+            "node",
+            {"peer": PSEUDONYM, "n": INT, "digest": HASH, "via": VIA, "actor": ACTOR},
+        ),
+        _entry_type(
+            "stick.in",
+            "node",
+            {"n": INT, "fresh": INT, "known": INT, "via": VIA, "actor": ACTOR},
+            {"digest": HASH, "alien": INT, "bad": INT, "refused": INT, "held": INT, "missing": INT},
+        ),
         # who let it out, who saw it, what is gone
         _entry_type("rel.author", "sender", {"alert": HASH, "actor": ACTOR}, {"msg": ID16, "list": INT}),
         _entry_type(

@@ -65,6 +65,7 @@ OFFICER_RELEASER: Final = b"salween/v1/officer-releaser"
 OFFICER_EMERGENCY: Final = b"salween/v1/officer-emergency"
 PIGGYBACK: Final = b"salween/v1/piggyback"
 DRAFT: Final = b"salween/v1/draft"
+STICK: Final = b"salween/v1/carried-file"
 PSEUDONYM: Final = b"salween/v1/pseudonym"
 
 # Between a node and a broker

@@ -29,6 +29,7 @@ from node.pairtalk import answer_event, say_event
 from node.paper import make_notice, publish_notice, read_sheet
 from node.recovery_commands import add_recovery_commands, beginning_words
 from node.setup import initialise
+from node.stick_commands import add_stick_commands
 from node.verbs import PHOTO_PIECE_BYTES, run_verb
 from protocol import limits
 from runtime import exits
@@ -1198,6 +1199,9 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 add_recovery_commands(cli, run=_run, call=_call, passphrase=_passphrase, pin=_pin, finish=_finish)
+
+
+add_stick_commands(cli, run=_run, call=_call, pin=_pin, finish=_finish)
 
 
 def main() -> None:

@@ -47,6 +47,8 @@ PART_LOOK_S = 60.0  # what is due and may not leave, as to a frozen peer, is loo
 PART_S = 3.0  # how long a part of a photo should take: an alert that comes meanwhile breaks it off
 LATE_S = 20.0  # what takes longer may not end before EXCHANGE_TIMEOUT_S on a day a little worse
 
+Via = Literal["broker", "usb", "qr"]  # how an envelope travels
+
 log = get_logger("broker_link")
 
 
@@ -62,12 +64,12 @@ class Mailbox:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
-    """One envelope a broker listed."""
+    """One envelope a broker listed, or that was carried here by hand."""
 
     mailbox: Mailbox
     envelope_hash: bytes
     envelope: bytes
-    via: Literal["broker", "usb"] = "broker"
+    via: Via = "broker"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

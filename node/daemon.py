@@ -65,6 +65,7 @@ from node.restore import finish_epoch
 from node.revocations import Revocations
 from node.routes import Routes
 from node.secrets import Secrets
+from node.sticks import Sticks
 from node.traffic import NodeTraffic
 from node.vault import Vault
 from node.verbs import run_verb
@@ -221,6 +222,17 @@ class Node:
             links=lambda: {address: entry.link for address, entry in self._links.items()},
             ensure_links=self._follow_brokers,
             changed=lambda: self.events.tell("link"),
+        )
+        self.sticks = Sticks(
+            env,
+            db,
+            log,
+            self.officers,
+            self.keys,
+            self.reset_keys,
+            self._outbox,
+            self._inbox,
+            changed=lambda: self.events.tell("inbox"),
         )
         self._traffic = NodeTraffic(
             db, self._outbox, self._inbox, self.mailboxes, self._photos, link_changed=self._link_changed
@@ -524,7 +536,7 @@ class Node:
 
     async def import_address(self, envelope: bytes) -> str:
         """Take in a file that a peer's ``move --out`` wrote; the peer's name."""
-        name = await self.mailboxes.import_file_untrusted(envelope, self.keys, self._inbox.arrived)
+        name = await self.sticks.take_one(envelope)
         self.mailboxes.stir()
         return name
 

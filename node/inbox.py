@@ -89,12 +89,19 @@ DELETION_RETRY_MS = 60_000
 log = get_logger("inbox")
 
 
+Verdict = Literal["new", "seen", "refused", "evidence", "damaged", "unknown", "held"]
+
+
 @dataclass(slots=True)
 class _Outcome:
-    """What a recorded envelope asks for after its commit."""
+    """What a recorded envelope asks for after its commit, and what it was.
 
+    ``new`` and ``refused`` marked a number, ``evidence`` marks none. ``held``: nothing was decided, it waits
+    for a card, a list or a person.
+    """
+
+    verdict: Verdict = "held"
     closed_keys: tuple[bytes, ...] = ()
-    brought: bool = False
     look_again: bool = False
     shown: bool = False
     owes_receipt: bool = False
@@ -211,6 +218,10 @@ class Inbox:
 
         Whether any of them was new: not a copy of what was taken in before.
         """
+        return any(verdict in ("new", "refused") for verdict in await self.take_in(arrivals))
+
+    async def take_in(self, arrivals: Sequence[Arrival]) -> list[Verdict]:
+        """The same, and what each of them was."""
         async with self._one_at_a_time:
             await self._vault.ensure_month()
             outcomes = await asyncio.gather(
@@ -219,16 +230,17 @@ class Inbox:
             )
             answered: dict[bytes, None] = {}
             closed: dict[bytes, list[bytes]] = {}
-            brought = False
+            verdicts: list[Verdict] = []
             for arrival, outcome in zip(arrivals, outcomes, strict=True):
                 if isinstance(outcome, BaseException) and _is_the_end(outcome):
                     raise outcome
                 if isinstance(outcome, BaseException):
                     await self._set_aside(arrival, outcome)
+                    verdicts.append("damaged")
                 else:
                     self._follow_up(arrival, outcome)
                     closed.setdefault(arrival.mailbox.peer, []).extend(outcome.closed_keys)
-                    brought |= outcome.brought
+                    verdicts.append(outcome.verdict)
                     if outcome.owes_receipt:
                         answered[arrival.mailbox.peer] = None
             for peer_id, key_ids in closed.items():
@@ -238,7 +250,7 @@ class Inbox:
                 await self._outbox.send_receipts(peer_id)
             if any(isinstance(outcome, _Outcome) and outcome.owes_nack for outcome in outcomes):
                 await self._nacks.send_once()
-            return brought
+            return verdicts
 
     async def deletions(self, address: str, ops_max: int) -> Batch:
         """Signed deletions a broker has not heard of yet."""
@@ -300,6 +312,7 @@ class Inbox:
     def _record(self, tx: Transaction, *, arrival: Arrival) -> _Outcome:
         outcome = _Outcome()
         if _is_settled(tx, arrival):
+            outcome.verdict = "seen"
             return outcome  # recorded before; only the broker has not heard yet that it may go
         peer, half = self._half_pairs.behind(tx, arrival.mailbox)
         if peer.is_closed:
@@ -314,18 +327,21 @@ class Inbox:
                 peer, half, outcome.look_again = whole, None, True
                 opened = self._open(tx, peer, arrival.envelope, now_ms, outcome)
         except (MalformedInput, VerificationFailed) as junk:
+            outcome.verdict = "damaged"
             self._record_junk(tx, peer, arrival, junk, now_ms)
             if half is None:
                 save_peer(tx, peer)
             return outcome
         match opened:
             case LateDuplicate():
+                outcome.verdict = "seen"
                 named = envelope_hash(arrival.envelope).hex()
                 watch.note_late(tx, peer.office_id, now_ms)
                 if watch.may_note(tx, peer.office_id, now_ms):
                     self._log.append(tx, "msg.recv", {"env": named, "verdict": "dup"})
                 self._delete_later(tx, peer, arrival)
             case UnknownKey():
+                outcome.verdict = "unknown"
                 self._nacks.owe(tx, peer.office_id, opened.envelope_hash)
                 outcome.owes_nack = True
                 # Nobody vouches for these bytes: whoever can reach the mailbox can make as many as he likes.
@@ -333,6 +349,7 @@ class Inbox:
             case PendingCard() | PendingPair() | PendingOfficerList():
                 pass  # stays at the broker, unmarked and unacknowledged
             case Duplicate():
+                outcome.verdict = "seen"
                 peer.pair = after_receiving(
                     peer.pair,
                     instance=opened.header.instance,
@@ -344,6 +361,7 @@ class Inbox:
                     self._log_received(tx, peer, arrival, opened, "dup")
                 self._delete_later(tx, peer, arrival)
             case Equivocation():
+                outcome.verdict = "evidence"
                 self._quarantine(tx, peer, arrival, "equivocation", "equivocation", now_ms)
                 self._log_received(tx, peer, arrival, opened, "refused", code="equivocation")
                 us = self._identity.office_id
@@ -356,6 +374,7 @@ class Inbox:
                 self._receipt(tx, peer, opened, ReceiptState.REFUSED, index, now_ms, outcome, opened.code)
                 self._delete_later(tx, peer, arrival)
             case ResetNotNewer():
+                outcome.verdict = "evidence"
                 is_first = self.resets.refuse(tx, peer, opened, now_ms)
                 if is_first or watch.may_note(tx, peer.office_id, now_ms):
                     self._log_received(tx, peer, arrival, opened, "refused", code="reset_not_newer")
@@ -405,7 +424,11 @@ class Inbox:
             if outcome.is_ahead:
                 us = self._identity.office_id
                 evidence.freeze_for_acknowledgement_ahead(tx, self._log, peer, opened, us, now_ms)
-            self._note_arrival(tx, arrival.mailbox.name)
+            if arrival.via == "broker":
+                self._note_arrival(tx, arrival.mailbox.name)
+            else:
+                # It proves no mailbox. It may acknowledge that the peer was told of one.
+                outcome.address_moved = True
         if peer.pair.ack_due and peer.ack_due_ms is None:
             peer.ack_due_ms = now_ms + ACK_DELAY_MS
             # Else an idle node would notice a minute later, and the peer would have sent its item again.
@@ -447,7 +470,7 @@ class Inbox:
         self, tx: Transaction, peer: Peer, opened: Verified, verdict: str, now_ms: int, outcome: _Outcome
     ) -> None:
         """Take its number in, for ever; prove and close receive keys."""
-        outcome.brought = True
+        outcome.verdict = "refused" if verdict == "refused" else "new"
         opening, header = opened.opening, opened.header
         tx.execute(
             "INSERT INTO received"
@@ -724,7 +747,9 @@ class Inbox:
         )
 
     def _delete_later(self, tx: Transaction, peer: Peer, arrival: Arrival) -> None:
-        """Recorded with everything else, sent after the commit."""
+        """Recorded with everything else, sent after the commit. What came by hand no broker holds."""
+        if arrival.via != "broker":
+            return
         tx.execute(
             "INSERT OR IGNORE INTO broker_delete (broker_address, mailbox, envelope_hash) VALUES (?, ?, ?)",
             (arrival.mailbox.broker_address, arrival.mailbox.name, arrival.envelope_hash),

@@ -16,6 +16,7 @@ from runtime.sqlite import Snapshot, Transaction
 _STEPS = (
     "kept",
     "on_broker",
+    "on_stick",
     "expired",
     "delivered",
     "no_reply",

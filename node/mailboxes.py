@@ -19,17 +19,15 @@ from keys.errors import MalformedInput, PolicyRefused, Unavailable, Verification
 from keys.primitives import labelled_hash, sha256
 from keys.secret import SecretBytes
 from node.addresses import keep_card, switch, waiting_for_cards
-from node.broker_link import Arrival, BrokerClient, BrokerLink, Clients, Mailbox
+from node.broker_link import BrokerClient, BrokerLink, Clients, Mailbox
 from node.halfpairs import half_pairs
 from node.layout import SecretName
 from node.outbox import Outbox
 from node.peers import Peer, load_peer, load_peers, save_peer
-from node.receive_keys import ReceiveKeyRing
 from node.secrets import MailboxKeys, Secrets
 from node.views import LinkView
 from protocol import limits
 from protocol.delivery import Delivery
-from protocol.envelope import envelope_hash, parse_envelope_untrusted
 from protocol.items import MailboxSuccessor
 from protocol.requests import (
     AskGrant,
@@ -707,26 +705,6 @@ class Mailboxes:
         self._reread(str(address))
         self.stir()
         return moved
-
-    async def import_file_untrusted(
-        self, envelope: bytes, keys: ReceiveKeyRing, arrived: Callable[[Sequence[Arrival]], Awaitable[bool]]
-    ) -> str:
-        """Take in the file of a peer's ``move``: an envelope like any other, so it proves itself.
-
-        Its name; MalformedInput for what is no envelope, PolicyRefused ``file_not_for_us``.
-        """
-        found = keys.find(parse_envelope_untrusted(envelope).key_id)
-        rows = [] if found is None else await self._db.read(lambda tx: own_rows(tx, found[1]))
-        if found is None or not rows:
-            raise PolicyRefused(
-                "file_not_for_us",
-                "No key of this office opens this file. Ask the other office for a new one.",
-            )
-        (mailbox,) = self._opened(rows[-1].broker_address, [(rows[-1].name, rows[-1].peer)])
-        await arrived(
-            [Arrival(mailbox=mailbox, envelope_hash=envelope_hash(envelope), envelope=envelope, via="usb")]
-        )
-        return await self._db.read(lambda tx: load_peer(tx, found[1]).name)
 
     async def _to_be_made(self, peer: Peer, address: str) -> OwnRow:
         rows = await self._db.read(lambda tx: own_rows(tx, peer.office_id))

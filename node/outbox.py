@@ -18,7 +18,7 @@ from keys.errors import BrokenInvariant, PolicyRefused, VerificationFailed
 from keys.primitives import sha256
 from node import full_mailboxes, one_time
 from node.addresses import note_gone, note_taken
-from node.broker_link import Batch
+from node.broker_link import Batch, Via
 from node.identity import Identity
 from node.peers import Peer, check_not_frozen, load_peer, load_peers, save_peer
 from node.receive_keys import ReceiveKeyRing
@@ -110,6 +110,16 @@ class Row:
     envelope_hash: bytes
     attempt: int
     state: DeliveryState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carried:
+    """What goes into one file, in its order; ``left`` items found no room."""
+
+    hhs: tuple[bytes, ...]
+    envelopes: tuple[bytes, ...] = field(repr=False)
+    alerts: int
+    left: int
 
 
 # Only what was never acknowledged can expire; the rest of the line is history.
@@ -395,6 +405,7 @@ class Outbox:
         attempt: int,
         envelope: bytes,
         sealed_hash: bytes,
+        via: Via = "broker",
     ) -> None:
         self._log.append(
             tx,
@@ -406,7 +417,7 @@ class Outbox:
                 "ps": pair_seq,
                 "att": attempt,
                 "env": sealed_hash.hex(),
-                "via": "broker",
+                "via": via,
                 "bytes": len(envelope),
                 "peer": peer.pseudonym,
             },
@@ -622,6 +633,8 @@ class Outbox:
                     # PutNow and AskHeld are what ``due`` reads; an acknowledgement is the state itself, and a
                     # lost address is told by the cause.
                     pass
+        if state.phase is Delivery.ACKNOWLEDGED:
+            tx.execute("DELETE FROM carried WHERE hh = ?", (row.hh,))
         if state.held_since_ms is not None or state.phase is Delivery.ACKNOWLEDGED:
             envelope = None  # the message stays until acknowledged, and can be sealed anew
         tx.execute(
@@ -749,7 +762,14 @@ class Outbox:
                 )
 
     def _reseal(
-        self, tx: Transaction, row: Row, attempt: int, *, bodyless: bool, peer: Peer | None = None
+        self,
+        tx: Transaction,
+        row: Row,
+        attempt: int,
+        *,
+        bodyless: bool,
+        peer: Peer | None = None,
+        via: Via = "broker",
     ) -> bytes:
         peer = peer or load_peer(tx, row.peer)
         stored = tx.one("SELECT message, opening, pair_seq FROM delivery WHERE hh = ?", (row.hh,))
@@ -760,8 +780,76 @@ class Outbox:
         envelope = self._seal(tx, peer, signed, opening, is_alert=row.alert_id is not None, bodyless=bodyless)
         if not row.state.service:
             named = envelope_hash(envelope)
-            self._log_seal(tx, peer, row.msg_id, row.hh, stored[2], attempt, envelope, named)
+            self._log_seal(tx, peer, row.msg_id, row.hh, stored[2], attempt, envelope, named, via)
         return envelope
+
+    # --- carried by hand ------------------------------------------------------------------------------------
+
+    async def say_what_is_owed(self, peer_id: bytes) -> None:
+        """Compose now what would wait a while for company: a stick leaves once."""
+        await self._keys.prepare((peer_id,))
+        with contextlib.suppress(PolicyRefused):  # window_full: what is owed stays owed
+            await self._db.transact(
+                partial(self._control, peer_id=peer_id, now_ms=self._env.clock.now_ms(), at_once=True)
+            )
+
+    def carried(self, tx: Transaction, peer: Peer, via: Via) -> Carried:
+        """Envelopes of everything this peer has not acknowledged, for one file: what no file had comes first.
+
+        Sealed by themselves, for a broker holds the others: what it says of an envelope must stay about that
+        one. The same again in the next file until the peer announced another key, or one-time keys would be
+        used up by files nobody reads.
+        """
+        out = peer.pair.outbound
+        waiting = tx.execute(
+            "SELECT d.hh, d.alert_id IS NOT NULL FROM delivery d"
+            " LEFT JOIN carried c ON c.hh = d.hh AND c.via = ? WHERE d.rowid IN"
+            " (SELECT rowid FROM delivery WHERE peer = ? AND instance = ? AND pair_seq > ?"
+            " AND phase <> 'acknowledged' UNION SELECT rowid FROM delivery INDEXED BY delivery_unsettled"
+            " WHERE peer = ? AND phase IN ('kept', 'held', 'address_lost'))"
+            " AND d.message IS NOT NULL ORDER BY c.out_ms IS NOT NULL, d.urgent DESC, d.rowid",
+            (via, peer.office_id, out.instance, out.acknowledged_to, peer.office_id),
+        )
+        chosen: list[tuple[bytes, bytes]] = []
+        alerts = 0
+        for hh, is_alert in waiting[: limits.STICK_ENVELOPES_MAX]:
+            envelope = self._copy_for(tx, peer, hh, via)
+            chosen.append((hh, envelope))
+            alerts += is_alert
+        return Carried(
+            hhs=tuple(hh for hh, _ in chosen),
+            envelopes=tuple(envelope for _, envelope in chosen),
+            alerts=alerts,
+            left=len(waiting) - len(chosen),
+        )
+
+    def _copy_for(self, tx: Transaction, peer: Peer, hh: bytes, via: Via) -> bytes:
+        row = self._load(tx, hh)
+        assert row is not None
+        key_id, bodyless = peer.peer_key.announcement.key_id, row.state.bodyless
+        known = tx.one("SELECT envelope, key_id, bodyless FROM carried WHERE hh = ? AND via = ?", (hh, via))
+        if known is not None and (known[1], bool(known[2])) == (key_id, bodyless):
+            return bytes(known[0])
+        envelope = self._reseal(tx, row, row.attempt + 1, bodyless=bodyless, peer=peer, via=via)
+        tx.execute("UPDATE delivery SET attempt = attempt + 1 WHERE hh = ?", (hh,))
+        tx.execute(
+            "INSERT INTO carried (hh, via, envelope, envelope_hash, key_id, bodyless)"
+            " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (hh, via) DO UPDATE SET envelope = excluded.envelope,"
+            " envelope_hash = excluded.envelope_hash, key_id = excluded.key_id,"
+            " bodyless = excluded.bodyless, out_ms = NULL",
+            (hh, via, envelope, envelope_hash(envelope), key_id, int(bodyless)),
+        )
+        return envelope
+
+    def note_carried(self, tx: Transaction, hhs: Sequence[bytes], via: Via) -> None:
+        """A file with these is written and durable."""
+        now_ms = self._env.clock.now_ms()
+        for hh in hhs:
+            tx.execute("UPDATE carried SET out_ms = ? WHERE hh = ? AND via = ?", (now_ms, hh, via))
+            row = self._load(tx, hh)
+            if row is not None and row.alert_id is not None:
+                add_rung(tx, row.alert_id, row.peer, "on_stick", now_ms, self._identity.name)
+        tx.on_commit(self._changed)
 
     def _record_end(self, tx: Transaction, row: Row, step_name: str, now_ms: int) -> None:
         if row.alert_id is not None:
@@ -860,14 +948,16 @@ class Outbox:
         if await self._db.read(lambda tx: tx.execute(f"SELECT 1 FROM taken_back WHERE {which} LIMIT 1", day)):  # noqa: S608
             await self._db.transact(lambda tx: tx.execute(f"DELETE FROM taken_back WHERE {which}", day))  # noqa: S608
 
-    def _control(self, tx: Transaction, peer_id: bytes, now_ms: int) -> None:
+    def _control(self, tx: Transaction, peer_id: bytes, now_ms: int, *, at_once: bool = False) -> None:
+        """What is due for this peer; ``at_once`` what will be, too."""
         peer = load_peer(tx, peer_id)
         if not peer.is_talking:
             return
         self.compose_receipts(tx, peer)
         newest: int = tx.value("SELECT max(version) FROM officer_list")
         items: list[Item] = []
-        if _announces(peer, newest, now_ms):
+        untold = peer.receive_keys.next is not None and peer.receive_keys.next.announced_ms is None
+        if _announces(peer, newest, now_ms) or (at_once and untold):
             self._keys.use(tx, peer)
             announced = announcement(peer.receive_keys, self._identity.key_version)
             if announced is not None:
@@ -887,7 +977,7 @@ class Outbox:
                 tx, peer, self._keys, key_version=self._identity.key_version, now_ms=now_ms
             )
             items += [] if made is None else [made]
-        if items or _acknowledges(tx, peer, now_ms):
+        if items or _acknowledges(tx, peer, now_ms) or (at_once and peer.ack_due_ms is not None):
             service = not items
             items.append(acknowledgement(peer.pair, self._identity.key_version))
             self.compose_control(tx, peer, items, service=service)
@@ -916,10 +1006,11 @@ class Outbox:
     # --- rows -----------------------------------------------------------------------------------------------
 
     def find(self, tx: Snapshot, peer_id: bytes, sealed_hash: bytes) -> Row | None:
-        """The item whose latest envelope to this peer has this hash."""
+        """The item whose latest envelope to this peer, or latest one for a file, has this hash."""
         row = tx.one(
-            f"SELECT {_ROW} FROM delivery WHERE envelope_hash = ? AND peer = ?",  # noqa: S608 - our own constant
-            (sealed_hash, peer_id),
+            f"SELECT {_ROW} FROM delivery WHERE peer = ? AND"  # noqa: S608 - our own constant
+            " (envelope_hash = ? OR hh IN (SELECT hh FROM carried WHERE envelope_hash = ?))",
+            (peer_id, sealed_hash, sealed_hash),
         )
         return None if row is None else _row(row)
 

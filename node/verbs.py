@@ -318,6 +318,22 @@ async def _import_address(node: "Node", params: Params, channel: Channel) -> dic
     return {"peer": await node.import_address(envelope)}
 
 
+async def _export(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    peer = bytes.fromhex(await node.desk.find_peer(_text(params, "to")))
+    async with _logged_in(node, params) as session:
+        return plain(
+            await node.sticks.export(session, peer, _text(params, "file"), force=params.get("force") is True)
+        )
+
+
+async def _import(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    async with _logged_in(node, params) as session:
+        report = await node.sticks.take_file(session, _text(params, "file"))
+    return {**plain(report), "is_outdated": report.is_outdated}
+
+
 async def _pair_begin(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
     peer = await node.meetings.begin(_text(params, "broker"), _text(params, "token"), channel)
     return {"peer": plain(peer)}
@@ -396,6 +412,8 @@ VERBS: dict[str, Verb] = {
     "tokens.add": _tokens_add,
     "tokens.revoke": _tokens_revoke,
     "import-address": _import_address,
+    "export": _export,
+    "import": _import,
     "doctor": _doctor,
     "backup": _backup,
     "lost": _lost,

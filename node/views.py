@@ -111,8 +111,8 @@ class PeerView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LadderStep:
-    """One rung: kept, on_broker (custody note), delivered, opened, assigned, outcome, refused; or a silence:
-    no_reply, expired.
+    """One rung: kept, on_broker (custody note), on_stick (a file was written), delivered, opened, assigned,
+    outcome, refused; or a silence: no_reply, expired.
 
     ``clock`` says whose clock ``at_ms`` comes from (an office name or "broker").
     """
@@ -120,6 +120,7 @@ class LadderStep:
     step: Literal[
         "kept",
         "on_broker",
+        "on_stick",
         "expired",
         "delivered",
         "no_reply",
@@ -372,6 +373,48 @@ class StatusView:
     clock_doubt: str | None
     quarantined: int
     broker_losses: tuple[BrokerLossView, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StickOut:
+    """A file of envelopes for a partner: alerts, answers and keys. ``left`` items found no room in it.
+
+    ``digest`` is the hash at its end; both offices' logs hold it.
+    """
+
+    peer_id: str
+    peer_name: str
+    envelopes: int
+    alerts: int
+    left: int
+    size_bytes: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StickReport:
+    """What a file of envelopes brought; the counts add up to ``envelopes``.
+
+    ``unknown``: no key of ours opens it. ``held``: not taken in, because its partner is suspended, frozen or
+    not known well enough yet. ``broken_off``: the file could not be read to its end. ``is_whole``: every
+    envelope it should hold was there, unchanged.
+    """
+
+    envelopes: int
+    new: int
+    seen: int
+    unknown: int
+    refused: int
+    damaged: int
+    held: int
+    missing: int
+    is_whole: bool
+    broken_off: bool
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether all of it arrived before, or is sealed to keys nobody has: an older file than the last."""
+        return self.new + self.held + self.refused == 0 and self.seen + self.unknown > 0
 
 
 MeetingStep = Literal[

@@ -1,7 +1,7 @@
 """What offices and brokers say to each other: values, formats and rules, without exception pure.
 
 Spec: docs/spec/wire.md, docs/spec/alert.md, docs/spec/envelope.md, docs/spec/conversation.md,
-docs/spec/broker.md, docs/spec/attachments.md. Files in reading order:
+docs/spec/broker.md, docs/spec/attachments.md, docs/spec/stick.md. Files in reading order:
 
 - ``limits``: every size, count and time limit, its unit and its source
 - ``wire``: canonical msgpack, written one way and read only that way
@@ -20,6 +20,7 @@ docs/spec/broker.md, docs/spec/attachments.md. Files in reading order:
 - ``rotation``: our own mailboxes of one pair: made, announced, proven, given up
 - ``message``: header, leaf and body: what an office signs
 - ``sealing``: a signed message becomes an envelope, and the one function that opens one
+- ``stick``: envelopes in a file that is carried by hand
 - ``evidence``: proof that an office signed what cannot both be true
 - ``requests``, ``mailbox``: what a node asks of a broker, and the broker's own rules
 - ``custody``, ``tokens``: the broker's signed word that it holds an item; the operator's permission

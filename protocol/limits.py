@@ -206,6 +206,8 @@ MAILBOX_ROTATION_MS: Final = 7 * DAY_MS
 MAILBOX_ROTATION_SPREAD_MS: Final = 1 * DAY_MS
 # A peer that acknowledged an address and puts nothing there for so long does not use it.
 ANNOUNCED_UNUSED_MS: Final = 1 * DAY_MS
+# --- carried by hand (docs/spec/stick.md): as many as a mailbox holds; a file is read and written whole ---
+STICK_ENVELOPES_MAX: Final = MAILBOX_ITEMS_MAX
 RENDEZVOUS_ITEMS_MAX: Final = 8
 RENDEZVOUS_BYTES_MAX: Final = RENDEZVOUS_ITEMS_MAX * ENVELOPE_BYTES_MAX
 
@@ -223,6 +225,7 @@ assert NOTICES_PER_ANSWER_MAX * NOTICE_BYTES_MAX < INLINE_BYTES_MAX
 assert NOTICES_UNVOUCHED_MAX > 12 * NOTICES_UNVOUCHED_PER_HOUR_MAX, "every office asks once in that time"
 assert MAILBOX_ROTATION_SPREAD_MS < MAILBOX_ROTATION_MS < MAILBOX_TTL_MS
 assert RENDEZVOUS_TTL_MS < MAILBOX_TTL_MS
+assert STICK_ENVELOPES_MAX * (ENVELOPE_BYTES_MAX + 64) < 64 * 2**20, "a file is written in one piece"
 assert ATTACHMENT_PART_BYTES < INLINE_BYTES_MAX < REQUEST_BYTES_MAX
 assert PHOTO_BYTES_MAX < ATTACHMENT_BYTES_MAX < MAILBOX_ATTACHMENT_BYTES_MAX
 assert THUMBNAIL_BYTES_MAX < ATTACHMENT_BYTES_MIN

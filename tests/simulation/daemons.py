@@ -29,6 +29,7 @@ CHEAP_PROFILE = KdfProfile(keystore=CHEAP, pin=CHEAP)
 PASSPHRASE = b"one two three four"
 PIN = "246813"
 BROKER_PORT = 7440
+STICK = "stick"  # where every stick is put in
 OFFICER_WAITS_S = 900  # for the other officer, before he ends the command
 
 
@@ -162,6 +163,31 @@ class OfficeHost:
         view = await self._at_desk(lambda n, s: n.desk.open_alert(s, alert_id, purpose="duty"))
         return view.fields
 
+    async def export_stick(self, to: str) -> bytes:
+        """``salween-node export --to PEER FILE``, and the stick taken out: what is on it."""
+
+        async def export(env: Env) -> bytes:
+            await self._verb("export", {"to": f"{to} BLO", "file": STICK, "force": True})
+            data: bytes = env.files.read(STICK)
+            env.files.remove(STICK)
+            return data
+
+        return await self.host.run(export)
+
+    async def import_stick(self, data: bytes) -> dict[str, Any]:
+        """``salween-node import FILE`` of a stick that holds this."""
+
+        async def take(env: Env) -> dict[str, Any]:
+            env.files.write_atomic(STICK, data)
+            return await self._verb("import", {"file": STICK})
+
+        return await self.host.run(take)
+
+    async def _verb(self, verb: str, params: dict[str, Any]) -> dict[str, Any]:
+        if self.node is None:
+            raise HostDownError(self.host.name)
+        return await self.node.run_verb(verb, {"officer": 1, "pin": PIN, **params}, _Silence())
+
     async def serve(self) -> None:
         """``salween-node run`` in a life that has begun, and the supervisor logged in."""
         self.node = None  # nobody sits at the desk of the life before
@@ -180,6 +206,16 @@ class OfficeHost:
         if node is None or session is None:
             raise HostDownError(self.host.name)  # it died meanwhile and is starting again
         return await self.host.run(lambda env: ask(node, session))
+
+
+class _Silence:
+    """The channel of a command that asks nothing."""
+
+    async def emit(self, event: dict[str, Any]) -> None:
+        raise AssertionError(event)
+
+    async def ask(self, event: dict[str, Any]) -> str:
+        raise AssertionError(event)
 
 
 class _Telephone:

@@ -275,6 +275,18 @@ def _silence_not_shown() -> Undo:
     return _swap(node.watch.Heartbeats, "watched", trusting)
 
 
+def _stick_is_delivery() -> Undo:
+    """What left on a stick is taken for delivered and never sent again."""
+    real = node.outbox.Outbox.note_carried
+
+    def trusting(self: Any, tx: Any, hhs: Any, via: Any) -> None:
+        real(self, tx, hhs, via)
+        for hh in hhs:
+            self.end(tx, hh)
+
+    return _swap(node.outbox.Outbox, "note_carried", trusting)
+
+
 MISTAKES: Final[dict[str, Callable[[], Undo]]] = {
     "sync_normal": _sync_normal,
     "no_checkpoint_at_open": _no_checkpoint_at_open,
@@ -296,6 +308,7 @@ MISTAKES: Final[dict[str, Callable[[], Undo]]] = {
     "restored_and_silent": _restored_and_silent,
     "copies_not_looked_for": _copies_not_looked_for,
     "silence_not_shown": _silence_not_shown,
+    "stick_is_delivery": _stick_is_delivery,
 }
 
 

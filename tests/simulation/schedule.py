@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from broker.setup import begin_again
 from keys import keystore, pin, primitives
-from keys.errors import PolicyRefused, SalweenError
+from keys.errors import MalformedInput, PolicyRefused, SalweenError
 from keys.secret import SecretBytes
 from node import vault
 from node.views import PeerView
@@ -51,6 +51,8 @@ IDLE_MESSAGES_MAX: Final = 5  # new ones of an office in that time: signs of lif
 REST_S: Final = 3 * 60  # what the last look made the offices say is said
 CHECKPOINT_COMMITS: Final = 100
 TURN_CHANCE: Final = 0.4
+CARRY_CHANCE: Final = 0.6  # after each other fault, in half of all schedules
+STICKS_MAX: Final = 6  # in a drawer at one time
 RELAPSE_CHANCE: Final = 0.4  # after each other fault, in half of all schedules
 GOES_BACK_LAST_CHANCE: Final = 0.25
 LAST_WORD_S: Final = 2 * 60  # offices have taken in what came before, and met the broker that went back
@@ -217,6 +219,10 @@ class Schedule:
         self._more = random.Random(f"schedule/{seed}/relapses")
         self._relapse_chance = RELAPSE_CHANCE if self._more.random() < 0.5 and "fuse" in faults else 0.0
         self._goes_back_last = self._more.random() < GOES_BACK_LAST_CHANCE and "rollback" in faults
+        # By this word none of the seeds of BROKEN_BEFORE gets a stick: they play what they found.
+        self._carrying = random.Random(f"schedule/{seed}/post")
+        self._carry_chance = CARRY_CHANCE if self._carrying.random() >= 0.5 else 0.0
+        self._sticks: list[tuple[OfficeHost, OfficeHost, bytes]] = []  # from, to, and what is on it
         self._relapsing: dict[str, None] = {}  # hosts that lose power as they stand up the next time
 
     def run(self) -> Outcome:
@@ -290,8 +296,12 @@ class Schedule:
                     await self._lie()
                 if self._more.random() < self._relapse_chance:
                     self._relapse()
+                if self._carrying.random() < self._carry_chance:
+                    await self._carry()
             await self._heal()
             _take(workers)
+            for _, receiver, data in self._sticks:  # found in a drawer, long after
+                await self._put_in(receiver, data)
             if self._goes_back_last:
                 await self._go_back_last()
         finally:
@@ -533,6 +543,58 @@ class Schedule:
         self.played[lie] = self.played.get(lie, 0) + 1
         self.world.note("lie", lie)
         await tell_a_lie(self.liar_office, lie, self.choices)
+
+    async def _carry(self) -> None:
+        """Somebody writes a stick, or puts one in: late, twice, cut short, or at the wrong office."""
+        choices = self._carrying
+        with contextlib.suppress(HostDownError, Killed):
+            if not self._sticks or (choices.random() < 0.6 and len(self._sticks) < STICKS_MAX):
+                sender, receiver = choices.sample(self.offices, 2)
+                await self._write_stick(sender, receiver)
+                return
+            stick = choices.choice(self._sticks)
+            _, receiver, data = stick
+            if choices.random() < 0.4:
+                self._sticks.remove(stick)  # else it stays in the drawer and comes again
+            if choices.random() < 0.25:
+                data = data[: choices.randint(0, len(data))]
+            if choices.random() < 0.15:
+                receiver = choices.choice([stick[0], self.liar_office])
+            await self._put_in(receiver, data)
+
+    async def _write_stick(self, sender: OfficeHost, receiver: OfficeHost) -> None:
+        if sender.host.life is None or sender.node is None:
+            return
+        life = sender.host.lives
+        try:
+            data = await sender.export_stick(receiver.name)
+        except PolicyRefused as refused:
+            self.world.note("stick", sender.name, refused.code)
+            return
+        except SalweenError as error:
+            if sender.host.lives != life or sender.host.life is None:
+                return
+            raise Broken("I12", f"{sender.name} could not write a stick: {error.code}") from error
+        self.played["stick"] = self.played.get("stick", 0) + 1
+        self.world.note("stick", sender.name, len(data))
+        self._sticks.append((sender, receiver, data))
+
+    async def _put_in(self, office: OfficeHost, data: bytes) -> None:
+        if office.host.life is None or office.node is None:
+            return
+        life = office.host.lives
+        try:
+            report = await office.import_stick(data)
+        except MalformedInput:
+            return  # cut short before its first envelope
+        except SalweenError as error:
+            if office.host.lives != life or office.host.life is None:
+                return
+            raise Broken("I12", f"{office.name} could not read a stick: {error.code}") from error
+        self.played["stick_read"] = self.played.get("stick_read", 0) + 1
+        self.world.note("stick_read", office.name, report["new"], report["seen"], report["missing"])
+        if office is self.liar_office and report["new"]:
+            raise Broken("I7", f"{office.name} took in what was sealed for somebody else")
 
     async def _roll_back_broker(self) -> None:
         """F47: the broker goes back to what it was, high-water mark and all."""
