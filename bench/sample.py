@@ -4,7 +4,7 @@ What the nodes keep in their databases stands here in values; everything else is
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -29,7 +29,14 @@ from protocol.items import AudienceOpening, Item, KeyAnnouncement, encode_items
 from protocol.message import Header, LeafOpening, MessageType, SignedMessage, sign_alert, sign_message
 from protocol.receipts import Receipt, ReceiptState, encode_receipts
 from protocol.release import OfficerSigner, ReleasedAlert, ReleasePolicy, prepare, release_prepared
-from protocol.sealing import OpenedAlert, OpenedMessage, open_envelope_untrusted, seal, sealed_bytes
+from protocol.sealing import (
+    OpenedAlert,
+    OpenedMessage,
+    Recipient,
+    open_envelope_untrusted,
+    seal,
+    sealed_bytes,
+)
 
 NOW_MS = 1_790_000_000_000
 _SENTENCE = (
@@ -141,6 +148,10 @@ class Receiver:
         del office_id
         return self.known
 
+    def instances(self, office_id: bytes) -> Sequence[bytes]:
+        assert office_id == self.them.id
+        return (self.them.instance,)
+
     def judge(self, office_id: bytes, header: Header, opening: LeafOpening, hh: bytes) -> Judgement:
         del office_id, header, opening, hh
         return Judgement.NEW
@@ -180,13 +191,18 @@ class Sample:
         )
         return seal(
             message,
-            opening=opening,
+            [
+                Recipient(
+                    office_id=recipient.id,
+                    instance=self.sender.instance,
+                    opening=opening,
+                    receive_key_id=recipient.receive_key_id,
+                    receive_key_public=recipient.receive.public_bytes,
+                )
+            ],
             sender=self.sender.id,
-            recipient=recipient.id,
-            receive_key_id=recipient.receive_key_id,
-            receive_key_public=recipient.receive.public_bytes,
             random=os.urandom,
-        )
+        )[0]
 
     def open(self, envelope: bytes) -> OpenedAlert:
         """Open and verify; anything but a whole alert ends the bench."""
@@ -225,13 +241,18 @@ class PlainSample:
         )
         return seal(
             message,
-            opening=opening,
+            [
+                Recipient(
+                    office_id=recipient.id,
+                    instance=self.sender.instance,
+                    opening=opening,
+                    receive_key_id=recipient.receive_key_id,
+                    receive_key_public=recipient.receive.public_bytes,
+                )
+            ],
             sender=self.sender.id,
-            recipient=recipient.id,
-            receive_key_id=recipient.receive_key_id,
-            receive_key_public=recipient.receive.public_bytes,
             random=os.urandom,
-        )
+        )[0]
 
     def open(self, envelope: bytes) -> OpenedMessage:
         """Open and verify; anything but the whole message ends the bench."""

@@ -408,6 +408,12 @@ def peers(directory: str, passphrase_file: str | None, evidence: str | None, as_
     type=click.Path(dir_okay=False, exists=True),
     help="A photo, JPEG or PNG, at most 25 MiB; may be repeated up to four times.",
 )
+@click.option(
+    "--mode",
+    type=click.Choice(["separate", "shared"]),
+    help="To several offices: one by one, or all at once, which shows the broker that they belong together."
+    " Without it: one by one to eight or fewer, and whenever two officers must sign.",
+)
 @json_option
 def send(
     directory: str,
@@ -417,6 +423,7 @@ def send(
     to: tuple[str, ...],
     file: Any,
     photos: tuple[str, ...],
+    mode: str | None,
     as_json: bool,
 ) -> None:
     """Send an alert. What needs a second officer waits for: salween-node pending --release."""
@@ -430,6 +437,8 @@ def send(
         params = {"officer": officer, "pin": _pin(env, pin_file), "to": list(to), "alert": alert}
         if pictures:
             params["photos"] = len(pictures)
+        if mode is not None:
+            params["mode"] = mode
 
         async def hand_over(event: dict[str, Any]) -> str:
             start = int(event["offset"])

@@ -19,7 +19,7 @@ from node.inbox import content_commitments, queue_receipt
 from node.ladder import ORDER, OVERDUE, answers_of, ladders_of
 from node.officers import Officers
 from node.outbox import Outbox, ToSend, add_rung
-from node.peers import check_talks, load_peer, save_peer
+from node.peers import check_talks, load_peer, naming, save_peer
 from node.photos import Photos
 from node.receive_keys import ReceiveKeyRing
 from node.vault import SealedContent, Vault
@@ -40,10 +40,12 @@ from protocol.disclosures import decode_core_untrusted, decode_disclosures_untru
 from protocol.message import MessageType
 from protocol.receipts import ReceiptState
 from protocol.release import (
+    Mode,
     OfficerSigner,
     PreparedAlert,
     ReleasedAlert,
     ReleasePolicy,
+    mode_for,
     needs_second_officer,
     prepare,
     prepared_from_bytes,
@@ -98,20 +100,26 @@ class Alerts:
     # --- writing and releasing ------------------------------------------------------------------------------
 
     async def submit(
-        self, session: Session, alert: Alert, recipients: Sequence[str], photos: Sequence[str] = ()
+        self,
+        session: Session,
+        alert: Alert,
+        recipients: Sequence[str],
+        photos: Sequence[str] = (),
+        mode: Mode | None = None,
     ) -> Submitted:
         """Release at once, or put aside for a second officer. PolicyRefused names what stands in the way.
 
-        ``photos``: names of staged ones.
+        ``photos``: names of staged ones. ``mode``: None leaves it to the rule of ``mode_for``.
         """
         alert = await self._photos.with_photos(session.officer, alert, photos)
         audience = await self._db.read(partial(_check_audience, recipients=recipients))
+        shared = mode_for(alert, len(audience), mode) == "shared"
         author = await self._signer(session)
         prepared = prepare(alert, author=author, audience=audience, random=self._env.random)
         if needs_second_officer(alert):
             return await self._put_aside(session, prepared, audience, photos)
         released = release_prepared(prepared, policy=self._policy, now_ms=self._env.clock.now_ms())
-        await self._keep(released, prepared, photos=photos, draft_id=None)
+        await self._keep(released, prepared, photos=photos, draft_id=None, shared=shared)
         return Submitted(state="released", alert_id=released.alert_id.hex(), draft_id=None)
 
     async def release(self, session: Session, draft_id: str) -> Submitted:
@@ -217,12 +225,20 @@ class Alerts:
         *,
         photos: Sequence[str] = (),
         draft_id: str | None,
+        shared: bool = False,
     ) -> None:
         """Content, every recipient's envelope, and the entries that say so: one transaction."""
         await self._vault.ensure_month()
         await self._keys.prepare(office_id for office_id, _ in released.audience)
         await self._db.transact(
-            partial(self._record, released=released, prepared=prepared, photos=photos, draft_id=draft_id)
+            partial(
+                self._record,
+                released=released,
+                prepared=prepared,
+                photos=photos,
+                draft_id=draft_id,
+                shared=shared,
+            )
         )
 
     def _record(
@@ -233,6 +249,7 @@ class Alerts:
         prepared: PreparedAlert,
         photos: Sequence[str],
         draft_id: str | None,
+        shared: bool,
     ) -> None:
         if draft_id is not None:
             tx.execute("DELETE FROM pending WHERE draft_id = ?", (bytes.fromhex(draft_id),))
@@ -264,39 +281,37 @@ class Alerts:
         self._vault.store_content(tx, released.alert_id, False, released.core, released.disclosures)
         self._log_release(tx, released, signatures)
         commitments = content_commitments(core.salt, released.core, released.disclosures)
+        peers = [load_peer(tx, office_id) for office_id, _ in released.audience]
+        for peer in peers:
+            with naming(peer):
+                check_talks(peer)
         self._photos.send(
             tx,
             released.alert_id,
             alert,
-            [load_peer(tx, office_id) for office_id, _ in released.audience],
+            peers,
             names=photos,
             draft_id=None if draft_id is None else bytes.fromhex(draft_id),
         )
-        for office_id, _ in released.audience:
-            peer = load_peer(tx, office_id)
-            check_talks(peer)
-            message = ToSend(
-                type=MessageType.ALERT,
-                released=released,
-                expires_ms=released.expires_ms,
-                urgent=alert.urgency == "immediate",
-                submitted={
-                    "com": commitments,
-                    "exp": released.expires_ms,
-                    "alert": released.alert_id.hex(),
-                    "kind": alert.kind,
-                    "urgency": alert.urgency,
-                    "erase": released.erase_at_ms,
-                },
-            )
-            try:
-                hh, _ = self._outbox.compose(tx, peer, message)
-            except PolicyRefused as refused:
-                # Nothing of it leaves for anybody: the officer must know whom to leave out.
-                raise PolicyRefused(refused.code, f"{peer.name}: {refused.detail}") from refused
+        message = ToSend(
+            type=MessageType.ALERT,
+            released=released,
+            expires_ms=released.expires_ms,
+            urgent=alert.urgency == "immediate",
+            submitted={
+                "com": commitments,
+                "exp": released.expires_ms,
+                "alert": released.alert_id.hex(),
+                "kind": alert.kind,
+                "urgency": alert.urgency,
+                "erase": released.erase_at_ms,
+            },
+        )
+        compose = self._outbox.compose_shared if shared else self._outbox.compose_each
+        for peer, (hh, _) in zip(peers, compose(tx, peers, message), strict=True):
             save_peer(tx, peer)
             watch_delivery(tx, hh, alert)
-            add_rung(tx, released.alert_id, office_id, "kept", now_ms, self._identity.name)
+            add_rung(tx, released.alert_id, peer.office_id, "kept", now_ms, self._identity.name)
 
     def _log_release(self, tx: Transaction, released: ReleasedAlert, signatures: dict[Any, int]) -> None:
         alert_id = released.alert_id.hex()
@@ -602,9 +617,17 @@ def _check_audience(tx: Snapshot, *, recipients: Sequence[str]) -> tuple[bytes, 
     """Recipients as office ids; each must be an active peer."""
     if not recipients:
         raise PolicyRefused("audience_empty", "Choose at least one office to send to.")
+    if len(recipients) > limits.RECIPIENTS_MAX:
+        raise PolicyRefused("audience_too_large", f"Choose at most {limits.RECIPIENTS_MAX} offices.")
     audience = tuple(id_untrusted(recipient) for recipient in recipients)
+    chosen: set[bytes] = set()
     for office_id in audience:
-        check_talks(load_peer(tx, office_id))
+        peer = load_peer(tx, office_id)
+        with naming(peer):
+            if office_id in chosen:
+                raise PolicyRefused("audience_repeated", "This office is chosen twice; name it once.")
+            check_talks(peer)
+        chosen.add(office_id)
     return audience
 
 

@@ -51,6 +51,7 @@ from node.views import (
 from node.watch import Heartbeats
 from protocol import limits
 from protocol.alert import Alert
+from protocol.release import Mode
 from runtime.env import Env
 from runtime.sqlite import Database, Snapshot
 
@@ -213,11 +214,19 @@ class Desk:
         await self._photos.unstage(session.officer, name)
 
     async def submit(
-        self, session: Session, alert: Alert, recipients: Sequence[str], photos: Sequence[str] = ()
+        self,
+        session: Session,
+        alert: Alert,
+        recipients: Sequence[str],
+        photos: Sequence[str] = (),
+        mode: Mode | None = None,
     ) -> Submitted:
-        """Release at once, or put aside for a second officer; ``photos`` are names of staged ones."""
+        """Release at once, or put aside for a second officer; ``photos`` are names of staged ones.
+
+        ``mode``: how it goes to several offices; None leaves that to their number.
+        """
         self._alive(session)
-        submitted = await self._alerts.submit(session, alert, recipients, photos)
+        submitted = await self._alerts.submit(session, alert, recipients, photos, mode)
         self._events.tell("outbox" if submitted.state == "released" else "pending")
         return submitted
 

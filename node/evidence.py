@@ -6,7 +6,7 @@ supervisor has spoken with the other office or a reset under a newer key declare
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from audit.store import AuditLog
@@ -24,7 +24,7 @@ from runtime.sqlite import Database, Snapshot, Transaction
 
 log = get_logger("evidence")
 
-_RECEIVED = "SELECT hh, header, signature, opening FROM received WHERE peer = ? AND "
+_RECEIVED = "SELECT hh, header, signature, opening, instance FROM received WHERE peer = ? AND "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,17 +48,16 @@ def find_clash(
     # A reset declares the loss: it names what its sender remembered last, which others may have followed.
     if any(opening.pair_prev) and header.type is not MessageType.RESET:
         for row in tx.execute(_RECEIVED + "pair_prev = ? AND hh <> ?", (peer_id, opening.pair_prev, hh)):
-            before = parse_header_untrusted(row[1])
+            before = replace(parse_header_untrusted(row[1]), instance=row[4])
             if before.type is not MessageType.RESET and not follows_a_loss(before, header):
                 return _taken(Clash.PREVIOUS, row)
     return None
 
 
 def _taken(clash: Clash, row: Sequence[Any]) -> _Taken:
-    hh, header, signature, opening = row
-    return _Taken(
-        clash=clash, hh=hh, version=SignedVersion(header=header, signature=signature, opening=opening)
-    )
+    hh, header, signature, opening, instance = row
+    version = SignedVersion(header=header, signature=signature, opening=opening, instance=instance)
+    return _Taken(clash=clash, hh=hh, version=version)
 
 
 def freeze_for_equivocation(
@@ -95,7 +94,10 @@ def freeze_for_acknowledgement_ahead(
 
 def _version_of(opened: Verified) -> SignedVersion:
     return SignedVersion(
-        header=opened.message.header, signature=opened.message.signature, opening=opened.opening.encode()
+        header=opened.message.header,
+        signature=opened.message.signature,
+        opening=opened.opening.encode(),
+        instance=opened.header.instance,
     )
 
 

@@ -34,7 +34,7 @@ from node.secrets import MailboxKeys, Secrets
 from node.vault import Vault
 from protocol import limits
 from protocol.alert import headline
-from protocol.conversation import Judgement, after_receiving, apply_acknowledgement, judge
+from protocol.conversation import Judgement, after_receiving, apply_acknowledgement, judge, seen_ranges
 from protocol.envelope import envelope_hash, parse_envelope_untrusted
 from protocol.items import (
     Acknowledgement,
@@ -146,6 +146,10 @@ class _Context:
     def peer(self, office_id: bytes) -> TrustedPeer:
         assert office_id == self._peer.office_id
         return self._peer.trusted
+
+    def instances(self, office_id: bytes) -> Sequence[bytes]:
+        assert office_id == self._peer.office_id
+        return [held.instance for held in seen_ranges(self._peer.pair)]
 
     def judge(self, office_id: bytes, header: Header, opening: LeafOpening, hh: bytes) -> Judgement:
         judgement = judge(

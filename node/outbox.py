@@ -20,11 +20,12 @@ from node import full_mailboxes, one_time
 from node.addresses import note_gone, note_taken
 from node.broker_link import Batch, Via
 from node.identity import Identity
-from node.peers import Peer, check_not_frozen, load_peer, load_peers, save_peer
+from node.peers import Peer, check_not_frozen, load_peer, load_peers, naming, save_peer
 from node.receive_keys import ReceiveKeyRing
 from node.reset_keys import note_carried, own_item, theirs
 from protocol import limits
 from protocol.conversation import (
+    Slot,
     acknowledgement,
     after_acknowledgement_sent,
     after_signing,
@@ -62,14 +63,17 @@ from protocol.message import (
     SignedMessage,
     decode_opening_untrusted,
     parse_header_untrusted,
+    place,
+    shared_leaves,
     sign_alert,
     sign_message,
+    sign_shared_alert,
 )
 from protocol.receipts import Receipt, ReceiptState, encode_receipts
 from protocol.receivekeys import after_announced, announcement, announcement_due_ms
 from protocol.release import ReleasedAlert
-from protocol.requests import Held, HeldAnswer, Op, OpRefused, Put, Refusal, Result
-from protocol.sealing import seal, sealed_bytes
+from protocol.requests import Held, HeldAnswer, Op, OpRefused, Put, Refusal, Result, bytes_behind
+from protocol.sealing import Recipient, seal, sealed_bytes
 from runtime.env import Env
 from runtime.logs import get_logger
 from runtime.sqlite import Database, Snapshot, Transaction
@@ -175,29 +179,87 @@ class Outbox:
             self._keys.use(tx, peer)
         slot = next_slot(peer.pair)
         items = self._with_company(tx, peer, message)
-        opening = LeafOpening(
-            blind=self._env.random(16),
-            leaf_index=0,
-            pair_seq=slot.pair_seq,
-            rk_first=peer.peer_key.rk_first,
-            rk_known=peer.peer_key.announcement.key_id,
-            pair_prev=slot.pair_prev,
-        )
+        opening = _opening(peer, slot, blind=self._env.random(limits.SALT_BYTES), leaf_index=0)
         msg_id = self._env.random(limits.MESSAGE_ID_BYTES)
         signed = self._sign(peer, message, items, opening, msg_id, now_ms)
         peer.pair = after_signing(peer.pair, slot, signed.hh)
         self.note_company(peer, items, now_ms)
         if any(isinstance(item, ResetKeyItem) for item in items):
             note_carried(tx, peer, signed.hh)
-        envelope = self._seal(
-            tx,
-            peer,
-            signed,
-            opening,
-            is_alert=message.type is MessageType.ALERT,
-            bodyless=False,
-            to=message.seal_to,
+        to = self._seal_to(tx, peer, signed, opening, is_alert=message.released is not None)
+        if message.seal_to is not None:
+            key_id, public = message.seal_to
+            to = replace(to, receive_key_id=key_id, receive_key_public=public)
+        envelope = self._seal(signed, [to])[0]
+        self._keep(tx, peer, message, signed, opening, signed.hh, msg_id, envelope)
+        return signed.hh, msg_id
+
+    def compose_each(
+        self, tx: Transaction, peers: Sequence[Peer], message: ToSend
+    ) -> tuple[tuple[bytes, bytes], ...]:
+        """The same as ``compose_shared``, but one message for each, signed and sealed by itself."""
+        names: list[tuple[bytes, bytes]] = []
+        for peer in peers:
+            with naming(peer):
+                names.append(self.compose(tx, peer, message))
+        return tuple(names)
+
+    def compose_shared(
+        self, tx: Transaction, peers: Sequence[Peer], message: ToSend
+    ) -> tuple[tuple[bytes, bytes], ...]:
+        """One alert for several peers under one signature and around one blob; (hh, msg_id) of each.
+
+        Nothing rides along: whatever a body says of one pair, everybody would read. The caller saves the
+        peers. PolicyRefused as ``compose``, its text begins with the peer's name, and then nothing leaves.
+        """
+        released = message.released
+        assert released is not None, "only an alert goes to several"
+        now_ms = self._env.clock.now_ms()
+        openings: list[LeafOpening] = []
+        for peer in peers:
+            with naming(peer):
+                check_not_frozen(peer)
+                self._keys.use(tx, peer)
+                blind, leaf_index = released.place_of(peer.office_id)
+                openings.append(_opening(peer, next_slot(peer.pair), blind=blind, leaf_index=leaf_index))
+        us = self._identity
+        leaves = {
+            opening.leaf_index: opening.shared_leaf(peer.office_id, peer.pair.outbound.instance)
+            for peer, opening in zip(peers, openings, strict=True)
+        }
+        signed = sign_shared_alert(
+            released,
+            msg_id=self._env.random(limits.MESSAGE_ID_BYTES),
+            sender=us.office_id,
+            key_version=us.key_version,
+            signer=us.operational,
+            created_ms=now_ms,
+            leaves=shared_leaves(released, leaves, self._env.random),
         )
+        to = [
+            self._seal_to(tx, peer, signed, opening, is_alert=True)
+            for peer, opening in zip(peers, openings, strict=True)
+        ]
+        names: list[tuple[bytes, bytes]] = []
+        for peer, opening, envelope in zip(peers, openings, self._seal(signed, to), strict=True):
+            there = place(signed.header, opening, peer.office_id, peer.pair.outbound.instance)
+            peer.pair = after_signing(peer.pair, next_slot(peer.pair), there.hh)
+            names.append((there.hh, there.header.msg_id))
+            self._keep(tx, peer, message, signed, opening, *names[-1], envelope)
+        return tuple(names)
+
+    def _keep(
+        self,
+        tx: Transaction,
+        peer: Peer,
+        message: ToSend,
+        signed: SignedMessage,
+        opening: LeafOpening,
+        hh: bytes,
+        msg_id: bytes,
+        envelope: bytes,
+    ) -> None:
+        now_ms = self._env.clock.now_ms()
         sealed_hash = envelope_hash(envelope)
         state = new_delivery(now_ms=now_ms, expires_ms=message.expires_ms, service=message.service)
         tx.execute(
@@ -205,10 +267,10 @@ class Outbox:
             " message, opening, envelope, envelope_hash, attempt, state, phase, next_at_ms, expires_ms)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?)",
             (
-                signed.hh,
+                hh,
                 peer.office_id,
                 peer.pair.outbound.instance,
-                slot.pair_seq,
+                opening.pair_seq,
                 int(message.type),
                 None if message.released is None else message.released.alert_id,
                 msg_id,
@@ -228,12 +290,11 @@ class Outbox:
             entry = {"msg": msg_id.hex(), "peer": peer.pseudonym, **message.submitted}
             self._log.append(tx, "msg.submit", entry)
         if not message.service:
-            self._log_seal(tx, peer, msg_id, signed.hh, slot.pair_seq, 1, envelope, sealed_hash)
+            self._log_seal(tx, peer, msg_id, hh, opening.pair_seq, 1, envelope, sealed_hash)
         if message.urgent and message.released is not None:
             full_mailboxes.try_now(tx, peer.office_id, now_ms)
         address = peer.broker_address
         tx.on_commit(lambda: self._wake(address))
-        return signed.hh, msg_id
 
     def _sign(
         self,
@@ -367,7 +428,7 @@ class Outbox:
         if "KeyAnnouncement" in names:
             peer.receive_keys = after_announced(peer.receive_keys, now_ms)
 
-    def _seal(
+    def _seal_to(
         self,
         tx: Transaction,
         peer: Peer,
@@ -375,25 +436,27 @@ class Outbox:
         opening: LeafOpening,
         *,
         is_alert: bool,
-        bodyless: bool,
-        to: tuple[bytes, bytes] | None = None,
-    ) -> bytes:
+        instance: bytes | None = None,
+    ) -> Recipient:
+        """To which key of this peer. ``is_alert``: with a body. ``instance``: when not our present one."""
         newest = peer.peer_key.announcement
-        key_id, public = to or (newest.key_id, newest.public)
-        if is_alert and not bodyless:
+        key_id, public = newest.key_id, newest.public
+        if is_alert:
             key_id, public = one_time.key_for_alert(tx, peer)
         elif parse_header_untrusted(signed.header).type is MessageType.RESET:
             key_id, public = theirs(tx, peer)
-        return seal(
-            signed,
+        return Recipient(
+            office_id=peer.office_id,
+            instance=instance or peer.pair.outbound.instance,
             opening=opening,
-            sender=self._identity.office_id,
-            recipient=peer.office_id,
             receive_key_id=key_id,
             receive_key_public=public,
-            random=self._env.random,
-            bodyless=bodyless,
         )
+
+    def _seal(
+        self, signed: SignedMessage, to: Sequence[Recipient], *, bodyless: bool = False
+    ) -> tuple[bytes, ...]:
+        return seal(signed, to, sender=self._identity.office_id, random=self._env.random, bodyless=bodyless)
 
     def _log_seal(
         self,
@@ -454,7 +517,7 @@ class Outbox:
             rows, secrets = await self._db.read(read)
         ops: list[Put | Held] = []
         marks: list[Row] = []
-        room = bytes_max
+        room, whole = bytes_max, 0
         for row in rows:
             if row.hh in self._in_flight or len(ops) == ops_max:
                 continue
@@ -462,10 +525,14 @@ class Outbox:
             if row.envelope is None or any(isinstance(command, AskHeld) for command in commands):
                 ops.append(Held(put_secret=secrets[row.peer], envelope_hash=row.envelope_hash))
             else:
-                if room < len(row.envelope):
+                put = Put(put_secret=secrets[row.peer], envelope=row.envelope, priority=row.urgent)
+                # Around the blob of the one before it takes little of the line, at the broker as much as any.
+                needed = bytes_behind(put, ops[-1] if ops else None)
+                whole += len(row.envelope)
+                if room < min(needed, len(row.envelope)) or whole > limits.PUT_BYTES_PER_REQUEST_MAX:
                     break
-                room -= len(row.envelope)
-                ops.append(Put(put_secret=secrets[row.peer], envelope=row.envelope, priority=row.urgent))
+                room -= needed
+                ops.append(put)
             marks.append(row)
         for row in marks:
             self._in_flight[row.hh] = None
@@ -772,12 +839,14 @@ class Outbox:
         via: Via = "broker",
     ) -> bytes:
         peer = peer or load_peer(tx, row.peer)
-        stored = tx.one("SELECT message, opening, pair_seq FROM delivery WHERE hh = ?", (row.hh,))
+        stored = tx.one("SELECT message, opening, pair_seq, instance FROM delivery WHERE hh = ?", (row.hh,))
         if stored is None or stored[0] is None:
             raise BrokenInvariant("message_missing", "An item to be sealed again has lost its message.")
         signed = SignedMessage.from_bytes(stored[0])
         opening = decode_opening_untrusted(stored[1])
-        envelope = self._seal(tx, peer, signed, opening, is_alert=row.alert_id is not None, bodyless=bodyless)
+        has_body = row.alert_id is not None and not bodyless
+        to = self._seal_to(tx, peer, signed, opening, is_alert=has_body, instance=stored[3])
+        envelope = self._seal(signed, [to], bodyless=bodyless)[0]
         if not row.state.service:
             named = envelope_hash(envelope)
             self._log_seal(tx, peer, row.msg_id, row.hh, stored[2], attempt, envelope, named, via)
@@ -1024,6 +1093,17 @@ class Outbox:
             (peer.office_id, peer.pair.outbound.instance, number),
         )
         return None if row is None else _row(row)
+
+
+def _opening(peer: Peer, slot: Slot, *, blind: bytes, leaf_index: int) -> LeafOpening:
+    return LeafOpening(
+        blind=blind,
+        leaf_index=leaf_index,
+        pair_seq=slot.pair_seq,
+        rk_first=peer.peer_key.rk_first,
+        rk_known=peer.peer_key.announcement.key_id,
+        pair_prev=slot.pair_prev,
+    )
 
 
 def _announces(peer: Peer, newest_list: int, now_ms: int) -> bool:

@@ -4,7 +4,8 @@ Spec: docs/life-of-an-alert.md. One rule: whoever loads a peer in a transaction 
 peer value outlives its transaction, so memory never disagrees with the disk.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -124,6 +125,15 @@ def check_talks(peer: Peer) -> None:
             "pair_suspended", "That partner's address or key was revoked, and it has not sent new ones yet."
         )
     check_not_frozen(peer)
+
+
+@contextlib.contextmanager
+def naming(peer: Peer) -> Iterator[None]:
+    """A refusal in here begins with the name of this partner: among several, whom to leave out."""
+    try:
+        yield
+    except PolicyRefused as refused:
+        raise PolicyRefused(refused.code, f"{peer.name}: {refused.detail}") from refused
 
 
 def save_peer(tx: Transaction, peer: Peer) -> None:

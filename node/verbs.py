@@ -113,6 +113,9 @@ async def _send(node: "Node", params: Params, channel: Channel) -> dict[str, Any
             "parameter_missing", "'to' must be a list of offices. See: salween-node send --help"
         )
     recipients = [await node.desk.find_peer(name) for name in names]
+    mode = params.get("mode")
+    if mode not in (None, "separate", "shared"):
+        raise MalformedInput("parameter_wrong", "'mode' is separate or shared. See: salween-node send --help")
     count = params.get("photos", 0)
     if not isinstance(count, int) or not 0 <= count <= limits.PHOTOS_PER_ALERT_MAX:
         raise PolicyRefused("photos_too_many", "An alert has at most four photos.")
@@ -120,7 +123,7 @@ async def _send(node: "Node", params: Params, channel: Channel) -> dict[str, Any
         photos = []
         for number in range(count):
             photos.append(await node.desk.stage_photo(session, await _asked_photo(channel, number)))
-        return plain(await node.desk.submit(session, alert, recipients, photos))
+        return plain(await node.desk.submit(session, alert, recipients, photos, mode))
 
 
 async def _asked_photo(channel: Channel, number: int) -> bytes:

@@ -27,9 +27,10 @@ from protocol.message import (
     OPENING_BYTES,
     WITH_CERTIFICATE,
     Header,
+    Place,
     decode_opening_untrusted,
-    header_hash,
     parse_header_untrusted,
+    place,
     split_certificate_core,
 )
 
@@ -54,6 +55,7 @@ class SignedVersion:
     header: bytes
     signature: bytes
     opening: bytes  # 76
+    instance: bytes  # 8, the sender's in this pair; of a header for one recipient it is the one it names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +76,8 @@ def encode_proof(proof: Proof) -> bytes:
             "to": proof.recipient,
             "certificates": [encode_certificate(certificate) for certificate in proof.certificates],
             "versions": [
-                {"header": v.header, "signature": v.signature, "opening": v.opening} for v in proof.versions
+                {"header": v.header, "signature": v.signature, "opening": v.opening, "instance": v.instance}
+                for v in proof.versions
             ],
             "said": proof.said,
         }
@@ -98,6 +101,7 @@ def decode_proof_untrusted(data: bytes) -> Proof:
                 header=version.raw("header", bytes_max=limits.HEADER_BYTES_MAX),
                 signature=version.raw("signature", size=limits.MESSAGE_SIGNATURE_BYTES),
                 opening=version.raw("opening", size=OPENING_BYTES),
+                instance=version.raw("instance", size=limits.INSTANCE_BYTES),
             )
         )
         version.done()
@@ -120,19 +124,31 @@ def check_proof(proof: Proof, root_public: bytes) -> Clash:
     An acknowledgement ahead shows what the office signed; what the accuser had numbered is in its own log.
     """
     accused = office_id(root_public)
-    headers = [_checked_header(proof, version, accused, root_public) for version in proof.versions]
+    places = [_checked_place(proof, version, accused, root_public) for version in proof.versions]
+    headers = [found.header for found in places]
     openings = [decode_opening_untrusted(version.opening) for version in proof.versions]
     if len(headers) == 1:
         _check_said(proof, headers[0])
         return Clash.AHEAD
     one, two = openings
-    if header_hash(proof.versions[0].header) == header_hash(proof.versions[1].header):
+    if places[0].hh == places[1].hh:
         raise VerificationFailed("proof_empty", "both versions are the same message")
     if (headers[0].instance, one.pair_seq) == (headers[1].instance, two.pair_seq):
         return Clash.NUMBER
     if any(one.pair_prev) and one.pair_prev == two.pair_prev and not follows_a_loss(headers[0], headers[1]):
         return Clash.PREVIOUS
     raise VerificationFailed("proof_empty", "the two versions can both be true")
+
+
+def check_addressed(proof: Proof, root_public: bytes) -> Place:
+    """That the office of this root signed one message to ``proof.recipient``, and where in their order.
+
+    For an auditor who is shown one version: of a message to several it proves one recipient and tells of the
+    others nothing. VerificationFailed ``proof_signature``, or ``proof_empty`` for another number of versions.
+    """
+    if len(proof.versions) != 1:
+        raise VerificationFailed("proof_empty", "one message is shown by one version")
+    return _checked_place(proof, proof.versions[0], office_id(root_public), root_public)
 
 
 def follows_a_loss(one: Header, two: Header) -> bool:
@@ -143,7 +159,7 @@ def follows_a_loss(one: Header, two: Header) -> bool:
     return one.instance != two.instance and one.key_version != two.key_version
 
 
-def _checked_header(proof: Proof, version: SignedVersion, accused: bytes, root_public: bytes) -> Header:
+def _checked_place(proof: Proof, version: SignedVersion, accused: bytes, root_public: bytes) -> Place:
     header = parse_header_untrusted(version.header)
     certificate = next((c for c in proof.certificates if c.key_version == header.key_version), None)
     if header.sender != accused or certificate is None:
@@ -151,12 +167,10 @@ def _checked_header(proof: Proof, version: SignedVersion, accused: bytes, root_p
     verify_certificate(certificate, root_public)
     composite_verify(certificate.public, labels.MESSAGE, version.header, version.signature)
     opening = decode_opening_untrusted(version.opening)
-    if (
-        opening.leaf_index >= len(header.leaves)
-        or opening.leaf(proof.recipient) != header.leaves[opening.leaf_index]
-    ):
+    found = place(version.header, opening, proof.recipient, version.instance)
+    if opening.leaf_index >= len(header.leaves) or found.leaf != header.leaves[opening.leaf_index]:
         raise VerificationFailed("proof_signature", "a version was not meant for the accusing office")
-    return header
+    return found
 
 
 def _check_said(proof: Proof, header: Header) -> None:

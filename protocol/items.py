@@ -95,6 +95,16 @@ class AudienceOpening:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AudienceLeaves:
+    """The same for several recipients at once: every leaf of the audience, hidden ones among them.
+
+    Each recipient knows what opens its own, and of the others only that they are as many as a power of two.
+    """
+
+    leaves: tuple[bytes, ...]  # 32 each
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HeartBeat:
     """The highest number the signer has assigned, and when it said so. Service item."""
 
@@ -224,6 +234,7 @@ Item = (
     | OfficerListItem
     | MailboxSuccessor
     | AudienceOpening
+    | AudienceLeaves
     | HeartBeat
     | CardItem
     | RevocationItem
@@ -346,6 +357,8 @@ def _to_wire(item: Item) -> Value:
             }
         case AudienceOpening():
             return {"k": "aud", "b": item.opening}
+        case AudienceLeaves():
+            return {"k": "auds", "b": b"".join(item.leaves)}
         case HeartBeat():
             return {"k": "hb", "h": item.highest_seq, "t": item.at_ms}
         case CardItem():
@@ -440,6 +453,8 @@ def _read_known(tag: str, fields: Fields) -> Item | None:
             )
         case "aud":
             return AudienceOpening(opening=fields.raw("b", bytes_max=limits.ITEM_BYTES_MAX))
+        case "auds":
+            return _read_audience_leaves(fields)
         case "hb":
             return HeartBeat(
                 highest_seq=fields.integer("h", most=limits.PAIR_SEQ_MAX),
@@ -504,6 +519,14 @@ def _read_code(fields: Fields) -> str:
     if not all("a" <= c <= "z" or "0" <= c <= "9" or c == "_" for c in code):
         raise MalformedInput("item_wrong", "a code is lower-case letters, digits and underscores")
     return code
+
+
+def _read_audience_leaves(fields: Fields) -> AudienceLeaves:
+    data = fields.raw("b", bytes_max=limits.RECIPIENTS_MAX * limits.HASH_BYTES)
+    if not data or len(data) % limits.HASH_BYTES:
+        raise MalformedInput("item_wrong", "the leaves of an audience are hashes")
+    starts = range(0, len(data), limits.HASH_BYTES)
+    return AudienceLeaves(leaves=tuple(data[at : at + limits.HASH_BYTES] for at in starts))
 
 
 def _read_offer(fields: Fields) -> OneTimeOffer:

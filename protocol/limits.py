@@ -180,6 +180,10 @@ BROKER_ANSWER_WAIT_MS: Final = 2 * MINUTE_MS
 # One item is sealed anew at most this often because the peer's mark passed it.
 RESEAL_SPACING_MS: Final = 1 * MINUTE_MS
 OPS_PER_REQUEST_MAX: Final = 256
+# What the puts of one request become in a broker's memory when envelopes share their blobs.
+PUT_BYTES_PER_REQUEST_MAX: Final = 4 * 2**20
+# More recipients than these get an alert of their own each only where it must be so, or was chosen.
+SEPARATE_RECIPIENTS_MAX: Final = 8
 # Sizes of a whole request: the first holds one long poll; above 2 KiB four steps to the octave.
 REQUEST_BYTES_MIN: Final = 1_280
 ANSWER_BYTES_MAX: Final = 1 * 2**20
@@ -217,6 +221,9 @@ assert WINDOW_MESSAGES % 8 == 0, "a bitmap of one window is whole bytes"
 assert SERVICE_UNREPORTED_MAX < WINDOW_MESSAGES // 2
 assert RECEIPTS_PER_MESSAGE_MAX * 15 + 1 <= WIRE_ITEMS_MAX
 assert RECEIPTS_PER_MESSAGE_MAX * (2 * HASH_BYTES + CODE_BYTES_MAX + ACTOR_BYTES_MAX + 48) <= BODY_BYTES_MAX
+assert PUT_BYTES_PER_REQUEST_MAX >= 4 * REQUEST_BYTES_MAX
+assert SEPARATE_RECIPIENTS_MAX < RECIPIENTS_MAX
+assert RECIPIENTS_MAX * HASH_BYTES <= ITEM_BYTES_MAX, "one item names the leaves of the widest audience"
 assert BROKER_ANSWER_WAIT_MS > LONG_POLL_MS_MAX
 assert RESEAL_SPACING_MS <= HELD_BACKOFF_MS_MIN
 assert ENVELOPE_BUCKETS_BYTES[0] > REQUEST_BYTES_MIN

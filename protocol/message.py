@@ -3,13 +3,14 @@
 Spec: docs/spec/envelope.md#header. The header holds the hashes of core and piggyback and one *leaf* per
 recipient, so that recipient, order and key acknowledgement stand under the signature while recipients of one
 alert cannot see each other. Two names come out of it: the hash of the core names the alert, the same for
-every recipient; ``hh``, the hash of the header, names this delivery. One rule: an alert is signed from its
-ReleasedAlert and in no other way. Encrypts nothing and verifies nothing; ``sealing`` does.
+every recipient; ``hh`` names this delivery. An alert may be signed once for several recipients (*shared*);
+``Place`` is what each of them makes of such a header. One rule: an alert is signed from its ReleasedAlert and
+in no other way. Encrypts nothing and verifies nothing; ``sealing`` does.
 """
 
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Final
 
@@ -19,7 +20,7 @@ from keys.errors import BrokenInvariant, MalformedInput
 from keys.primitives import CompositePrivateKey, labelled_hash
 from protocol import limits
 from protocol.disclosures import alert_id
-from protocol.items import AudienceOpening, Item, encode_items
+from protocol.items import AudienceLeaves, AudienceOpening, Item, encode_items
 from protocol.release import ReleasedAlert
 
 FLAG_BODYLESS: Final = 1
@@ -27,6 +28,7 @@ _MAGIC: Final = b"SLW1"
 _HEADER: Final = struct.Struct(">4sBBH16s32sI8sQQ32sI32sH")
 _OPENING: Final = struct.Struct(">16sHHQQ8s32s")
 OPENING_BYTES: Final = _OPENING.size
+NO_INSTANCE: Final = bytes(limits.INSTANCE_BYTES)  # in a shared header, in place of a pair's
 
 assert _HEADER.size == limits.HEADER_FIXED_BYTES
 
@@ -66,6 +68,11 @@ class Header:
     core_bytes: int
     piggyback_hash: bytes  # 32
     leaves: tuple[bytes, ...]  # 32 each
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it was signed for several recipients."""
+        return len(self.leaves) > 1
 
     def encode(self) -> bytes:
         """The signed bytes."""
@@ -118,6 +125,9 @@ def parse_header_untrusted(data: bytes) -> Header:
         "times": max(created_ms, expires_ms) > limits.TIME_MS_MAX,
         "core length": core_bytes > limits.BODY_BYTES_MAX,
         "leaf count": not _is_leaf_count(leaf_count) or leaves_bytes != leaf_count * limits.HASH_BYTES,
+        # Anything but an alert speaks of one pair; and no pair's instance may show in what others read.
+        "type for several": leaf_count > 1 and kind != MessageType.ALERT,
+        "instance": (leaf_count > 1) is not (instance == NO_INSTANCE),
     }
     for what, is_wrong in faults.items():
         if is_wrong:
@@ -179,8 +189,14 @@ class LeafOpening:
 
     def leaf(self, recipient: bytes) -> bytes:
         """The leaf it opens for ``recipient`` (office id), 32 bytes."""
-        return labelled_hash(
-            labels.LEAF,
+        return labelled_hash(labels.LEAF, *self._parts(recipient))
+
+    def shared_leaf(self, recipient: bytes, instance: bytes) -> bytes:
+        """The same in a shared header, which does not name the pair's instance: the leaf does. 32 bytes."""
+        return labelled_hash(labels.SHARED_LEAF, *self._parts(recipient), instance)
+
+    def _parts(self, recipient: bytes) -> tuple[bytes, ...]:
+        return (
             self.blind,
             recipient,
             struct.pack(">QQ", self.pair_seq, self.rk_first),
@@ -207,6 +223,37 @@ def decode_opening_untrusted(data: bytes) -> LeafOpening:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """One recipient's place under a header: its leaf, and header and ``hh`` as they are for this pair.
+
+    Of a shared header everybody makes other ones, so that two recipients who compare what they keep find the
+    alert alike and nothing else: the instance is the pair's, the message id comes out of the leaf.
+    """
+
+    leaf: bytes  # 32
+    header: Header
+    hh: bytes  # 32
+
+
+def place(raw_header: bytes, opening: LeafOpening, recipient: bytes, instance: bytes) -> Place:
+    """Where ``opening`` puts ``recipient`` under a header that parses. Whether the leaf stands there in the
+    header is not looked at: ``Place.leaf`` says which one should.
+
+    ``instance`` is the pair's; a header for one recipient names it itself.
+    """
+    header = parse_header_untrusted(raw_header)
+    if not header.is_shared:
+        return Place(leaf=opening.leaf(recipient), header=header, hh=header_hash(raw_header))
+    leaf = opening.shared_leaf(recipient, instance)
+    msg_id = labelled_hash(labels.SHARED_MESSAGE_ID, header.msg_id, leaf)[: limits.MESSAGE_ID_BYTES]
+    return Place(
+        leaf=leaf,
+        header=replace(header, instance=instance, msg_id=msg_id),
+        hh=labelled_hash(labels.SHARED_HEADER, raw_header, leaf),
+    )
+
+
 # --- the signed message ---
 
 
@@ -225,7 +272,7 @@ class SignedMessage:
 
     @property
     def hh(self) -> bytes:
-        """Names this delivery, 32 bytes: replay and ``pair_prev`` use it."""
+        """Names this delivery, 32 bytes: replay and ``pair_prev`` use it. Of a shared message, see Place."""
         return header_hash(self.header)
 
     @property
@@ -284,7 +331,7 @@ def _take(data: bytes, at: int, length_bytes: int) -> tuple[bytes, int]:
 
 
 def header_hash(header: bytes) -> bytes:
-    """hh of a header, 32 bytes."""
+    """hh of a header for one recipient, 32 bytes."""
     return labelled_hash(labels.HEADER, header)
 
 
@@ -330,6 +377,46 @@ def sign_alert(
         piggyback=encode_items(beside),
         leaves=(opening.leaf(recipient),),
     )
+
+
+def sign_shared_alert(
+    released: ReleasedAlert,
+    *,
+    msg_id: bytes,
+    sender: bytes,
+    key_version: int,
+    signer: CompositePrivateKey,
+    created_ms: int,
+    leaves: Sequence[bytes],
+) -> SignedMessage:
+    """Sign a released alert once, for several recipients; each will be sealed the same body.
+
+    ``leaves``: from ``shared_leaves``. BrokenInvariant (``leaves_wrong``) for any other number of them.
+    """
+    if len(leaves) < 2 or len(leaves) != len(released.audience_leaves):
+        raise BrokenInvariant("leaves_wrong", "a shared header has one leaf for each leaf of its audience")
+    return _sign(
+        kind=MessageType.ALERT,
+        msg_id=msg_id,
+        sender=sender,
+        key_version=key_version,
+        signer=signer,
+        instance=NO_INSTANCE,
+        created_ms=created_ms,
+        expires_ms=released.expires_ms,
+        core=released.core,
+        disclosures=released.disclosures,
+        piggyback=encode_items((AudienceLeaves(leaves=released.audience_leaves),)),
+        leaves=tuple(leaves),
+    )
+
+
+def shared_leaves(
+    released: ReleasedAlert, taken: Mapping[int, bytes], random: Callable[[int], bytes]
+) -> tuple[bytes, ...]:
+    """The leaves of a shared header: ``taken`` at their places, 32 random bytes at every other one."""
+    count = len(released.audience_leaves)
+    return tuple(taken[at] if at in taken else random(limits.HASH_BYTES) for at in range(count))
 
 
 def sign_message(

@@ -13,7 +13,7 @@ reviewed.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from keys import labels
 from keys.card import OfficerEntry, Role
@@ -41,6 +41,7 @@ _SIGNING_LABEL: Final[dict[SigningRole, bytes]] = {
     "releaser": labels.OFFICER_RELEASER,
     "emergency": labels.OFFICER_EMERGENCY,
 }
+Mode: TypeAlias = Literal["separate", "shared"]
 _NEED_SECOND_HANDLING: Final = frozenset({"H2", "H3"})
 
 
@@ -80,6 +81,23 @@ def needs_second_officer(alert: Alert) -> bool:
     )
 
 
+def mode_for(alert: Alert, recipients: int, asked: Mode | None = None) -> Mode:
+    """How an alert to so many leaves: under one signature and around one blob (*shared*), or each by itself.
+
+    Shared costs a fraction of the line, and shows a broker which mailboxes belong together. PolicyRefused
+    ``shared_sensitive`` when it is asked for what needs two officers.
+    """
+    is_sensitive = needs_second_officer(alert)
+    if asked == "shared" and is_sensitive:
+        raise PolicyRefused(
+            "shared_sensitive",
+            "An alert that needs two officers is sent to each office by itself: choose that, and try again.",
+        )
+    if asked is None:
+        asked = "shared" if recipients > limits.SEPARATE_RECIPIENTS_MAX and not is_sensitive else "separate"
+    return asked if recipients > 1 else "separate"
+
+
 def draft_digest(alert: Alert, audience: Sequence[bytes]) -> bytes:
     """Names exactly what a screen showed before it was confirmed, 32 bytes: content and recipients.
 
@@ -100,27 +118,52 @@ def _audience_node(left: bytes, right: bytes) -> bytes:
     return labelled_hash(labels.AUDIENCE, b"node", left, right)
 
 
-def _audience_tree(audience: Sequence[bytes], random: Randomness) -> tuple[bytes, tuple[bytes, ...]]:
-    """The root and one opening per recipient: salt 16 | index u16 | path of 32-byte hashes, lowest first.
+def _audience_tree(audience: Sequence[bytes], random: Randomness) -> tuple[tuple[bytes, ...], list[bytes]]:
+    """The leaves, and one opening per recipient: salt 16 | index u16 | path of 32-byte hashes, lowest first.
 
-    Padded with random leaves to a power of two: an opening tells the number of recipients only roughly.
+    Padded with random leaves to a power of two, and each recipient at a place drawn by lot: an opening tells
+    the number of recipients only roughly, and nothing of the order in which they were chosen.
     """
+    count = 1 << (len(audience) - 1).bit_length()
+    places = list(range(count))
+    if count > 1:
+        places.sort(key=lambda _: random(limits.SALT_BYTES))
+    leaves = [b""] * count
     salts = [random(limits.SALT_BYTES) for _ in audience]
-    level = [_audience_leaf(salt, office_id) for salt, office_id in zip(salts, audience, strict=True)]
-    while len(level) & (len(level) - 1):
-        level.append(random(limits.HASH_BYTES))
-    paths: list[list[bytes]] = [[] for _ in audience]
-    height = 0
+    for office_id, salt, index in zip(audience, salts, places, strict=False):
+        leaves[index] = _audience_leaf(salt, office_id)
+    for index in places[len(audience) :]:
+        leaves[index] = random(limits.HASH_BYTES)
+    openings = [_opening_in(leaves, salt, index) for salt, index in zip(salts, places, strict=False)]
+    return tuple(leaves), openings
+
+
+def _audience_root(leaves: Sequence[bytes]) -> bytes:
+    level = list(leaves)
     while len(level) > 1:
-        for index, path in enumerate(paths):
-            path.append(level[(index >> height) ^ 1])
         level = [_audience_node(level[at], level[at + 1]) for at in range(0, len(level), 2)]
-        height += 1
-    openings = tuple(
-        salt + index.to_bytes(2, "big") + b"".join(path)
-        for index, (salt, path) in enumerate(zip(salts, paths, strict=True))
-    )
-    return level[0], openings
+    return level[0]
+
+
+def opening_among_untrusted(leaves: Sequence[bytes], office_id: bytes, salt: bytes, index: int) -> bytes:
+    """The opening of this office's leaf among all of an audience, for ``check_release``.
+
+    PolicyRefused ``not_in_audience`` when it is not the leaf that stands there.
+    """
+    if leaves[index] != _audience_leaf(salt, office_id):
+        raise PolicyRefused("not_in_audience", "its officers did not release this alert to this office")
+    return _opening_in(leaves, salt, index)
+
+
+def _opening_in(leaves: Sequence[bytes], salt: bytes, index: int) -> bytes:
+    """salt | index | path of the leaf at ``index`` of 2^k."""
+    path: list[bytes] = []
+    level, at = list(leaves), index
+    while len(level) > 1:
+        path.append(level[at ^ 1])
+        level = [_audience_node(level[i], level[i + 1]) for i in range(0, len(level), 2)]
+        at >>= 1
+    return salt + index.to_bytes(2, "big") + b"".join(path)
 
 
 def check_audience_untrusted(root: bytes, office_id: bytes, opening: bytes) -> None:
@@ -170,6 +213,7 @@ class PreparedAlert:
     core: AlertCore
     disclosures: tuple[Disclosure, ...]
     audience: tuple[tuple[bytes, bytes], ...]  # (office id 32, opening)
+    audience_leaves: tuple[bytes, ...]  # all 2^k; none in a draft of a version that kept openings alone
 
     @property
     def author(self) -> OfficerSignature:
@@ -184,11 +228,13 @@ class PreparedAlert:
                 "core": self.core.encode(),
                 "disclosures": encode_disclosures(self.disclosures),
                 "audience": [list(entry) for entry in self.audience],
+                "leaves": b"".join(self.audience_leaves),
             }
         )
 
 
-_PREPARED_BYTES_MAX: Final = 2 * limits.BODY_BYTES_MAX + limits.RECIPIENTS_MAX * 512
+_PREPARED_BYTES_MAX: Final = 2 * limits.BODY_BYTES_MAX + limits.RECIPIENTS_MAX * 544
+_LEAVES_BYTES_MAX: Final = limits.RECIPIENTS_MAX * limits.HASH_BYTES
 
 
 def prepared_from_bytes(data: bytes) -> PreparedAlert:
@@ -199,6 +245,7 @@ def prepared_from_bytes(data: bytes) -> PreparedAlert:
         core = decode_core_untrusted(fields.raw("core", bytes_max=limits.BODY_BYTES_MAX))
         disclosures = decode_disclosures_untrusted(fields.raw("disclosures", bytes_max=limits.BODY_BYTES_MAX))
         listed = fields.items("audience", items_max=limits.RECIPIENTS_MAX)
+        joined = fields.raw("leaves", bytes_max=_LEAVES_BYTES_MAX) if fields.has("leaves") else b""
         fields.done()
         alert = join_alert(core, disclosures)
         audience: list[tuple[bytes, bytes]] = []
@@ -215,7 +262,16 @@ def prepared_from_bytes(data: bytes) -> PreparedAlert:
         ) from error
     if [signature.role for signature in core.signatures] != ["author"]:
         raise BrokenInvariant("prepared_alert", "a stored prepared alert is not signed by one author")
-    return PreparedAlert(alert=alert, core=core, disclosures=disclosures, audience=tuple(audience))
+    leaves = [joined[at : at + limits.HASH_BYTES] for at in range(0, len(joined), limits.HASH_BYTES)]
+    if leaves and _audience_root(leaves) != core.audience_root:
+        raise BrokenInvariant("prepared_alert", "a stored prepared alert has the leaves of another audience")
+    return PreparedAlert(
+        alert=alert,
+        core=core,
+        disclosures=disclosures,
+        audience=tuple(audience),
+        audience_leaves=tuple(leaves),
+    )
 
 
 _MAKER: Final = object()
@@ -229,6 +285,7 @@ class ReleasedAlert:
     core: bytes
     disclosures: bytes
     audience: tuple[tuple[bytes, bytes], ...]  # (office id 32, opening for its piggyback)
+    audience_leaves: tuple[bytes, ...]  # all 2^k, or none when they are not known
     created_ms: int
     expires_ms: int
     erase_at_ms: int
@@ -245,6 +302,12 @@ class ReleasedAlert:
             if recipient == office_id:
                 return opening
         raise PolicyRefused("not_in_audience", "this alert was not released to that office")
+
+    def place_of(self, office_id: bytes) -> tuple[bytes, int]:
+        """This recipient's salt (16 bytes) and index among the leaves; errors as ``opening_for``."""
+        opening = self.opening_for(office_id)
+        salt_end = limits.SALT_BYTES
+        return opening[:salt_end], int.from_bytes(opening[salt_end : salt_end + 2], "big")
 
 
 def prepare(
@@ -263,13 +326,14 @@ def prepare(
     # Purpose lock: an office sends only for crimes on the list; a newer peer's code is shown, not refused.
     if alert.crime_type not in codelists.load("crime_types").codes:
         raise PolicyRefused("crime_type_unknown", "choose a crime type from the list")
-    root, openings = _audience_tree(audience, random)
-    core, disclosures = split_alert(alert, audience_root=root, random=random)
+    leaves, openings = _audience_tree(audience, random)
+    core, disclosures = split_alert(alert, audience_root=_audience_root(leaves), random=random)
     return PreparedAlert(
         alert=alert,
         core=replace(core, signatures=(_sign(core, "author", author),)),
         disclosures=disclosures,
         audience=tuple(zip(audience, openings, strict=True)),
+        audience_leaves=leaves,
     )
 
 
@@ -318,6 +382,7 @@ def release_prepared(
         core=encoded,
         disclosures=encode_disclosures(prepared.disclosures),
         audience=prepared.audience,
+        audience_leaves=prepared.audience_leaves,
         created_ms=core.created_ms,
         expires_ms=core.expires_ms,
         erase_at_ms=core.erase_at_ms,

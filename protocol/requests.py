@@ -475,12 +475,13 @@ def seal_request(
 ) -> tuple[bytes, PendingRequest]:
     """A request for these ops and what is needed to read its answer. Never send the same bytes twice.
 
-    PolicyRefused ``request_too_large`` above 1 MiB or 256 ops: ``request_bytes`` helps to choose.
+    PolicyRefused ``request_too_large`` above 1 MiB, 256 ops or 4 MiB of envelopes that share blobs:
+    ``request_bytes`` and ``put_bytes`` help to choose.
     """
     response_key = SecretBytes(random(SYMMETRIC_KEY_BYTES))
-    if len(ops) > limits.OPS_PER_REQUEST_MAX:
+    if len(ops) > limits.OPS_PER_REQUEST_MAX or put_bytes(ops) > limits.PUT_BYTES_PER_REQUEST_MAX:
         raise PolicyRefused("request_too_large", f"at most {limits.OPS_PER_REQUEST_MAX} ops fit one request")
-    plain = wire.encode({"r": response_key.reveal(), "d": date_ms, "o": [_op_to_wire(op) for op in ops]})
+    plain = wire.encode({"r": response_key.reveal(), "d": date_ms, "o": _ops_to_wire(ops)})
     size = _padded_bytes(_REQUEST_FRAME_BYTES + len(plain) + len(_PAD), _REQUEST_SIZES)
     if size is None:
         raise PolicyRefused("request_too_large", f"{len(plain)} bytes of ops do not fit one request")
@@ -502,7 +503,7 @@ def open_request_untrusted(private: XWingPrivateKey, data: bytes) -> Request:
         enc=data[1 : 1 + ENC_BYTES],
         response_key=SecretBytes(fields.raw("r", size=SYMMETRIC_KEY_BYTES)),
         date_ms=fields.integer("d"),
-        ops=tuple(_op_from_wire(value) for value in fields.items("o", items_max=limits.OPS_PER_REQUEST_MAX)),
+        ops=_ops_from_wire(fields.items("o", items_max=limits.OPS_PER_REQUEST_MAX)),
     )
     fields.done()
     return request
@@ -564,13 +565,26 @@ def request_bytes(ops: Sequence[Op]) -> int:
     """About how many bytes these ops add to a request, never less than they do; at most
     ``limits.REQUEST_BYTES_MAX - 2048`` altogether fit one.
     """
-    return sum(_op_bytes(op) for op in ops)
+    return sum(_run_bytes(run) for run in _runs(ops))
+
+
+def bytes_behind(op: Put, before: Op | None) -> int:
+    """What one put adds to ``request_bytes`` right behind ``before``: little, around the same blob."""
+    if isinstance(before, Put) and _share_blob(before, op):
+        return limits.BLOB_OFFSET_BYTES + 96
+    return len(op.envelope) + 192
+
+
+def _run_bytes(run: Sequence[Op]) -> int:
+    match run[0]:
+        case Put() as first:
+            return bytes_behind(first, None) + (len(run) - 1) * bytes_behind(first, first)
+        case op:
+            return len(run) * _op_bytes(op)
 
 
 def _op_bytes(op: Op) -> int:
     match op:
-        case Put():
-            return len(op.envelope) + 96
         case PartPut():
             return len(op.data) + 320
         case Forward():
@@ -618,6 +632,77 @@ def _answer_key(response_key: SecretBytes, enc: bytes, salt: bytes) -> SecretByt
 
 
 # --- wire forms -----------------------------------------------------------------------------------
+
+
+def _blob(op: Put) -> bytes:
+    return op.envelope[limits.BLOB_OFFSET_BYTES :]
+
+
+def _share_blob(one: Put, other: Put) -> bool:
+    return bool(_blob(one)) and _blob(one) == _blob(other)
+
+
+def _runs(ops: Sequence[Op]) -> list[list[Op]]:
+    """The ops in order, puts around one blob in a row together."""
+    runs: list[list[Op]] = []
+    for op in ops:
+        last = runs[-1][-1] if runs else None
+        if isinstance(op, Put) and isinstance(last, Put) and _share_blob(last, op):
+            runs[-1].append(op)
+        else:
+            runs.append([op])
+    return runs
+
+
+def _ops_to_wire(ops: Sequence[Op]) -> list[Value]:
+    """A blob that several envelopes in a row share is said once."""
+    values: list[Value] = []
+    for run in _runs(ops):
+        if len(run) == 1:
+            values.append(_op_to_wire(run[0]))
+            continue
+        puts = [op for op in run if isinstance(op, Put)]
+        to: list[Value] = [
+            [op.put_secret, op.envelope[: limits.BLOB_OFFSET_BYTES], op.priority] for op in puts
+        ]
+        values.append({"k": "puts", "b": _blob(puts[0]), "t": to})
+    return values
+
+
+def _ops_from_wire(values: Sequence[Value]) -> tuple[Op, ...]:
+    """Every op, those put together each by itself: what a broker does with them, and answers, is the same."""
+    ops: list[Op] = []
+    for value in values:
+        fields = Fields(value, "op")
+        if fields.text("k", bytes_max=limits.CODE_BYTES_MAX) == "puts":
+            ops += _read_puts(fields)
+            fields.done()
+        else:
+            ops.append(_op_from_wire(value))
+        if len(ops) > limits.OPS_PER_REQUEST_MAX or put_bytes(ops) > limits.PUT_BYTES_PER_REQUEST_MAX:
+            raise MalformedInput("op_count", "the ops of one request are too many, or too large")
+    return tuple(ops)
+
+
+def put_bytes(ops: Sequence[Op]) -> int:
+    """Bytes of the envelopes that these ops put, each counted whole."""
+    return sum(len(op.envelope) for op in ops if isinstance(op, Put))
+
+
+def _read_puts(fields: Fields) -> list[Put]:
+    blob = fields.raw("b", bytes_max=limits.ENVELOPE_BYTES_MAX - limits.BLOB_OFFSET_BYTES)
+    puts: list[Put] = []
+    for value in fields.items("t", items_max=limits.OPS_PER_REQUEST_MAX):
+        match value:
+            case [bytes(secret), bytes(head), bool(priority)] if (
+                len(secret) == limits.SECRET_BYTES and len(head) == limits.BLOB_OFFSET_BYTES
+            ):
+                puts.append(Put(put_secret=secret, envelope=head + blob, priority=priority))
+            case _:
+                raise MalformedInput("op_wrong", "an envelope among others is capability, head and urgency")
+    if len(puts) < 2:
+        raise MalformedInput("op_wrong", "one envelope is put by itself")
+    return puts
 
 
 def _op_to_wire(op: Op) -> Value:

@@ -10,6 +10,7 @@ could have made it. *Refused* is the sender's own fault, signed by it: a value w
 alert. Storing, marking, answering and deleting at the broker belong to the caller.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, Literal, Protocol, TypeAlias, TypedDict
@@ -42,28 +43,32 @@ from protocol.disclosures import (
     join_alert,
 )
 from protocol.envelope import VERSION, Envelope, envelope_hash, parse_envelope_untrusted
-from protocol.items import AudienceOpening, Item, decode_items_untrusted
+from protocol.items import AudienceLeaves, AudienceOpening, Item, decode_items_untrusted
 from protocol.message import (
     FLAG_BODYLESS,
+    NO_INSTANCE,
     OPENING_BYTES,
     WITH_CERTIFICATE,
     Header,
     LeafOpening,
     MessageType,
+    Place,
     SignedMessage,
     decode_opening_untrusted,
-    header_hash,
     parse_header_untrusted,
+    place,
     split_certificate_core,
 )
 from protocol.receipts import Receipt, decode_receipts_untrusted
-from protocol.release import ReleasePolicy, check_release
+from protocol.release import ReleasePolicy, check_release, opening_among_untrusted
 
 CONTENT_KEY_BYTES: Final = 32
 # Length fields of an item: u16 of the header, u32 of each of the three body parts, the padding mark.
 _FRAMING_BYTES: Final = 2 + 3 * 4 + 1
 
-assert CONTENT_KEY_BYTES + OPENING_BYTES + 4 == limits.LEAF_PLAINTEXT_BYTES
+_HINT_BYTES: Final = 4  # of the pair's instance, behind the opening of a leaf of a shared header; else zeros
+
+assert CONTENT_KEY_BYTES + OPENING_BYTES + _HINT_BYTES == limits.LEAF_PLAINTEXT_BYTES
 
 
 # --- sealing ---
@@ -116,21 +121,30 @@ def _wrap_info(sender: bytes, recipient: bytes, key_id: bytes, blob: bytes) -> b
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipient:
+    """Whom one copy of a message is sealed to: its office, the pair's instance, its leaf, and its key."""
+
+    office_id: bytes  # 32
+    instance: bytes  # 8, ours in this pair
+    opening: LeafOpening
+    receive_key_id: bytes  # 8
+    receive_key_public: bytes = field(repr=False)  # 1216
+
+
 def seal(
     message: SignedMessage,
+    recipients: Sequence[Recipient],
     *,
-    opening: LeafOpening,
     sender: bytes,
-    recipient: bytes,
-    receive_key_id: bytes,
-    receive_key_public: bytes,
     random: Randomness,
     bodyless: bool = False,
-) -> bytes:
-    """One item for one recipient, under a fresh content key that exists only inside this call.
+) -> tuple[bytes, ...]:
+    """One item for each recipient, in order, all around one blob.
 
-    The same message may be sealed again at any time, to the same or another receive key; ``bodyless`` leaves
-    the body out. PolicyRefused ``too_large``; VerificationFailed ``public_key_invalid`` for an unusable key.
+    The content key is fresh and exists only inside this call. The same message may be sealed again at any
+    time, to the same or another receive key; ``bodyless`` leaves the body out. PolicyRefused ``too_large``;
+    VerificationFailed ``public_key_invalid`` for an unusable key.
     """
     if bodyless:
         message = message.without_body()
@@ -139,15 +153,20 @@ def seal(
     padded += bytes(plaintext_bytes - len(padded))
     content_key = SecretBytes(random(CONTENT_KEY_BYTES))
     blob = blob_encrypt(content_key, labels.BLOB, padded)
-    marked = replace(opening, flags=0 if message.has_body else FLAG_BODYLESS)
-    wrapped = wrap(
-        receive_key_public,
-        content_key.reveal() + marked.encode() + bytes(4),
-        _wrap_info(sender, recipient, receive_key_id, blob),
-    )
+    is_shared = parse_header_untrusted(message.header).is_shared
+    items: list[bytes] = []
+    for to in recipients:
+        marked = replace(to.opening, flags=0 if message.has_body else FLAG_BODYLESS)
+        hint = to.instance[:_HINT_BYTES] if is_shared else bytes(_HINT_BYTES)
+        wrapped = wrap(
+            to.receive_key_public,
+            content_key.reveal() + marked.encode() + hint,
+            _wrap_info(sender, to.office_id, to.receive_key_id, blob),
+        )
+        items.append(Envelope(key_id=to.receive_key_id, wrap=wrapped, blob=blob).to_bytes())
     # Kept by nobody: with it, a recorded item could be opened after both offices erased its content.
     content_key.wipe()
-    return Envelope(key_id=receive_key_id, wrap=wrapped, blob=blob).to_bytes()
+    return tuple(items)
 
 
 # --- opening ---
@@ -186,6 +205,9 @@ class OpeningContext(Protocol):
 
     def peer(self, office_id: bytes) -> TrustedPeer:
         """What is known of a peer that has a receive key."""
+
+    def instances(self, office_id: bytes) -> Sequence[bytes]:
+        """Every instance of this peer that is remembered, the present one first. 8 bytes each."""
 
     def judge(self, office_id: bytes, header: Header, opening: LeafOpening, hh: bytes) -> Judgement:
         """The window's word, after comparing ``hh`` with the one stored for this number and predecessor."""
@@ -348,10 +370,11 @@ def open_envelope_untrusted(data: bytes, context: OpeningContext) -> Opened:
     # 3. Unwrap content key and leaf opening, bound to both offices, the key id and the blob.
     info = _wrap_info(sender, context.my_office_id, envelope.key_id, envelope.blob)
     unwrapped = private_key.unwrap(envelope.wrap, info)
-    if len(unwrapped) != limits.LEAF_PLAINTEXT_BYTES or any(unwrapped[-4:]):
+    if len(unwrapped) != limits.LEAF_PLAINTEXT_BYTES:
         raise MalformedInput("leaf_opening", "what was wrapped has the wrong form")
     content_key = SecretBytes(unwrapped[:CONTENT_KEY_BYTES])
-    opening = decode_opening_untrusted(unwrapped[CONTENT_KEY_BYTES:-4])
+    opening = decode_opening_untrusted(unwrapped[CONTENT_KEY_BYTES:-_HINT_BYTES])
+    hint = unwrapped[-_HINT_BYTES:]
     # A traceback of a later step must not carry the key.
     del unwrapped
 
@@ -369,6 +392,8 @@ def open_envelope_untrusted(data: bytes, context: OpeningContext) -> Opened:
 
     # 6. The header is within its bounds.
     header = parse_header_untrusted(message.header)
+    if any(hint) and not header.is_shared:
+        raise MalformedInput("leaf_opening", "what was wrapped has the wrong form")
 
     # 7. It names the office this receive key was announced to, or someone passes on what was not for us.
     if header.sender != sender:
@@ -410,10 +435,15 @@ def open_envelope_untrusted(data: bytes, context: OpeningContext) -> Opened:
             raise VerificationFailed("core_mismatch", "the core is not as long as the header says")
 
     # 11. The leaf opens for my id: the sender meant us, with this number, order and key acknowledgement.
+    #     A shared header names no instance. One that is not known yet cannot be told from a leaf of somebody
+    #     else: it waits, as a message of an unknown instance does, for a reset to announce it.
     if opening.leaf_index >= len(header.leaves):
         raise VerificationFailed("not_for_me", "the header has no such leaf")
-    _check_hash("not_for_me", opening.leaf(context.my_office_id), header.leaves[opening.leaf_index])
-    hh = header_hash(message.header)
+    stated = header.leaves[opening.leaf_index]
+    mine, knows_instance = _my_place(message.header, header, opening, hint, context, sender)
+    if knows_instance:
+        _check_hash("not_for_me", mine.leaf, stated)
+    header, hh = mine.header, mine.hh
     verified: _Verified = {
         "sender": sender,
         "key_id": envelope.key_id,
@@ -435,6 +465,8 @@ def open_envelope_untrusted(data: bytes, context: OpeningContext) -> Opened:
         return PendingPair(**verified, code="pair_half")
     if peer.state is PairState.SUSPENDED and header.type not in WITH_CERTIFICATE:
         return PendingPair(**verified, code="pair_suspended")
+    if not knows_instance:
+        return PendingPair(**verified, code="other_instance")
     match context.judge(sender, header, opening, hh):
         case Judgement.DUPLICATE:
             return Duplicate(**verified)
@@ -453,7 +485,7 @@ def open_envelope_untrusted(data: bytes, context: OpeningContext) -> Opened:
     # 14. and 15. The body is decoded under its limits and disclosures match; release and policy hold.
     piggyback_items: tuple[Item, ...] = ()
     try:
-        piggyback_items = _decode_piggyback(message, header)
+        piggyback_items = decode_items_untrusted(message.piggyback)
         marks = _marks(header, signed_under, context.now_ms)
         if header.type is not MessageType.ALERT:
             items, receipts = _decode_body(message, header)
@@ -470,7 +502,8 @@ def open_envelope_untrusted(data: bytes, context: OpeningContext) -> Opened:
         alert = join_alert(core, disclosures)
         if core.expires_ms != header.expires_ms:
             raise PolicyRefused("expiry_differs", "header and alert expire at different times")
-        is_emergency = _check_released(alert, core, peer, piggyback_items, context)
+        audience_opening = _audience_opening(header, opening, piggyback_items, context.my_office_id)
+        is_emergency = _check_released(alert, core, peer, audience_opening, context)
     except Unavailable:
         return PendingOfficerList(**verified, piggyback_items=piggyback_items)
     except (MalformedInput, VerificationFailed, PolicyRefused) as error:
@@ -490,17 +523,27 @@ def open_envelope_untrusted(data: bytes, context: OpeningContext) -> Opened:
     )
 
 
+def _my_place(
+    raw_header: bytes,
+    header: Header,
+    opening: LeafOpening,
+    hint: bytes,
+    context: OpeningContext,
+    sender: bytes,
+) -> tuple[Place, bool]:
+    """Our place under the header, and whether the instance it is in is known here."""
+    here = context.my_office_id
+    if not header.is_shared:
+        return place(raw_header, opening, here, header.instance), True
+    known = [instance for instance in context.instances(sender) if instance.startswith(hint)]
+    places = [place(raw_header, opening, here, instance) for instance in known or [NO_INSTANCE]]
+    right = [found for found in places if found.leaf == header.leaves[opening.leaf_index]]
+    return (right or places)[0], bool(known)
+
+
 def _check_hash(code: str, computed: bytes, stated: bytes) -> None:
     if not constant_time_equal(computed, stated):
         raise VerificationFailed(code, "a hash under the signature does not hold")
-
-
-def _decode_piggyback(message: SignedMessage, header: Header) -> tuple[Item, ...]:
-    items = decode_items_untrusted(message.piggyback)
-    if items and len(header.leaves) > 1:
-        # It would be read by every recipient although it speaks of one pair.
-        raise PolicyRefused("piggyback_shared", "items for one peer ride on a message to several")
-    return items
 
 
 def _decode_body(message: SignedMessage, header: Header) -> tuple[tuple[Item, ...], tuple[Receipt, ...]]:
@@ -515,23 +558,38 @@ def _decode_body(message: SignedMessage, header: Header) -> tuple[tuple[Item, ..
     return decode_items_untrusted(message.core), ()
 
 
+def _audience_opening(
+    header: Header, opening: LeafOpening, items: tuple[Item, ...], office_id: bytes
+) -> bytes | None:
+    """What shows that the officers released it to this office; of a shared message everybody's leaves do,
+    together with the recipient's own salt and place, which are those of its leaf in the header."""
+    if not header.is_shared:
+        openings = [item.opening for item in items if isinstance(item, AudienceOpening)]
+        return openings[0] if len(openings) == 1 else None
+    match items:
+        case (AudienceLeaves(leaves=leaves),) if len(leaves) == len(header.leaves):
+            return opening_among_untrusted(leaves, office_id, opening.blind, opening.leaf_index)
+        case _:
+            # Whatever else rode on it would be read by everybody although it speaks of one pair.
+            raise PolicyRefused("piggyback_shared", "items for one peer ride on a message to several")
+
+
 def _check_released(
     alert: Alert,
     core: AlertCore,
     peer: TrustedPeer,
-    piggyback_items: tuple[Item, ...],
+    audience_opening: bytes | None,
     context: OpeningContext,
 ) -> bool:
     def officer(list_version: int, number: int) -> OfficerEntry:
         return trust.officer_key(peer, list_version, number)
 
-    openings = [item.opening for item in piggyback_items if isinstance(item, AudienceOpening)]
     return check_release(
         alert,
         core,
         officer=officer,
         office_id=context.my_office_id,
-        opening=openings[0] if len(openings) == 1 else None,
+        opening=audience_opening,
         policy=context.policy,
     )
 

@@ -12,6 +12,7 @@ from node.alerts import REASON_CODES
 from node.views import AlertRow, OutboxRow, PeerView, Recipient
 from protocol import limits
 from protocol.alert import Alert
+from protocol.release import Mode
 
 _HEX: Final = r"^[0-9a-f]{64}$"
 AlertId = Annotated[str, Field(pattern=_HEX, description="64 hex digits")]
@@ -37,6 +38,7 @@ class Sending(_Sent):
 
     alert: Annotated[dict[str, Any], Field(json_schema_extra=_alert_schema)]
     recipients: Annotated[tuple[OfficeId, ...], Field(min_length=1, max_length=limits.RECIPIENTS_MAX)]
+    mode: Mode | None = None
 
 
 class Opening(_Sent):

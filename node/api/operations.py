@@ -92,7 +92,9 @@ async def _send(call: Call) -> Submitted:
     except ValidationError as faults:
         raise request_invalid(faults) from faults
     return await call.integrations.once(
-        call.acting, call.once_key, lambda: call.desk.submit(session, alert, sending.recipients)
+        call.acting,
+        call.once_key,
+        lambda: call.desk.submit(session, alert, sending.recipients, mode=sending.mode),
     )
 
 

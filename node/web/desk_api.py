@@ -24,6 +24,7 @@ from node.views import (
     VerifyView,
 )
 from protocol.alert import Alert
+from protocol.release import Mode
 
 EventKind = Literal["inbox", "outbox", "link", "pending", "lock"]
 
@@ -177,9 +178,17 @@ class DeskApi(Protocol):
         ...
 
     async def submit(
-        self, session: Session, alert: Alert, recipients: Sequence[str], photos: Sequence[str] = ()
+        self,
+        session: Session,
+        alert: Alert,
+        recipients: Sequence[str],
+        photos: Sequence[str] = (),
+        mode: Mode | None = None,
     ) -> Submitted:
-        """Release at once or put aside for a second officer. ``recipients`` are office ids in hex."""
+        """Release at once or put aside for a second officer. ``recipients`` are office ids in hex.
+
+        PolicyRefused ``shared_sensitive``.
+        """
         ...
 
     async def pending(self, session: Session) -> Sequence[PendingView]:

@@ -27,7 +27,7 @@ from protocol import codelists
 from protocol.alert import check_text, clean_text
 from protocol.limits import REASON_BYTES_MAX, REASON_POINTS_MAX
 from protocol.receipts import OFFICER_REFUSALS
-from protocol.release import needs_second_officer
+from protocol.release import Mode, mode_for, needs_second_officer
 
 ENTRIES_PER_PAGE: Final = 50
 DRAFT: Final = "draft."
@@ -425,7 +425,11 @@ async def submit_alert(visit: Visit, session: Session) -> web.StreamResponse:
             session.officer,
             form_id,
             lambda: visit.site.desk.submit(
-                session, parsed.alert, parsed.recipients, photo_pages.photos_of(visit.form)
+                session,
+                parsed.alert,
+                parsed.recipients,
+                photo_pages.photos_of(visit.form),
+                _mode_of(visit),
             ),
         )
     except SalweenError as error:
@@ -434,6 +438,14 @@ async def submit_alert(visit: Visit, session: Session) -> web.StreamResponse:
         said = say(error, visit.words)
         return await _form_page(visit, visit.form, error=said, status=status_of(error))
     return _submitted(visit, done)
+
+
+def _mode_of(visit: Visit) -> Mode | None:
+    match visit.said("mode"):
+        case "separate" | "shared" as mode:
+            return mode
+        case _:
+            return None
 
 
 def _submitted(visit: Visit, done: Submitted, word: str = "sent") -> web.StreamResponse:
@@ -549,12 +561,13 @@ async def _review_page(visit: Visit, session: Session, parsed: forms.Parsed) -> 
         form=_without_buttons(visit.form),
         form_id=_form_id(visit),
         needs_release=needs_second_officer(parsed.alert),
+        mode=mode_for(parsed.alert, len(peers)),
         photos=photo_pages.photos_of(visit.form),
     )
 
 
 def _without_buttons(form: Form) -> dict[str, tuple[str, ...]]:
-    buttons = ("csrf", "action", "form_id", photo_pages.FAULT)
+    buttons = ("csrf", "action", "form_id", "mode", photo_pages.FAULT)
     return {name: values for name, values in form.items() if name not in buttons}
 
 

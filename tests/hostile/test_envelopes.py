@@ -41,6 +41,7 @@ from protocol.sealing import (
     Mark,
     OpenedMessage,
     PendingCard,
+    Recipient,
     Refused,
     UnknownKey,
     open_envelope_untrusted,
@@ -529,13 +530,18 @@ def test_b22_no_two_seals_share_a_key_or_a_nonce() -> None:
     def sealed_with(source: Callable[[int], bytes]) -> bytes:
         return seal(
             message,
-            opening=opening,
+            [
+                Recipient(
+                    office_id=TENGCHONG.id,
+                    instance=MYITKYINA.instance,
+                    opening=opening,
+                    receive_key_id=TENGCHONG.receive_key_id,
+                    receive_key_public=TENGCHONG.receive_key.public_bytes,
+                )
+            ],
             sender=MYITKYINA.id,
-            recipient=TENGCHONG.id,
-            receive_key_id=TENGCHONG.receive_key_id,
-            receive_key_public=TENGCHONG.receive_key.public_bytes,
             random=source,
-        )
+        )[0]
 
     fresh = [contents(sealed_with(os.urandom)) for _ in range(100)]
     stuck = [contents(sealed_with(lambda size: b"\x07" * size)) for _ in range(100)]

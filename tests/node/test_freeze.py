@@ -369,11 +369,11 @@ def test_a_proof_about_nothing_proves_nothing(tmp_path: Path) -> None:
         rows = await read(
             there,
             lambda tx: tx.execute(
-                "SELECT header, signature, opening FROM received ORDER BY pair_seq LIMIT 2"
+                "SELECT header, signature, opening, instance FROM received ORDER BY pair_seq LIMIT 2"
             ),
         )
         us = await read(there, lambda tx: tx.value("SELECT office_id FROM office"))
-        one, two = (SignedVersion(header=h, signature=s, opening=o) for h, s, o in rows)
+        one, two = (SignedVersion(header=h, signature=s, opening=o, instance=i) for h, s, o, i in rows)
         honest = Proof(recipient=us, certificates=peer.trusted.certificates, versions=(one, two))
         flipped = replace(one, signature=bytes([one.signature[0] ^ 1]) + one.signature[1:])
         for proof, under in (

@@ -36,9 +36,18 @@ from protocol import limits
 from protocol.alert import Alert
 from protocol.conversation import Judgement
 from protocol.items import Item
-from protocol.message import Header, LeafOpening, MessageType, SignedMessage, sign_alert, sign_message
+from protocol.message import (
+    Header,
+    LeafOpening,
+    MessageType,
+    SignedMessage,
+    shared_leaves,
+    sign_alert,
+    sign_message,
+    sign_shared_alert,
+)
 from protocol.release import OfficerSigner, ReleasedAlert, ReleasePolicy, release
-from protocol.sealing import seal
+from protocol.sealing import Recipient, seal
 
 NOW_MS = 1_790_000_000_000
 YEAR_MS = 366 * limits.DAY_MS
@@ -184,6 +193,10 @@ class Desk:
         assert office_id == self.them.id
         return self.known
 
+    def instances(self, office_id: bytes) -> Sequence[bytes]:
+        assert office_id == self.them.id
+        return (self.them.instance,)
+
     def judge(self, office_id: bytes, header: Header, opening: LeafOpening, hh: bytes) -> Judgement:
         self.asked.append(hh)
         return self.judgement
@@ -295,6 +308,32 @@ def signed_alert(
     )
 
 
+def shared_opening(released_alert: ReleasedAlert, recipient: Office, **changes: Any) -> LeafOpening:
+    """What opens the leaf of one of several recipients."""
+    blind, leaf_index = released_alert.place_of(recipient.id)
+    return an_opening(**{"blind": blind, "leaf_index": leaf_index, **changes})
+
+
+def signed_shared(
+    released_alert: ReleasedAlert, recipients: Sequence[Office], *, sender: Office = MYITKYINA
+) -> SignedMessage:
+    """One message to several, each at number 1 of its pair with the sender."""
+    openings = [shared_opening(released_alert, recipient) for recipient in recipients]
+    taken = {
+        opening.leaf_index: opening.shared_leaf(recipient.id, sender.instance)
+        for recipient, opening in zip(recipients, openings, strict=True)
+    }
+    return sign_shared_alert(
+        released_alert,
+        msg_id=seed("message", 16).reveal(),
+        sender=sender.id,
+        key_version=sender.key_version,
+        signer=sender.operational,
+        created_ms=NOW_MS,
+        leaves=shared_leaves(released_alert, taken, counting_random("hidden leaves")),
+    )
+
+
 def signed_message(
     kind: MessageType,
     core: bytes,
@@ -331,14 +370,19 @@ def sealed(
 ) -> bytes:
     return seal(
         message,
-        opening=opening or an_opening(),
+        [
+            Recipient(
+                office_id=recipient.id,
+                instance=sender.instance,
+                opening=opening or an_opening(),
+                receive_key_id=recipient.receive_key_id,
+                receive_key_public=recipient.receive_key.public_bytes,
+            )
+        ],
         sender=sender.id,
-        recipient=recipient.id,
-        receive_key_id=recipient.receive_key_id,
-        receive_key_public=recipient.receive_key.public_bytes,
         random=counting_random(name),
         bodyless=bodyless,
-    )
+    )[0]
 
 
 # --- the forger ---

@@ -24,6 +24,7 @@ from protocol.message import LeafOpening, MessageType, parse_header_untrusted
 from tests.protocol.offices import MAE_SAI, MYITKYINA, TENGCHONG, an_opening, certificate_of, signed_message
 
 ROOT = MYITKYINA.root.public_bytes
+HERE = MYITKYINA.instance
 ACKNOWLEDGES = encode_items(
     [
         Acknowledgement(
@@ -37,7 +38,12 @@ ACKNOWLEDGES = encode_items(
 
 def _version(opening: LeafOpening, core: bytes) -> SignedVersion:
     message = signed_message(MessageType.CONTROL, core, opening=opening)
-    return SignedVersion(header=message.header, signature=message.signature, opening=opening.encode())
+    return SignedVersion(
+        header=message.header,
+        signature=message.signature,
+        opening=opening.encode(),
+        instance=MYITKYINA.instance,
+    )
 
 
 def _beat(number: int) -> bytes:
@@ -71,7 +77,10 @@ def test_an_acknowledgement_behind_a_certificate_is_shown_too(kind: MessageType)
     core = encode_certificate(certificate_of(MYITKYINA)) + ACKNOWLEDGES
     message = signed_message(kind, core, opening=an_opening(3))
     version = SignedVersion(
-        header=message.header, signature=message.signature, opening=an_opening(3).encode()
+        header=message.header,
+        signature=message.signature,
+        opening=an_opening(3).encode(),
+        instance=MYITKYINA.instance,
     )
     proof = decode_proof_untrusted(encode_proof(_proof(version, said=core)))
     assert check_proof(proof, ROOT) is Clash.AHEAD
@@ -95,7 +104,7 @@ def _in_the_name_of_another(number: int) -> SignedVersion:
     header = parse_header_untrusted(_version(an_opening(7), _beat(number)).header)
     encoded = replace(header, sender=MAE_SAI.id).encode()
     signature = MYITKYINA.operational.sign(labels.MESSAGE, encoded)
-    return SignedVersion(header=encoded, signature=signature, opening=an_opening(7).encode())
+    return SignedVersion(header=encoded, signature=signature, opening=an_opening(7).encode(), instance=HERE)
 
 
 def test_only_signatures_of_the_accused_meant_for_the_accuser_count() -> None:

@@ -437,6 +437,7 @@ def test_only_release_makes_a_released_alert() -> None:
             core=b"",
             disclosures=b"",
             audience=(),
+            audience_leaves=(),
             created_ms=0,
             expires_ms=1,
             erase_at_ms=1,

@@ -187,6 +187,19 @@ def a_put(fill: int = 7, size: int = BUCKETS[0]) -> Put:
     return Put(put_secret=b"\x0a" * 32, envelope=bytes([fill]) * size)
 
 
+def puts_around_one_blob(count: int, size: int = BUCKETS[0]) -> list[Put]:
+    """Envelopes of one shared message, each for a mailbox of its own."""
+    blob = b"\x5a" * (size - limits.BLOB_OFFSET_BYTES)
+    return [
+        Put(
+            put_secret=number.to_bytes(32, "big"),
+            envelope=bytes([number % 251]) * limits.BLOB_OFFSET_BYTES + blob,
+            priority=number % 3 == 0,
+        )
+        for number in range(count)
+    ]
+
+
 def note_for(put: Put, log_index: int) -> Custody:
     """What the broker says about it, unsigned."""
     return Custody(
@@ -237,18 +250,68 @@ def test_requests_come_in_few_sizes(asked: list[Op]) -> None:
     assert len(data) <= max(2_048, 1.25 * (plain + 2_000 + 320 * len(asked)))
 
 
+@given(
+    st.lists(ops, max_size=4),
+    st.integers(2, 40),
+    st.sampled_from(BUCKETS[:2]),
+    st.lists(ops, max_size=4),
+)
+def test_a_blob_that_envelopes_share_is_said_once(
+    before: list[Op], count: int, size: int, after: list[Op]
+) -> None:
+    """The broker opens exactly the puts that were asked, whatever stands around them."""
+    shared = puts_around_one_blob(count, size)
+    _, _, request = exchange(*before, *shared, *after)
+    assert request.ops == (*before, *shared, *after)
+    encoded = len(wire.encode(requests._ops_to_wire(shared)))
+    assert encoded <= request_bytes(shared) + 3 <= size + count * 1_400
+
+
+def test_what_puts_become_at_a_broker_is_bounded() -> None:
+    """A small request must not grow to a thousand times its size in the broker's memory."""
+    size = BUCKETS[3]
+    fits = limits.PUT_BYTES_PER_REQUEST_MAX // size
+    exchange(*puts_around_one_blob(fits, size))
+    with pytest.raises(PolicyRefused, match="request_too_large"):
+        exchange(*puts_around_one_blob(fits + 1, size))
+    heads: list[wire.Value] = [[bytes(32), bytes(limits.BLOB_OFFSET_BYTES), True]] * (fits + 1)
+    large: wire.Value = {"k": "puts", "b": bytes(size - limits.BLOB_OFFSET_BYTES), "t": heads}
+    inside = wire.encode({"r": bytes(32), "d": 1, "o": [large]}) + b"\x80"
+    with pytest.raises(MalformedInput, match="op_count"):
+        open_request_untrusted(BROKER, wrapped(inside, 192 * 2**10))
+
+
+@pytest.mark.parametrize(
+    "to",
+    [
+        [],
+        [[bytes(32), bytes(limits.BLOB_OFFSET_BYTES), False]],
+        [[bytes(31), bytes(limits.BLOB_OFFSET_BYTES), False]] * 2,
+        [[bytes(32), bytes(limits.BLOB_OFFSET_BYTES - 1), False]] * 2,
+        [[bytes(32), bytes(limits.BLOB_OFFSET_BYTES), 1]] * 2,
+        [[bytes(32), bytes(limits.BLOB_OFFSET_BYTES)]] * 2,
+        [{"p": bytes(32)}] * 2,
+    ],
+)
+def test_puts_together_have_one_form(to: list[wire.Value]) -> None:
+    """One, none, a capability or a head of another length, a number for a boolean: the whole is refused."""
+    inside = wire.encode({"r": bytes(32), "d": 1, "o": [{"k": "puts", "b": bytes(64), "t": to}]}) + b"\x80"
+    with pytest.raises(MalformedInput, match="op_wrong"):
+        open_request_untrusted(BROKER, wrapped(inside, 5 * 2**10))
+
+
 @given(st.lists(ops, max_size=20))
 def test_the_estimate_of_a_request_is_never_too_low(asked: list[Op]) -> None:
     """A node that fills a request by the estimate is never refused for its size."""
-    encoded = wire.encode([requests._op_to_wire(op) for op in asked])
+    encoded = wire.encode(requests._ops_to_wire(asked))
     assert len(encoded) <= request_bytes(asked) + 3
 
 
 def test_a_request_filled_by_the_estimate_fits() -> None:
     """Puts up to the stated sum go into one request; beyond the limit it is refused before any work."""
     puts: list[Op] = []
-    while request_bytes([*puts, a_put()]) <= limits.REQUEST_BYTES_MAX - 2_048:
-        puts.append(a_put())
+    while request_bytes([*puts, a_put(len(puts))]) <= limits.REQUEST_BYTES_MAX - 2_048:
+        puts.append(a_put(len(puts)))
     data, _ = seal_request(BROKER.public_bytes, ops=puts, date_ms=NOW, random=counting())
     assert len(data) <= limits.REQUEST_BYTES_MAX
     assert len(puts) >= 120

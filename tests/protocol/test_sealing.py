@@ -45,6 +45,7 @@ from protocol.sealing import (
     OpenedMessage,
     PendingCard,
     PendingOfficerList,
+    Recipient,
     Refused,
     Verified,
     open_envelope_untrusted,
@@ -566,13 +567,18 @@ def test_the_content_key_lives_in_no_object_that_survives_sealing_or_opening() -
 
     envelope = seal(
         SIGNED,
-        opening=an_opening(),
+        [
+            Recipient(
+                office_id=TENGCHONG.id,
+                instance=MYITKYINA.instance,
+                opening=an_opening(),
+                receive_key_id=TENGCHONG.receive_key_id,
+                receive_key_public=TENGCHONG.receive_key.public_bytes,
+            )
+        ],
         sender=MYITKYINA.id,
-        recipient=TENGCHONG.id,
-        receive_key_id=TENGCHONG.receive_key_id,
-        receive_key_public=TENGCHONG.receive_key.public_bytes,
         random=random,
-    )
+    )[0]
     result = opened_alert(envelope)
     (content_key,) = given_out
     assert len(content_key) == 32
@@ -601,13 +607,18 @@ def test_each_item_is_sealed_under_one_key_of_its_own() -> None:
     for _ in range(2):
         seal(
             SIGNED,
-            opening=an_opening(),
+            [
+                Recipient(
+                    office_id=TENGCHONG.id,
+                    instance=MYITKYINA.instance,
+                    opening=an_opening(),
+                    receive_key_id=TENGCHONG.receive_key_id,
+                    receive_key_public=TENGCHONG.receive_key.public_bytes,
+                )
+            ],
             sender=MYITKYINA.id,
-            recipient=TENGCHONG.id,
-            receive_key_id=TENGCHONG.receive_key_id,
-            receive_key_public=TENGCHONG.receive_key.public_bytes,
             random=random,
-        )
+        )[0]
     assert [len(key) for key in drawn] == [32, 32]
     assert drawn[0] != drawn[1]
 
@@ -635,13 +646,18 @@ def test_an_unusable_receive_key_is_refused_before_anything_leaves() -> None:
     with pytest.raises(VerificationFailed, match="public_key_invalid"):
         seal(
             SIGNED,
-            opening=an_opening(),
+            [
+                Recipient(
+                    office_id=TENGCHONG.id,
+                    instance=MYITKYINA.instance,
+                    opening=an_opening(),
+                    receive_key_id=TENGCHONG.receive_key_id,
+                    receive_key_public=bytes(10),
+                )
+            ],
             sender=MYITKYINA.id,
-            recipient=TENGCHONG.id,
-            receive_key_id=TENGCHONG.receive_key_id,
-            receive_key_public=bytes(10),
             random=counting_random("x"),
-        )
+        )[0]
 
 
 def test_two_messages_of_one_millisecond_have_two_ids() -> None:

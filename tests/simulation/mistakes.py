@@ -237,7 +237,7 @@ def _nonce_repeats() -> Undo:
     """Every content key is the same."""
     real = protocol.sealing.seal
 
-    def same(*arguments: Any, random: Any, **options: Any) -> bytes:
+    def same(*arguments: Any, random: Any, **options: Any) -> tuple[bytes, ...]:
         return real(*arguments, random=bytes, **options)
 
     return _swap(node.outbox, "seal", same)

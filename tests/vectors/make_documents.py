@@ -401,7 +401,10 @@ def _evidence() -> Iterator[Document]:
         opening = offices.an_opening(number, pair_prev=previous)
         signed = offices.signed_message(MessageType.CONTROL, core, opening=opening)
         return evidence.SignedVersion(
-            header=signed.header, signature=signed.signature, opening=opening.encode()
+            header=signed.header,
+            signature=signed.signature,
+            opening=opening.encode(),
+            instance=offices.MYITKYINA.instance,
         )
 
     def beat(number: int) -> bytes:

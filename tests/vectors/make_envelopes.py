@@ -7,12 +7,14 @@ whatever ``protocol.sealing`` itself would refuse to make. ``recipient.json`` ho
 import base64
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from keys import labels
 from keys.card import parse_certificate_untrusted
+from keys.primitives import labelled_hash
 from protocol import limits, wire
 from protocol.disclosures import (
     Disclosure,
@@ -23,14 +25,16 @@ from protocol.disclosures import (
 )
 from protocol.items import (
     Acknowledgement,
+    AudienceLeaves,
     AudienceOpening,
     HeartBeat,
+    Item,
     KeyAnnouncement,
     ReceivedRange,
     UnknownKeyNotice,
     encode_items,
 )
-from protocol.message import MessageType, SignedMessage, certificate_core
+from protocol.message import MessageType, SignedMessage, certificate_core, parse_header_untrusted
 from protocol.receipts import Receipt, ReceiptState, encode_receipts
 from protocol.release import OfficerSigner, ReleasedAlert, ReleasePolicy, prepare, release_prepared
 from tests.protocol.offices import (
@@ -47,9 +51,11 @@ from tests.protocol.offices import (
     released,
     sealed,
     seed,
+    shared_opening,
     signed_alert,
     signed_message,
     signed_parts,
+    signed_shared,
     vehicle_alert,
     victim_alert,
 )
@@ -107,6 +113,11 @@ RECEIPTS = encode_receipts(
     ]
 )
 SECOND = replace(MYITKYINA, key_version=2)
+TO_TWO = released(vehicle_alert(), audience=[MAE_SAI.id, TENGCHONG.id], name="to two")
+SHARED_SIGNED = signed_shared(TO_TWO, [MAE_SAI, TENGCHONG])
+SHARED_OPENING = shared_opening(TO_TWO, TENGCHONG)
+SHARED = sealed(SHARED_SIGNED, opening=SHARED_OPENING)
+SHARED_HEADER = parse_header_untrusted(SHARED_SIGNED.header)
 
 
 def message(
@@ -178,9 +189,12 @@ def good() -> Iterator[Case]:
         entities = [{"entity": "vehicle", "description": "y" * 1_000}] * (0 if kib < 64 else 10)
         large = released(vehicle_alert(text=text, entities=entities))
         yield opened(f"alert-{kib}-kib", "a longer alert", "OpenedAlert", sealed(signed_alert(large)))
-    shared = two_leaves()
+    yield opened("shared", "one message to two offices, ours the second", "OpenedAlert", SHARED)
     yield opened(
-        "alert-second-leaf", "our leaf is the second of two", "Refused", shared, "audience_opening_missing"
+        "shared-bodyless",
+        "the same, expired before it arrived",
+        "OpenedBodyless",
+        sealed(SHARED_SIGNED, opening=SHARED_OPENING, bodyless=True),
     )
     late = NOW_MS + 8 * limits.DAY_MS
     yield opened("alert-stale", "arrives after expires_ms", "OpenedAlert", SEALED, "stale", now_ms=late)
@@ -266,13 +280,12 @@ def new_card(**certificate: Any) -> SignedMessage:
     return signed_message(MessageType.CARD, core, sender=SECOND)
 
 
-def two_leaves() -> bytes:
-    """One message to two offices, opened by the second."""
-    mine = an_opening(leaf_index=1)
-    nothing = encode_items([])
-    leaves = (an_opening().leaf(MAE_SAI.id), mine.leaf(TENGCHONG.id))
-    made = message(piggyback=nothing, leaves=leaves)
-    return sealed(made, opening=mine)
+def shared_with(items: Sequence[Item]) -> bytes:
+    """The message to two offices with other items beside it, really signed."""
+    beside = encode_items(items)
+    header = replace(SHARED_HEADER, piggyback_hash=labelled_hash(labels.PIGGYBACK, beside))
+    made = signed_parts(header.encode(), TO_TWO.core, TO_TWO.disclosures, beside)
+    return sealed(made, opening=SHARED_OPENING)
 
 
 def outside() -> Iterator[Case]:
@@ -414,6 +427,13 @@ def headers() -> Iterator[Case]:
     yield junk(
         "header-three-leaves", "not a power of two", "MalformedInput", "header_malformed", with_header(three)
     )
+    for name, about, header in (
+        ("control", "anything but an alert to two", replace(SHARED_HEADER, type=MessageType.CONTROL)),
+        ("instance", "the instance of one pair, to two", replace(SHARED_HEADER, instance=b"\x01" * 8)),
+        ("none", "no instance, to one", replace(fits, instance=bytes(8))),
+    ):
+        odd = with_header(header.encode())
+        yield junk(f"header-shared-{name}", about, "MalformedInput", "header_malformed", odd)
     yield junk("header-cut", "one byte short", "MalformedInput", "header_malformed", with_header(raw[:-1]))
     yield junk(
         "header-tail", "one byte more", "MalformedInput", "header_malformed", with_header(raw + b"\x00")
@@ -576,6 +596,21 @@ def bound() -> Iterator[Case]:
     ):
         opening = replace(an_opening(), **change) if name != "leaf-index" else an_opening(leaf_index=1)
         yield junk(name, about, "VerificationFailed", "not_for_me", sealed(SIGNED, opening=opening))
+    of_another = replace(SHARED_OPENING, leaf_index=1 - SHARED_OPENING.leaf_index)
+    yield junk(
+        "shared-leaf-of-another",
+        "to two, the leaf of the other one",
+        "VerificationFailed",
+        "not_for_me",
+        sealed(SHARED_SIGNED, opening=of_another),
+    )
+    yield junk(
+        "instance-hint",
+        "four bytes of an instance, to one",
+        "MalformedInput",
+        "leaf_opening",
+        forge(plaintext_of(SIGNED), wrapped_opening=an_opening().encode() + MYITKYINA.instance[:4]),
+    )
 
 
 def placed() -> Iterator[Case]:
@@ -596,6 +631,14 @@ def placed() -> Iterator[Case]:
     )
     yield opened(
         "pair-suspended", "a key was revoked", "PendingPair", SEALED, "pair_suspended", state="suspended"
+    )
+    elsewhere = forge(plaintext_of(SHARED_SIGNED), wrapped_opening=SHARED_OPENING.encode() + b"\xff" * 4)
+    yield opened(
+        "shared-instance-other",
+        "to two, numbered in an instance nobody announced",
+        "PendingPair",
+        elsewhere,
+        "other_instance",
     )
     yield opened(
         "instance-other",
@@ -689,12 +732,31 @@ def bodies() -> Iterator[Case]:
         "critical_item_unknown",
         wire.encode([{"k": "!new"}]),
     )
-    shared_items = message(leaves=(an_opening().leaf(TENGCHONG.id), bytes(32)))
+    leaves = AudienceLeaves(leaves=TO_TWO.audience_leaves)
     yield refused(
-        "piggyback-shared",
-        "items for one peer on a message to two",
+        "shared-items",
+        "items for one pair on a message to two",
         "piggyback_shared",
-        forge(plaintext_of(shared_items)),
+        shared_with([leaves, ACKNOWLEDGEMENT]),
+    )
+    yield refused(
+        "shared-opening",
+        "the audience opening of one office on a message to two",
+        "piggyback_shared",
+        shared_with([AudienceOpening(opening=TO_TWO.opening_for(TENGCHONG.id))]),
+    )
+    yield refused("shared-nothing", "no leaves of its audience", "piggyback_shared", shared_with([]))
+    yield refused(
+        "shared-audience-of-another",
+        "the leaves of an audience to which its officers did not release it",
+        "not_in_audience",
+        shared_with([AudienceLeaves(leaves=(bytes(32), TO_TWO.audience_leaves[1]))]),
+    )
+    yield refused(
+        "shared-audience-wider",
+        "more leaves of an audience than of the header",
+        "piggyback_shared",
+        shared_with([AudienceLeaves(leaves=TO_TWO.audience_leaves * 2)]),
     )
 
     control = header_of(ITEMS, encode_items([]), kind=MessageType.CONTROL).encode()
@@ -816,6 +878,7 @@ def recipient() -> dict[str, Any]:
         "receive_key_id": TENGCHONG.receive_key_id.hex(),
         "receive_key_seed": seed("Tengchong BLO receive", 32).reveal().hex(),
         "peer_office_id": MYITKYINA.id.hex(),
+        "peer_instance": MYITKYINA.instance.hex(),
         "peer_root_public": MYITKYINA.root.public_bytes.hex(),
         "peer_certificate": MYITKYINA.certificate().hex(),
         "peer_officer_list": MYITKYINA.officer_list().hex(),

@@ -38,7 +38,7 @@ from node.views import (
 )
 from node.web.desk_api import EventKind
 from protocol.alert import Alert, headline
-from protocol.release import needs_second_officer
+from protocol.release import Mode, needs_second_officer
 from runtime.env import real_env
 
 NOW_MS = 1_763_900_000_000
@@ -200,6 +200,7 @@ class FakeDesk:
     answers: list[tuple[str, str, str]] = field(default_factory=list)
     sent: list[tuple[Alert, tuple[str, ...]]] = field(default_factory=list)
     sent_photos: list[tuple[str, ...]] = field(default_factory=list)
+    sent_modes: list[Mode | None] = field(default_factory=list)
     staged: dict[str, bytes] = field(default_factory=dict)
     opened: list[tuple[str, str]] = field(default_factory=list)
     touches: list[bool] = field(default_factory=list)
@@ -572,9 +573,15 @@ class FakeDesk:
             raise PolicyRefused("photo_gone")
 
     async def submit(
-        self, session: Session, alert: Alert, recipients: Sequence[str], photos: Sequence[str] = ()
+        self,
+        session: Session,
+        alert: Alert,
+        recipients: Sequence[str],
+        photos: Sequence[str] = (),
+        mode: Mode | None = None,
     ) -> Submitted:
         self._fail()
+        self.sent_modes.append(mode)
         self.sent_photos.append(tuple(photos))
         await asyncio.sleep(0)
         if needs_second_officer(alert):

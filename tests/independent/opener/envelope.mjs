@@ -71,6 +71,8 @@ function readHeader(bytes) {
   if (header.magic !== "SLW1" || !Object.values(TYPES).includes(header.type) || header.suite !== 1) refuse(bad);
   if (header.flags !== 0 || header.createdMs > TIME_MOST || header.expiresMs > TIME_MOST) refuse(bad);
   if (header.coreBytes > CORE_MOST || !isCount || reader.left !== 32 * count) refuse(bad);
+  if (count > 1 && header.type !== TYPES.alert) refuse(bad);
+  if (header.instance.every((byte) => byte === 0) !== count > 1) refuse(bad);
   header.leaves = Array.from({ length: count }, () => reader.take(32));
   return header;
 }
@@ -96,6 +98,14 @@ function verifyCertificate(certificate, peer) {
   compositeVerify(peer.root, label("certificate"), certificate.signed, certificate.signature);
 }
 
+/** Beside a message to several (`count` leaves): the leaves of its audience, as many, and nothing else. */
+function checkBeside(items, count) {
+  if (!count) return;
+  const [one, ...others] = items;
+  const leaves = one instanceof Map && one.get("k") === "auds" ? one.get("b") : undefined;
+  if (others.length || leaves === undefined || leaves.length !== 32 * count) refuse("piggyback_shared");
+}
+
 /** The disclosures of an alert against the digests of its core, as docs/spec/alert.md says. */
 function readAlert(core, disclosures) {
   const fields = decode(core);
@@ -119,7 +129,7 @@ function readAlert(core, disclosures) {
   return { fields, values };
 }
 
-/** Open one envelope. `me`: office, keyId, seed. `peer`: office, root, certificates. */
+/** Open one envelope. `me`: office, keyId, seed. `peer`: office, root, certificates, instances. */
 export async function open(envelope, me, peer) {
   // 1
   if (!SIZES.includes(envelope.length)) refuse("envelope_size");
@@ -130,7 +140,8 @@ export async function open(envelope, me, peer) {
   // 3
   const blob = envelope.slice(BLOB);
   const W = await unwrap(me.seed, envelope.slice(9, BLOB), wrapInfo(peer.office, me.office, keyId, blob));
-  if (W.length !== 112 || W.slice(-4).some(Boolean)) refuse("leaf_opening");
+  if (W.length !== 112) refuse("leaf_opening");
+  const hint = W.slice(-4);
   const reader = new Reader(W, "leaf_opening");
   const contentKey = reader.take(32);
   const opening = { blind: reader.take(16), leafIndex: reader.small(2), flags: reader.small(2) };
@@ -153,6 +164,8 @@ export async function open(envelope, me, peer) {
   }
   // 6 and 7
   const header = readHeader(headerBytes);
+  const isShared = header.leafCount > 1;
+  if (!isShared && hint.some(Boolean)) refuse("leaf_opening");
   if (!equal(header.sender, peer.office)) refuse("sender_mismatch");
   // 8
   const known = peer.certificates.map(readCertificate);
@@ -172,14 +185,26 @@ export async function open(envelope, me, peer) {
     if (!equal(H("piggyback", piggyback), header.piggybackHash)) refuse("piggyback_mismatch");
   }
   // 11
-  const leaf = H("leaf", opening.blind, me.office, join(opening.pairSeq, opening.rkFirst), opening.rkKnown, opening.pairPrev);
-  if (opening.leafIndex >= header.leafCount || !equal(leaf, header.leaves[opening.leafIndex])) refuse("not_for_me");
+  if (opening.leafIndex >= header.leafCount) refuse("not_for_me");
+  const parts = [opening.blind, me.office, join(opening.pairSeq, opening.rkFirst), opening.rkKnown, opening.pairPrev];
+  const stated = header.leaves[opening.leafIndex];
+  let hh = H("header", headerBytes);
+  if (isShared) {
+    const known = peer.instances.filter((one) => equal(one.slice(0, 4), hint));
+    if (known.length === 0) refuse("other_instance");
+    const instance = known.find((one) => equal(H("shared-leaf", ...parts, one), stated));
+    if (instance === undefined) refuse("not_for_me");
+    // To each recipient the header is another one.
+    hh = H("shared-header", headerBytes, stated);
+    header.instance = instance;
+    header.msgId = H("shared-message-id", header.msgId, stated).slice(0, 16);
+  } else if (!equal(H("leaf", ...parts), stated)) refuse("not_for_me");
 
-  const opened = { header, opening, hh: H("header", headerBytes), hasBody, core, disclosures, piggyback };
+  const opened = { header, opening, hh, hasBody, core, disclosures, piggyback };
   // 14, as far as one alert and its form go: what fails here is the sender's own fault, and a value.
   if (hasBody) {
     try {
-      decode(piggyback);
+      checkBeside(decode(piggyback), isShared && header.leafCount);
       if (header.type === TYPES.alert) opened.alert = readAlert(core, disclosures);
       else if (disclosures.length) refuse("disclosures_unsigned");
       else opened.body = decode(WITH_CERTIFICATE.includes(header.type) ? core.slice(CERTIFICATE) : core);
