@@ -96,12 +96,17 @@ def decode_proof_untrusted(data: bytes) -> Proof:
     versions = []
     for value in fields.items("versions", items_max=2):
         version = wire.Fields(value, "version")
+        header = version.raw("header", bytes_max=limits.HEADER_BYTES_MAX)
+        if version.has("instance"):
+            instance = version.raw("instance", size=limits.INSTANCE_BYTES)
+        else:  # a proof of a version that knew no header for several
+            instance = parse_header_untrusted(header).instance
         versions.append(
             SignedVersion(
-                header=version.raw("header", bytes_max=limits.HEADER_BYTES_MAX),
+                header=header,
                 signature=version.raw("signature", size=limits.MESSAGE_SIGNATURE_BYTES),
                 opening=version.raw("opening", size=OPENING_BYTES),
-                instance=version.raw("instance", size=limits.INSTANCE_BYTES),
+                instance=instance,
             )
         )
         version.done()

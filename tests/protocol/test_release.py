@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from keys import trust
 from keys.card import OfficerEntry
 from keys.errors import BrokenInvariant, MalformedInput, PolicyRefused, Unavailable, VerificationFailed
-from protocol import limits
+from protocol import limits, wire
 from protocol.alert import Alert
 from protocol.disclosures import (
     AlertCore,
@@ -21,13 +21,16 @@ from protocol.disclosures import (
     join_alert,
 )
 from protocol.release import (
+    Mode,
     OfficerSigner,
     ReleasedAlert,
     ReleasePolicy,
     check_audience_untrusted,
     check_release,
     draft_digest,
+    mode_for,
     needs_second_officer,
+    opening_among_untrusted,
     prepare,
     prepared_from_bytes,
     release_prepared,
@@ -368,6 +371,73 @@ def test_an_opening_names_no_other_recipient() -> None:
         assert not any(other in opening for other in offices(5) if other != office_id)
     salts = [opening[:16] for _, opening in one.audience]
     assert len(set(salts)) == 5
+
+
+def test_a_recipient_learns_neither_names_nor_places_of_the_others() -> None:
+    """Five and eight look alike to each of them, and the first of a list stands anywhere."""
+    fewer = released(vehicle_alert(), audience=offices(5), name="fewer")
+    more = released(vehicle_alert(), audience=offices(8), name="more")
+    assert {len(opening) for _, opening in (*fewer.audience, *more.audience)} == {18 + 3 * 32}
+    assert len(fewer.audience_leaves) == len(more.audience_leaves) == 8
+    assert len(set(fewer.audience_leaves)) == 8
+    for one in (fewer, more):
+        assert len({one.place_of(office_id)[1] for office_id, _ in one.audience}) == len(one.audience)
+    first = {
+        released(vehicle_alert(), audience=offices(5), name=f"lot {n}").place_of(offices(5)[0])[1]
+        for n in range(64)
+    }
+    assert first == set(range(8))
+
+
+@given(st.integers(2, 12) | st.just(limits.RECIPIENTS_MAX), st.data())
+def test_all_leaves_together_open_each_recipient_at_its_place(count: int, data: st.DataObject) -> None:
+    """What stands beside a shared body is the same audience as the openings, and opens for nobody else."""
+    one = released(vehicle_alert(), audience=offices(count))
+    root = decode_core_untrusted(one.core).audience_root
+    office_id, opening = one.audience[data.draw(st.integers(0, count - 1))]
+    salt, index = one.place_of(office_id)
+    assert opening_among_untrusted(one.audience_leaves, office_id, salt, index) == opening
+    check_audience_untrusted(root, office_id, opening)
+    for wrong_id, wrong_salt, wrong_index in (
+        (TENGCHONG.id, salt, index),
+        (office_id, bytes(16), index),
+        (office_id, salt, index ^ 1),
+    ):
+        found = refusal(opening_among_untrusted, one.audience_leaves, wrong_id, wrong_salt, wrong_index)
+        assert found == "not_in_audience"
+
+
+def test_a_draft_keeps_every_leaf_and_one_of_before_still_opens() -> None:
+    """Released hours later it can go to all at once; a draft of a version without leaves goes one by one."""
+    prepared = prepare(
+        victim_alert(), author=MYITKYINA.officer(1), audience=offices(3), random=counting_random("kept")
+    )
+    assert prepared_from_bytes(prepared.to_bytes()) == prepared
+    fields = wire.decode_untrusted(prepared.to_bytes(), bytes_max=2**20)
+    assert isinstance(fields, dict)
+    leaves = fields.pop("leaves")
+    assert prepared_from_bytes(wire.encode(fields)).audience_leaves == ()
+    assert isinstance(leaves, bytes)
+    with pytest.raises(BrokenInvariant, match="prepared_alert"):
+        prepared_from_bytes(wire.encode({**fields, "leaves": bytes(32) + leaves[32:]}))
+
+
+@pytest.mark.parametrize(
+    ("recipients", "asked", "mode"),
+    [
+        (1, None, "separate"),
+        (1, "shared", "separate"),
+        (8, None, "separate"),
+        (9, None, "shared"),
+        (9, "separate", "separate"),
+        (2, "shared", "shared"),
+    ],
+)
+def test_how_an_alert_goes_to_several(recipients: int, asked: Mode | None, mode: Mode) -> None:
+    """By their number, unless the officer says; what needs two officers is never shared."""
+    assert mode_for(vehicle_alert(), recipients, asked) == mode
+    assert refusal(mode_for, victim_alert(), recipients, "shared") == "shared_sensitive"
+    assert mode_for(victim_alert(), recipients, None) == "separate"
 
 
 def test_a_released_alert_reaches_only_its_audience() -> None:
