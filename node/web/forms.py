@@ -222,7 +222,9 @@ FIELDS: Final[Mapping[Kind, tuple[Field, ...]]] = {
     kind: (_RECIPIENTS, *_COMMON, *_ABOUT[kind], *_GRADING, *_marking(kind)) for kind in KINDS
 }
 # Said by the officer on the way, not part of the alert.
-_NOT_FIELDS: Final = frozenset({"kind", "csrf", "action", "form_id", "language", "photos", "photo_fault"})
+_NOT_FIELDS: Final = frozenset(
+    {"kind", "csrf", "action", "form_id", "language", "mode", "photos", "photo_fault"}
+)
 
 assert all(sum(field.place == "sight" for field in fields) <= 12 for fields in FIELDS.values())
 

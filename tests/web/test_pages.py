@@ -239,6 +239,33 @@ async def test_an_alert_is_shown_before_it_leaves(officer: Client, desk: FakeDes
     assert "on its way" in page(await officer.get(answer.location)).words
 
 
+async def test_an_officer_chooses_how_it_goes_to_several_and_reads_what_that_shows(
+    officer: Client, desk: FakeDesk
+) -> None:
+    """One office: nothing to choose. Several: what the broker would learn. Two officers: no choice."""
+    both = [TENGCHONG, MAE_SAI]
+    assert "mode" not in _radios(await officer.post("/new", {**FORM, "action": "review"}))
+    answer = await officer.post("/new", {**FORM, "recipients": both, "action": "review"})
+    assert _radios(answer)["mode"] == {"separate": True, "shared": False}
+    assert "The broker learns that these mailboxes belong together." in page(answer).words
+    sent = await officer.post("/new", {**_hidden(answer), "mode": "shared", "action": "send"})
+    assert sent.location == "/outbox?done=sent"
+    assert desk.sent_modes == ["shared"]
+    answer = await officer.post("/new", {**VICTIM_FORM, "recipients": both, "action": "review"})
+    assert "mode" not in _radios(answer)
+    assert "It goes to each office by itself" in page(answer).words
+    edited = await officer.post("/new", {**_hidden(answer), "mode": "shared", "action": "edit"})
+    assert "mode" not in _hidden(edited)
+
+
+def _radios(answer: Answer) -> dict[str, dict[str, bool]]:
+    found: dict[str, dict[str, bool]] = {}
+    for tag, attributes in page(answer).tags:
+        if tag == "input" and attributes.get("type") == "radio":
+            found.setdefault(attributes["name"], {})[attributes.get("value", "")] = "checked" in attributes
+    return found
+
+
 def _hidden(answer: Answer) -> dict[str, str | list[str]]:
     found: dict[str, list[str]] = {}
     for tag, attributes in page(answer).tags:
