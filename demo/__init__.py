@@ -9,8 +9,11 @@ In reading order:
     canary.py       looks for planted bytes in files, in plain and in every form they could hide in
     broker_eyes.py  everything a broker could ever read: its files, its database opened with its own key
     published.py    what three published logs say about the same messages
+    telling.py      what the stories have in common
     story.py        what ``--once`` tells and checks, step by step
     restore_story.py  what ``--story restore`` tells: an office loses its computer and comes back
+    usb_story.py    what ``--story usb`` tells: the line is cut, a stick carries on, the line returns
+    regions_story.py  what ``--story regions`` tells: three offices, two brokers, a photo, hidden recipients
     __main__.py     ``salween-demo``
 
 Spec: docs/operations.md#demo. One rule: the offices are judged from outside, by what their pages, their

@@ -22,9 +22,12 @@ from rich.padding import Padding
 from rich.table import Table
 
 from demo.playground import Playground, open_playground, send_first_alert
+from demo.regions_story import RegionsStory
 from demo.restore_story import RestoreStory
 from demo.stage import DemoFailed, Stage
-from demo.story import Step, Story
+from demo.story import Story
+from demo.telling import Step
+from demo.usb_story import UsbStory
 from runtime import exits
 from runtime.env import real_env
 
@@ -36,7 +39,7 @@ _ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 @click.option("--once", is_flag=True, help="Tell a story without a person, check it, and end.")
 @click.option(
     "--story",
-    type=click.Choice(["first-light", "restore"]),
+    type=click.Choice(["first-light", "restore", "usb", "regions"]),
     help="Which story; with it, --once is understood.",
 )
 @click.option("--json", "as_json", is_flag=True, help="With --once: one JSON line per step and a summary.")
@@ -92,10 +95,15 @@ def _run(work: Coroutine[Any, Any, int]) -> int:
 async def _once(teller: "_JsonTeller | _Teller", logs: Path | None, story: str | None) -> int:
     try:
         async with Stage.open(keep_logs_in=logs) as stage:
-            if story == "restore":
-                summary = await RestoreStory(stage, teller).run()
-            else:
-                summary = await Story(stage, real_env(), teller).run()
+            match story:
+                case "restore":
+                    summary = await RestoreStory(stage, teller).run()
+                case "usb":
+                    summary = await UsbStory(stage, teller).run()
+                case "regions":
+                    summary = await RegionsStory(stage, real_env(), teller).run()
+                case _:
+                    summary = await Story(stage, real_env(), teller).run()
         teller.ended(summary)
     finally:
         teller.close()
@@ -127,9 +135,7 @@ class _Teller:
     def __init__(self) -> None:
         self._console = _console()
         self._status = self._console.status("")
-        self._console.print(
-            "\n  [bold]Salween[/bold]  a story of two offices and a broker that checks itself\n"
-        )
+        self._console.print("\n  [bold]Salween[/bold]  a story that checks itself\n")
         if self._console.is_terminal:
             self._status.start()
 

@@ -17,7 +17,7 @@ STEP_TIMEOUT_S: Final = 60.0
 
 async def pair(stage: Stage, inviter: Office, joiner: Office, broker_address: str, token: str) -> str:
     """Pair over the broker with the operator's token; the safety number both screens show."""
-    token_file = stage.secret_file(f"{inviter.short}.token", token)
+    token_file = stage.secret_file(f"{inviter.short}-{joiner.short}.token", token)
     inviting = await inviter.spawn(
         "pair", "--invite", "--broker", broker_address, "--token-file", token_file, "--json"
     )

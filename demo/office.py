@@ -23,6 +23,8 @@ PIN_DIGITS: Final = 6
 ANSWER_TIMEOUT_S: Final = 60.0
 CONNECTIONS_MAX: Final = 32  # the pages take 64, of which a browser wants some
 
+_GROUPS: Final = frozenset({"routes"})  # commands whose first word is followed by another
+
 Form = Mapping[str, str | Sequence[str]]
 
 
@@ -58,6 +60,7 @@ class Officer:
     alias: str
     role: str
     pin: str = field(repr=False)
+    pin_file: Path
 
 
 class Pages:
@@ -173,7 +176,7 @@ class Office:
             "init", "--name", self.name, "--country", self.country, "--alias", alias, "--role", role,
             "--pin-file", pin_file, "--web-port", str(free_port()), "--health-port", str(free_port()),
         )  # fmt: skip
-        self.officers.append(Officer(number=made["officer"], alias=alias, role=role, pin=pin))
+        self._note(made, alias, role, pin, pin_file)
 
     async def add_officer(self, alias: str, role: str) -> None:
         """``salween-node officers add``; the node runs."""
@@ -182,11 +185,25 @@ class Office:
         made = await self._stage.command(
             "node", "officers", "add", *self._where, "--alias", alias, "--role", role, "--pin-file", pin_file
         )
-        self.officers.append(Officer(number=made["officer"], alias=alias, role=role, pin=pin))
+        self._note(made, alias, role, pin, pin_file)
 
-    async def command(self, verb: str, *arguments: str | Path) -> Any:
-        """A command of this office; what it answered."""
-        return await self._stage.command("node", verb, *self._where, *arguments)
+    def _note(self, made: dict[str, Any], alias: str, role: str, pin: str, pin_file: Path) -> None:
+        self.officers.append(
+            Officer(number=made["officer"], alias=alias, role=role, pin=pin, pin_file=pin_file)
+        )
+
+    async def command(self, verb: str, *arguments: str | Path, may_refuse: bool = False) -> Any:
+        """A command of this office; what it answered. ``may_refuse``: as in ``Stage.command``."""
+        words = [verb]
+        if verb in _GROUPS:
+            words.append(str(arguments[0]))
+            arguments = arguments[1:]
+        return await self._stage.command("node", *words, *self._where, *arguments, may_refuse=may_refuse)
+
+    def as_officer(self, role: str = "officer") -> tuple[str | Path, ...]:
+        """The options by which a command is this officer's."""
+        officer = self.officer(role)
+        return ("--officer", str(officer.number), "--pin-file", officer.pin_file)
 
     async def spawn(self, verb: str, *arguments: str | Path) -> asyncio.subprocess.Process:
         """A command of this office that is talked to."""

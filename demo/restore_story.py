@@ -5,77 +5,59 @@ the first that does not ends the story with one sentence. What was lost is compa
 sent.
 """
 
-import asyncio
 import secrets
 import shutil
-import time
-from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import Any
 
 from demo.office import Form, Office, Pages
 from demo.playground import ALERT, open_playground
-from demo.stage import DemoFailed, Stage
-from demo.story import Step, Teller
-
-ARRIVE_TIMEOUT_S: Final = 120.0
-POLL_S: Final = 0.1
+from demo.stage import DemoFailed
+from demo.telling import Tale
 
 
-class RestoreStory:
+class RestoreStory(Tale):
     """One run of the story on one stage."""
 
-    def __init__(self, stage: Stage, teller: Teller) -> None:
-        self._stage = stage
-        self._teller = teller
-        self._offices: tuple[Office, ...] = ()
-        self._begun_s = self._step_s = time.monotonic()
-
-    async def run(self) -> dict[str, Any]:
-        """Tell it to the end; the summary."""
-        try:
-            return await self._run()
-        finally:
-            await asyncio.gather(*(office.leave_pages() for office in self._offices))
-
-    async def _run(self) -> dict[str, Any]:
-        stage = self._stage
-        self._teller.doing("Starting a broker and two offices, and pairing them")
+    async def play(self) -> dict[str, Any]:
+        """Tell it to the end."""
+        stage = self.stage
+        self.teller.doing("Starting a broker and two offices, and pairing them")
         ground = await open_playground(stage)
-        self._offices = here, there = ground.offices
+        self.offices = here, there = ground.offices
         at_here, at_there = await here.pages(), await there.pages()
-        self._told(
+        self.told(
             "paired",
             f"{here.name} and {there.name} run and are paired; {here.name} printed its recovery sheet.",
         )
 
-        self._teller.doing("Sending an alert each way")
+        self.teller.doing("Sending an alert each way")
         await self._crosses(at_here, at_there)
         await self._crosses(at_there, at_here)
-        self._told("alerts", "An alert crossed each way.")
+        self.told("alerts", "An alert crossed each way.")
 
-        self._teller.doing("Making a backup")
+        self.teller.doing("Making a backup")
         backup, sheet = stage.directory / "yesterday.backup", stage.directory / "sheet"
         secret = stage.secret_file("backup.passphrase", secrets.token_urlsafe(18))
         opened_with = ("--backup-passphrase-file", secret)
         made = await here.command("backup", *opened_with, backup)
         shutil.copy(here.directory / "recovery-sheet.txt", sheet)
-        self._told(
+        self.told(
             "backup", f"{here.name} made a backup while it ran, and checked it by reading it back.", **made
         )
 
-        self._teller.doing("Sending more alerts each way, after the backup")
+        self.teller.doing("Sending more alerts each way, after the backup")
         sent = [await self._crosses(at_here, at_there) for _ in range(2)]
         received = [await self._crosses(at_there, at_here) for _ in range(2)]
-        self._told("after", "Two more alerts crossed each way: they are in no backup.")
+        self.told("after", "Two more alerts crossed each way: they are in no backup.")
 
-        self._teller.doing("Losing a computer")
+        self.teller.doing("Losing a computer")
         await here.leave_pages()
         await here.daemon.kill()
         shutil.rmtree(here.directory)
         here.move(stage.directory / "new-computer")
         begun = await here.command("restore", *opened_with, "--recovery-sheet", sheet, backup)
         await here.daemon.start()
-        self._told(
+        self.told(
             "restored",
             f"The computer of {here.name} is gone with its disk. On a new one, backup and sheet made the"
             " office again,"
@@ -83,15 +65,15 @@ class RestoreStory:
             key_version=begun["key_version"],
         )
 
-        self._teller.doing("Waiting for what the other office holds")
+        self.teller.doing("Waiting for what the other office holds")
         at_here = await here.pages()
         for alert_id in received:
-            await self._holds(self._is_in_inbox(at_here, alert_id), "An alert did not come again.")
+            await self.arrives(at_here, alert_id)
         lost = await self._answered(here)
         listed = sorted(row["alert_id"] for row in lost["lost"])
         if listed != sorted(sent) or lost["gone"]:
             raise DemoFailed("What is listed as lost is not what was lost.")
-        self._told(
+        self.told(
             "again",
             f"{there.name} was told and sent again what {here.name} had received after the backup. Lost"
             " is the text of"
@@ -100,30 +82,22 @@ class RestoreStory:
             resent=lost["resent"],
         )
 
-        self._teller.doing("Sending an alert each way again")
+        self.teller.doing("Sending an alert each way again")
         await self._crosses(at_here, at_there)
         await self._crosses(at_there, at_here)
         inbox = [row["alert_id"] for row in await at_there.inbox()]
         if len(inbox) != len(set(inbox)):
             raise DemoFailed("An alert is shown twice.")
-        self._told("flows", "Alerts flow again in both directions, and none is shown twice.")
-        took_s = round(time.monotonic() - self._begun_s, 1)
-        return {"summary": True, "ok": True, "took_s": took_s, "lost": len(listed), "resent": lost["resent"]}
+        self.told("flows", "Alerts flow again in both directions, and none is shown twice.")
+        return {"lost": len(listed), "resent": lost["resent"]}
 
     async def _crosses(self, here: Pages, there: Pages) -> str:
         """Send one alert to the only partner and wait until it is there; its id."""
         (peer,) = await here.get("/partners")
         form: Form = {**ALERT, "recipients": [peer["office_id"]]}
         alert_id = str((await here.submit(form))["alert_id"])
-        await self._holds(self._is_in_inbox(there, alert_id), "An alert did not arrive.")
+        await self.arrives(there, alert_id)
         return alert_id
-
-    @staticmethod
-    def _is_in_inbox(pages: Pages, alert_id: str) -> Callable[[], Coroutine[Any, Any, bool]]:
-        async def look() -> bool:
-            return any(row["alert_id"] == alert_id for row in await pages.inbox())
-
-        return look
 
     async def _answered(self, office: Office) -> dict[str, Any]:
         """What ``salween-node lost`` says once the partner has answered."""
@@ -134,20 +108,5 @@ class RestoreStory:
             found.update(reset)
             return reset["answered_ms"] is not None
 
-        await self._holds(look, "The other office did not answer.")
+        await self.holds(look, "The other office did not answer.")
         return found
-
-    async def _holds(self, look: Callable[[], Coroutine[Any, Any, bool]], otherwise: str) -> None:
-        try:
-            async with asyncio.timeout(ARRIVE_TIMEOUT_S):
-                while True:
-                    if await look():
-                        return
-                    await asyncio.sleep(POLL_S)
-        except TimeoutError:
-            raise DemoFailed(otherwise) from None
-
-    def _told(self, name: str, sentence: str, **facts: Any) -> None:
-        now_s = time.monotonic()
-        took_s, self._step_s = round(now_s - self._step_s, 1), now_s
-        self._teller.told(Step(name=name, sentence=sentence, took_s=took_s, facts=facts))

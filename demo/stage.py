@@ -236,8 +236,11 @@ class Stage:
         self._daemons.append(made)
         return made
 
-    async def command(self, package: str, *arguments: str | Path) -> Any:
-        """Run a command of ours with ``--json``; what it answered. DemoFailed with what it said otherwise."""
+    async def command(self, package: str, *arguments: str | Path, may_refuse: bool = False) -> Any:
+        """Run a command of ours with ``--json``; what it answered. DemoFailed with what it said otherwise.
+
+        ``may_refuse``: exit code 1 is an answer as well.
+        """
         process = await self.spawn(package, *arguments, "--json")
         try:
             async with asyncio.timeout(COMMAND_TIMEOUT_S):
@@ -245,7 +248,7 @@ class Stage:
         except TimeoutError:
             process.kill()
             raise DemoFailed(f"salween-{package} {arguments[0]} did not end.") from None
-        if process.returncode != 0:
+        if process.returncode != 0 and not (may_refuse and process.returncode == 1 and out):
             said = (err.decode(errors="replace").strip() or out.decode(errors="replace").strip())[-600:]
             raise DemoFailed(f"salween-{package} {arguments[0]} failed ({process.returncode}): {said}")
         return json.loads(out)

@@ -15,9 +15,9 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal
 
 from demo.broker_eyes import copy_broker, feed_plaintext, planted_forms, search_broker
 from demo.canary import Canary, Search, files_below
@@ -25,6 +25,7 @@ from demo.office import Form, Office, PageRefused, Pages
 from demo.playground import open_playground
 from demo.published import accepted, entries_of, in_flight_at, received, travelled
 from demo.stage import START_AGAIN, Daemon, DemoFailed, Stage
+from demo.telling import Step, Teller, require
 from runtime.env import Env
 
 BURST_ALERTS_MIN: Final = 60
@@ -41,39 +42,12 @@ Victim = Literal["broker", "sender", "receiver"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """One step that held: a word for programs, a sentence for people, and its figures."""
-
-    name: str
-    sentence: str
-    took_s: float
-    facts: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Kill:
     """One kill -9: when (UTC microseconds), and what the sender's page said before it."""
 
     who: Victim
     at_us: int
     page_said: int
-
-
-class Teller(Protocol):
-    """Whoever follows the story."""
-
-    def doing(self, what: str) -> None:
-        """What happens now; it may take seconds."""
-        ...
-
-    def told(self, step: Step) -> None:
-        """A step held."""
-        ...
-
-
-def _require(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise DemoFailed(otherwise)
 
 
 class Story:
@@ -163,8 +137,8 @@ class Story:
         found = await search_broker(self._env, copy, self._canary)
         planted = Counter(form for form, _ in planted_forms(self._canary))
         missed = planted - Counter(finding.form for finding in found.rows.findings)
-        _require(not missed, f"The search for plaintext is blind for: {', '.join(missed)}.")
-        _require(not found.files.findings, "A broker's database lay in plain on its disk.")
+        require(not missed, f"The search for plaintext is blind for: {', '.join(missed)}.")
+        require(not found.files.findings, "A broker's database lay in plain on its disk.")
         self._told(
             "planted",
             f"The search for plaintext sees: fed to a second broker on purpose, it was found"
@@ -186,7 +160,7 @@ class Story:
         await self._arrived(alert_id)
         seen = await self._to.open(alert_id)
         await self._reaches(alert_id, "opened")
-        _require(seen["fields"]["entities"][0]["plate"] == form["vehicle.plate"], "The plate was altered.")
+        require(seen["fields"]["entities"][0]["plate"] == form["vehicle.plate"], "The plate was altered.")
         self._told(
             "vehicle", "A vehicle alert crossed, was opened, and both receipts came back.", alert_id=alert_id
         )
@@ -203,16 +177,16 @@ class Story:
             "erase_days": "30",
         }
         waiting = await self._from.submit(form)
-        _require(waiting["state"] == "awaiting_release", "An alert about a victim left on one signature.")
+        require(waiting["state"] == "awaiting_release", "An alert about a victim left on one signature.")
         draft = waiting["draft_id"]
         refused = await _refusal(self._from.release(draft))
-        _require(refused == "same_officer", "Its author could release an alert about a victim.")
+        require(refused == "same_officer", "Its author could release an alert about a victim.")
         released = await self._from_supervisor.release(draft)
         alert_id = released["alert_id"]
         self._sent[alert_id] = form
         await self._arrived(alert_id)
         refused = await _refusal(self._to.open(alert_id))
-        _require(refused == "reason_needed", "An alert about a victim opened without a reason.")
+        require(refused == "reason_needed", "An alert about a victim opened without a reason.")
         await self._to.open(alert_id, "case")
         await self._reaches(alert_id, "opened")
         self._told(
@@ -306,7 +280,7 @@ class Story:
     async def _open_everything(self) -> None:
         """The receiving officer opens every alert; every opening is told to the sender."""
         self._teller.doing("Opening every alert")
-        _require(
+        require(
             len(self._sent) >= BURST_ALERTS_MIN + 3, f"Only {len(self._sent)} alerts were sent, not enough."
         )
         gate = asyncio.Semaphore(OPENED_AT_ONCE)
@@ -343,10 +317,10 @@ class Story:
         lost = [alert_id for alert_id in self._sent if not shown[alert_id]]
         doubled = [alert_id for alert_id, count in shown.items() if count > 1]
         foreign = [alert_id for alert_id in shown if alert_id not in self._sent]
-        _require(not lost, f"{len(lost)} alerts were lost, the first: {lost[:1]}.")
-        _require(not doubled, f"{len(doubled)} alerts are shown twice, the first: {doubled[:1]}.")
-        _require(not foreign, f"{len(foreign)} alerts are shown that nobody sent.")
-        _require(set(kept) == set(self._sent), "The sender's outbox differs from what was sent.")
+        require(not lost, f"{len(lost)} alerts were lost, the first: {lost[:1]}.")
+        require(not doubled, f"{len(doubled)} alerts are shown twice, the first: {doubled[:1]}.")
+        require(not foreign, f"{len(foreign)} alerts are shown that nobody sent.")
+        require(set(kept) == set(self._sent), "The sender's outbox differs from what was sent.")
         at_sender = {view["alert_id"]: view["fields"] for view in self._kept}
         at_receiver = {view["alert_id"]: view["fields"] for view in self._opened}
         altered = [
@@ -354,7 +328,7 @@ class Story:
             for alert_id, form in self._sent.items()
             if at_sender[alert_id] != at_receiver[alert_id] or _differs(form, at_receiver[alert_id])
         ]
-        _require(not altered, f"{len(altered)} alerts were altered, the first: {altered[:1]}.")
+        require(not altered, f"{len(altered)} alerts were altered, the first: {altered[:1]}.")
         plates = Counter(form["vehicle.plate"] for form in self._sent.values() if "vehicle.plate" in form)
         shown_plates = Counter(
             entity["plate"]
@@ -362,7 +336,7 @@ class Story:
             for entity in fields["entities"]
             if "plate" in entity
         )
-        _require(plates == shown_plates, "A plate is missing or stands twice.")
+        require(plates == shown_plates, "A plate is missing or stands twice.")
         self._told(
             "compared",
             f"{len(self._sent)} sent, {len(shown)} received, read through both offices' pages:"
@@ -391,32 +365,32 @@ class Story:
             )
         )
         for report in reports:
-            _require(
+            require(
                 not report["findings"] and not report.get("oddities"),
                 f"The log {report['origin']} does not verify: {', '.join(report['verdicts'])}.",
             )
         sender, receiver, broker = (entries_of(log) for log, _ in logs.values())
         messages = travelled(sender)
         held = accepted(broker)
-        _require(
+        require(
             Counter(m.alert for m in messages) == Counter(list(self._sent)),
             "The sender's log misses a message.",
         )
-        _require(
+        require(
             Counter(received(receiver)) == Counter(list(self._sent)), "The receiver's log misses a message."
         )
-        _require(
+        require(
             all(any(envelope in held for envelope in m.envelopes) for m in messages),
             "The broker's log misses a message.",
         )
-        _require(
+        require(
             all(m.delivered_us is not None and m.opened_us is not None for m in messages),
             "The sender's log misses a receipt.",
         )
         # Of one daemon's kills the last counts: it was tried again until enough were in flight.
         self._in_flight = {kill.who: in_flight_at(messages, kill.at_us) for kill in self._kills}
         few = [who for who, count in self._in_flight.items() if count < IN_FLIGHT_MIN]
-        _require(not few, f"By the sender's log too few alerts were in flight at the kill of: {few}.")
+        require(not few, f"By the sender's log too few alerts were in flight at the kill of: {few}.")
         sizes = {name: report["size"] for name, report in zip(logs, reports, strict=False)}
         self._log_sizes = sizes
         self._told(
@@ -439,7 +413,7 @@ class Story:
             found = await search_broker(self._env, copy, self._canary)
             envelopes = max(envelopes, found.envelopes)
             searches += [found.files, found.rows]
-        _require(
+        require(
             envelopes >= IN_FLIGHT_MIN,
             f"The broker held only {envelopes} envelopes when it was searched: that proves nothing.",
         )
@@ -448,7 +422,7 @@ class Story:
             for directory in (self._stage.logs, self._sender.directory, self._receiver.directory)
         ]
         findings = [finding for search in searches for finding in search.findings]
-        _require(not findings, f"Plaintext of an alert stands in {findings[:1]}." if findings else "")
+        require(not findings, f"Plaintext of an alert stands in {findings[:1]}." if findings else "")
         size_bytes = sum(search.size_bytes for search in searches)
         self._told(
             "searched",
@@ -464,7 +438,7 @@ class Story:
         """No daemon ended by itself, but for a disk or port that was not there for a moment."""
         for daemon in self._stage.daemons:
             died = [code for code in daemon.ended_alone if code not in START_AGAIN]
-            _require(not died, f"{daemon.name} ended by itself with {died}: {daemon.last_words()}")
+            require(not died, f"{daemon.name} ended by itself with {died}: {daemon.last_words()}")
 
     @property
     def _summary(self) -> dict[str, Any]:
@@ -516,7 +490,7 @@ class Story:
     async def _submit(self, form: Form) -> dict[str, Any]:
         """Send as the officer; what was promised is written down the moment it is promised."""
         answer = await self._from.submit(form)
-        _require(answer["state"] == "released", "An alert was put aside that one officer may send.")
+        require(answer["state"] == "released", "An alert was put aside that one officer may send.")
         self._sent[answer["alert_id"]] = form
         return answer
 

@@ -105,3 +105,33 @@ async def test_the_story_of_a_restored_office_holds(temporary: Path) -> None:
         "paired", "alerts", "backup", "after", "restored", "again", "flows",
     ]  # fmt: skip
     assert (summary["ok"], summary["lost"], summary["resent"]) == (True, 2, 2)
+
+
+async def test_the_story_of_a_stick_holds(temporary: Path) -> None:
+    """The line is cut midway, a stick carries on both ways, the line returns: nothing lost, nothing twice."""
+    async with demo(temporary, "--story", "usb", "--json") as run:
+        exit_code = await run.ends(timeout_s=300)
+    *steps, summary = [json.loads(line) for line in run.words.splitlines()]
+    assert exit_code == 0, summary
+    run.nothing_is_left()
+    assert [step["step"] for step in steps] == [
+        "paired", "cut", "there", "back", "twice", "returned", "logs",
+    ]  # fmt: skip
+    assert summary["ok"] is True
+    assert summary["sent"] == 11
+    assert 1 <= summary["by_stick"] < summary["sent"]
+
+
+async def test_the_story_of_two_regions_holds(temporary: Path) -> None:
+    """Three offices, two brokers, and a photo to two recipients who do not see each other."""
+    async with demo(temporary, "--story", "regions", "--json") as run:
+        exit_code = await run.ends(timeout_s=400)
+    *steps, summary = [json.loads(line) for line in run.words.splitlines()]
+    assert exit_code == 0, summary
+    run.nothing_is_left()
+    assert [step["step"] for step in steps] == [
+        "brokers", "paired", "alert", "photo", "answer", "knows",
+    ]  # fmt: skip
+    assert summary["ok"] is True
+    assert summary["photo_bytes"] > 1_000
+    assert summary["looks"] > 100

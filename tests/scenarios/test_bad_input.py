@@ -11,6 +11,7 @@ import re
 import secrets
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ async def test_a_wrong_pin_is_refused_and_slows_the_next_down(world: World) -> N
     )
     assert (ended.exit_code, ended.error["code"]) == (1, "pin_wrong")
     for _ in range(2):
-        pages = Pages(office.address, officer.__class__(number=1, alias="", role="officer", pin=wrong))
+        pages = Pages(office.address, replace(officer, pin=wrong))
         with pytest.raises(PageRefused, match="three tries") as refused:
             await pages.login()
         await pages.close()

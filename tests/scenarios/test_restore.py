@@ -273,15 +273,16 @@ async def test_everything_lost_but_the_sheet_the_office_comes_back_and_pairs_aga
 
     move_to(office, world.stage.directory / "recovered")
     pin = new_pin()
+    pin_file = world.pin_file(pin)
     told = await world.run_node(
         office, "recover", "--recovery-sheet", sheet, "--name", office.name, "--country", office.country,
-        "--alias", "Duty officer", "--role", "officer", "--pin-file", world.pin_file(pin),
+        "--alias", "Duty officer", "--role", "officer", "--pin-file", pin_file,
         "--web-port", str(free_port()), "--health-port", str(free_port()),
     )  # fmt: skip
     assert told.exit_code == 0, told.err
     assert "Myitkyina BLO is back with its old office id" in told.out
     assert "Pair again by voice with every office" in told.out
-    office.officers[:] = [Officer(number=1, alias="Duty officer", role="officer", pin=pin)]
+    office.officers[:] = [Officer(number=1, alias="Duty officer", role="officer", pin=pin, pin_file=pin_file)]
     await office.daemon.start()
     made = await world.stage.command("broker", "tokens", "--dir", world.broker_home)
     await pair(world.stage, office, other, world.broker.ready["address"], made["tokens"][0])
