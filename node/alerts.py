@@ -538,7 +538,10 @@ class Alerts:
         tx.execute("UPDATE alert SET opened_ms = ? WHERE alert_id = ? AND incoming = 1", (now_ms, alert_id))
         if not self._opened_receipts:
             return row, content, index, None
-        queue_receipt(tx, row[2], alert_id, row[3], ReceiptState.OPENED, now_ms, index, actor=actor)
+        due_ms = self._outbox.receipt_due_ms(at_once=row[6] == "immediate")
+        queue_receipt(
+            tx, row[2], alert_id, row[3], ReceiptState.OPENED, now_ms, index, actor=actor, due_ms=due_ms
+        )
         return row, content, index, row[2]
 
     # --- erasing --------------------------------------------------------------------------------------------

@@ -58,10 +58,12 @@ class Answers:
         await self._outbox.send_receipts(peer_id)
 
     def _record(self, tx: Transaction, session: Session, alert_id: bytes, step: Step, code: str) -> bytes:
-        row = tx.one("SELECT peer, hh, opened_ms FROM alert WHERE alert_id = ? AND incoming = 1", (alert_id,))
+        row = tx.one(
+            "SELECT peer, hh, opened_ms, urgency FROM alert WHERE alert_id = ? AND incoming = 1", (alert_id,)
+        )
         if row is None:
             raise PolicyRefused("alert_unknown", "There is no such alert here.")
-        peer_id, hh, opened_ms = row
+        peer_id, hh, opened_ms, urgency = row
         if opened_ms is None:
             raise PolicyRefused(
                 "answer_before_opening", "Nobody here has opened this alert. Open it, then answer."
@@ -83,7 +85,10 @@ class Answers:
             "INSERT INTO answer (alert_id, log_index, step, at_ms, code) VALUES (?, ?, ?, ?, ?)",
             (alert_id, index, step, now_ms, code),
         )
-        queue_receipt(tx, peer_id, alert_id, hh, ReceiptState(step), now_ms, index, code, actor)
+        due_ms = self._outbox.receipt_due_ms(at_once=urgency == "immediate")
+        queue_receipt(
+            tx, peer_id, alert_id, hh, ReceiptState(step), now_ms, index, code, actor, due_ms=due_ms
+        )
         return bytes(peer_id)
 
 

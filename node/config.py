@@ -18,6 +18,9 @@ ENV_PREFIX: Final = "SALWEEN_NODE_"
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
+RECEIPT_SPREAD_S_MAX: Final = 3600
+
+
 class NodeConfig(BaseModel):
     """The settings of one node. Ports: 0 picks a free one. Hosts are loopback on purpose."""
 
@@ -29,6 +32,7 @@ class NodeConfig(BaseModel):
     language: str = Field(default="en", pattern=r"^[a-z]{2}(_[A-Z][a-z]{3})?$")
     idle_lock_s: int = Field(default=900, ge=60, le=86_400)
     opened_receipts: bool = True
+    receipt_spread_s: int = Field(default=10, ge=0, le=RECEIPT_SPREAD_S_MAX)
     heartbeat_s: int = Field(default=3600, ge=60, le=86_400)
 
 
@@ -48,5 +52,6 @@ def default_config_text(*, web_port: int, health_port: int) -> str:
         '# language = "en"        # first language of the pages: en my zh_Hans th lo km vi\n'
         "# idle_lock_s = 900      # an officer is locked out after so long without a touch\n"
         "# opened_receipts = true # tell the sending office when an officer opened its alert\n"
+        "# receipt_spread_s = 10   # what is not immediate is receipted together within so many seconds\n"
         "# heartbeat_s = 3600      # a sign of life to each partner; both offices should use the same\n"
     )

@@ -143,6 +143,7 @@ class Node:
             log,
             identity,
             self.keys,
+            receipt_spread_ms=config.receipt_spread_s * 1000,
             wake=self._wake,
             changed=lambda: self.events.tell("outbox"),
         )

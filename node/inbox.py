@@ -434,7 +434,8 @@ class Inbox:
                 # It proves no mailbox. It may acknowledge that the peer was told of one.
                 outcome.address_moved = True
         if peer.pair.ack_due and peer.ack_due_ms is None:
-            peer.ack_due_ms = now_ms + ACK_DELAY_MS
+            # Not a fixed while after what it answers: a broker could tell by it whose answer it is.
+            peer.ack_due_ms = now_ms + ACK_DELAY_MS - int(self._env.jitter() * ACK_DELAY_MS / 2)
             # Else an idle node would notice a minute later, and the peer would have sent its item again.
             tx.on_commit(self._owes)
         if half is None:
@@ -679,7 +680,18 @@ class Inbox:
         # Only alerts are answered: a receipt for a receipt would never end.
         if opened.header.type is MessageType.ALERT:
             outcome.owes_receipt = True
-            queue_receipt(tx, peer.office_id, opened.header.core_hash, opened.hh, state, now_ms, index, code)
+            is_immediate = isinstance(opened, OpenedAlert) and opened.alert.urgency == "immediate"
+            queue_receipt(
+                tx,
+                peer.office_id,
+                opened.header.core_hash,
+                opened.hh,
+                state,
+                now_ms,
+                index,
+                code,
+                due_ms=self._outbox.receipt_due_ms(at_once=is_immediate),
+            )
 
     def _log_received(
         self,
@@ -905,12 +917,14 @@ def queue_receipt(
     log_index: int,
     code: str = "",
     actor: str = "",
+    *,
+    due_ms: int,
 ) -> None:
-    """A receipt to leave with the next message that carries receipts."""
+    """A receipt to leave with the next message that carries receipts, made at ``due_ms`` if not before."""
     tx.execute(
-        "INSERT INTO receipt_due (peer, alert_id, hh, state, at_ms, log_index, code, actor)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (peer_id, alert_id, hh, state.value, at_ms, log_index, code, actor),
+        "INSERT INTO receipt_due (peer, alert_id, hh, state, at_ms, log_index, code, actor, due_ms)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (peer_id, alert_id, hh, state.value, at_ms, log_index, code, actor, due_ms),
     )
 
 

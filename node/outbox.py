@@ -19,6 +19,7 @@ from keys.primitives import sha256
 from node import full_mailboxes, one_time
 from node.addresses import note_gone, note_taken
 from node.broker_link import Batch, Via
+from node.config import RECEIPT_SPREAD_S_MAX
 from node.identity import Identity
 from node.peers import Peer, check_not_frozen, load_peer, load_peers, naming, save_peer
 from node.receive_keys import ReceiveKeyRing
@@ -139,6 +140,8 @@ _DUE = (
     f"FROM delivery INDEXED BY delivery_due WHERE next_at_ms <= ? AND rowid NOT IN ({full_mailboxes.RESTING})"
     f" AND peer IN (SELECT office_id {_TALKING})"
 )
+# Past, or further ahead than any spread: only a clock that was since set back can have drawn that.
+_RECEIPT_DUE = "NOT (due_ms > ? AND due_ms <= ?)"
 _LOST = "address_lost"
 _ROW = "hh, peer, alert_id, msg_id, urgent, envelope, envelope_hash, attempt, state"
 
@@ -154,6 +157,7 @@ class Outbox:
         identity: Identity,
         keys: ReceiveKeyRing,
         *,
+        receipt_spread_ms: int,
         wake: Callable[[str], None],
         changed: Callable[[], None],
     ) -> None:
@@ -162,6 +166,8 @@ class Outbox:
         self._log = log
         self._identity = identity
         self._keys = keys
+        self._receipt_spread_ms = receipt_spread_ms
+        self._looked_ms = 0
         self._wake = wake
         self._changed = changed
         self._in_flight: dict[bytes, None] = {}
@@ -359,17 +365,39 @@ class Outbox:
         )
         tx.execute("DELETE FROM receipt_due WHERE peer = ? AND number <= ?", (peer.office_id, rows[-1][0]))
 
+    def receipt_due_ms(self, *, at_once: bool) -> int:
+        """When a receipt that is owed now must leave, without company or with it.
+
+        A time drawn by lot: at once, it would tell a broker which mailbox answers which, and when an officer
+        reads. Not for what is immediate: there a minute counts.
+        """
+        spread_ms = 0 if at_once else self._receipt_spread_ms
+        return self._env.clock.now_ms() + int(self._env.jitter() * spread_ms)
+
     async def send_receipts(self, peer_id: bytes) -> None:
-        """Sign what waits for this peer; what cannot leave now stays due and leaves with what comes next."""
+        """Sign what waits for this peer, if some of it is due; all of it leaves together, now or then.
+
+        What cannot leave now stays due and leaves with what comes next.
+        """
 
         def record(tx: Transaction) -> None:
             peer = load_peer(tx, peer_id)
+            if not tx.execute(
+                f"SELECT 1 FROM receipt_due WHERE peer = ? AND {_RECEIPT_DUE} LIMIT 1",  # noqa: S608
+                (peer_id, *self._receipts_due()),
+            ):
+                tx.on_commit(partial(self._wake, peer.broker_address))  # whoever waits must wait no longer
+                return
             self.compose_receipts(tx, peer)
             save_peer(tx, peer)
 
         with contextlib.suppress(PolicyRefused):  # window_full, or nobody to talk to
             await self._keys.prepare((peer_id,))
             await self._db.transact(record)
+
+    def _receipts_due(self) -> tuple[int, int]:
+        now_ms = self._env.clock.now_ms()
+        return now_ms, now_ms + RECEIPT_SPREAD_S_MAX * limits.SECOND_MS
 
     def compose_control(self, tx: Transaction, peer: Peer, items: Sequence[Item], *, service: bool) -> bytes:
         """Send items that found no company, as a control message; its hh."""
@@ -942,7 +970,7 @@ class Outbox:
 
     async def housekeep_once(self) -> None:
         """Expiry; acknowledgements, key announcements and officer lists that found no company."""
-        now_ms = self._env.clock.now_ms()
+        now_ms = self._looked_ms = self._env.clock.now_ms()
 
         def look(tx: Snapshot) -> tuple[list[bytes], list[bytes], bool, bool]:
             newest: int = tx.value("SELECT max(version) FROM officer_list")
@@ -955,8 +983,9 @@ class Outbox:
             owing = [
                 row[0]
                 for row in tx.execute(
-                    "SELECT DISTINCT peer FROM receipt_due WHERE peer NOT IN"
-                    " (SELECT office_id FROM peer WHERE frozen_ms IS NOT NULL)"
+                    f"SELECT DISTINCT peer FROM receipt_due WHERE {_RECEIPT_DUE} AND peer NOT IN"  # noqa: S608
+                    " (SELECT office_id FROM peer WHERE frozen_ms IS NOT NULL)",
+                    self._receipts_due(),
                 )
             ]
             acknowledging = [p.office_id for p in active if _acknowledges(tx, p, now_ms)]
@@ -981,13 +1010,17 @@ class Outbox:
             await self._db.transact(lambda tx: self._fetch_back(tx, now_ms))
 
     async def rest_s(self, at_most_s: float) -> float:
-        """How long nothing falls due here: until an acknowledgement that found no company must leave."""
+        """How long nothing falls due here: until acknowledgements or receipts without company must leave."""
         now_ms = self._env.clock.now_ms()
-        # What was due before stays owed for a reason that time alone does not mend, as a full window.
+        # What was due when we looked stays owed for a reason that time alone does not mend, as a full window.
         due_ms = await self._db.read(
-            lambda tx: tx.value("SELECT min(ack_due_ms) FROM peer WHERE ack_due_ms > ?", (now_ms,))
+            lambda tx: tx.value(
+                "SELECT min(due_ms) FROM (SELECT ack_due_ms AS due_ms FROM peer UNION ALL"
+                " SELECT due_ms FROM receipt_due) WHERE due_ms > ?",
+                (self._looked_ms,),
+            )
         )
-        return at_most_s if due_ms is None else min((due_ms - now_ms) / 1000, at_most_s)
+        return at_most_s if due_ms is None else max(0.0, min((due_ms - now_ms) / 1000, at_most_s))
 
     def _fetch_back(self, tx: Transaction, now_ms: int) -> None:
         """The clock was set back: timers further ahead than any may lie are due now."""

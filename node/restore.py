@@ -560,7 +560,16 @@ async def _outbox(
     ring = ReceiveKeyRing(env, db, secrets)
     if load:
         await ring.load()
-    return Outbox(env, db, log, identity, ring, wake=lambda address: None, changed=lambda: None)
+    return Outbox(
+        env,
+        db,
+        log,
+        identity,
+        ring,
+        receipt_spread_ms=0,
+        wake=lambda address: None,
+        changed=lambda: None,
+    )
 
 
 async def _check_office(db: Database, sheet: RecoverySheet) -> None:

@@ -35,11 +35,11 @@ async def make_template(directory: Path) -> Template:
     """Start, pair, stop; keep the three directories."""
     async with Stage.open() as stage:
         ground = await open_playground(stage)
-        first, _ = ground.offices
+        first, second = ground.offices
         pages = await first.pages()
         peer_id = (await pages.get("/partners"))[0]["office_id"]
         await first.leave_pages()
-        token = (stage.directory / f"{first.short}.token").read_text().strip()
+        token = (stage.directory / f"{first.short}-{second.short}.token").read_text().strip()
         for daemon in stage.daemons:
             await daemon.stop()
         for name in (BROKER, *(office.short for office in ground.offices)):
