@@ -453,6 +453,10 @@ def open_envelope_untrusted(data: bytes, context: OpeningContext) -> Opened:
         "message": message,
     }
 
+    if not knows_instance:
+        # Before anything that marks a number: nothing shows yet that this one was given to us.
+        return PendingPair(**verified, code="other_instance")
+
     # 12. The suite has not gone back below what the peer asked for.
     try:
         trust.check_suite(peer, header.suite)
@@ -465,8 +469,6 @@ def open_envelope_untrusted(data: bytes, context: OpeningContext) -> Opened:
         return PendingPair(**verified, code="pair_half")
     if peer.state is PairState.SUSPENDED and header.type not in WITH_CERTIFICATE:
         return PendingPair(**verified, code="pair_suspended")
-    if not knows_instance:
-        return PendingPair(**verified, code="other_instance")
     match context.judge(sender, header, opening, hh):
         case Judgement.DUPLICATE:
             return Duplicate(**verified)

@@ -9,14 +9,16 @@ import pytest
 
 from keys.errors import PolicyRefused, VerificationFailed
 from keys.primitives import CompositePrivateKey
+from node.broker_link import _Load
 from node.peers import load_peers
 from node.views import Submitted
 from protocol import limits
 from protocol.alert import Alert
+from protocol.custody import Custody
 from protocol.evidence import Proof, SignedVersion, check_addressed, check_proof
 from protocol.message import parse_header_untrusted
 from protocol.release import Mode
-from protocol.requests import Op, Put, Result, request_bytes
+from protocol.requests import Op, OpRefused, Put, Result, request_bytes
 from tests.node.offices import a_victim_alert, an_alert, count, entries, link_of, node_of, read, write
 from tests.simulation.daemons import BrokerHost, OfficeHost, pair
 from tests.simulation.env import EPOCH_MS
@@ -268,5 +270,54 @@ def test_recipients_that_cannot_be_sent_to_are_named_and_nothing_leaves(tmp_path
         await asyncio.sleep(120)
         for other in several.others:
             assert len(await other.inbox()) == 1
+
+    play(tmp_path, script)
+
+
+def test_a_shared_blob_does_not_make_a_thin_line_look_wide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a line can do is learnt from the bytes that went over it, not from what they stand for."""
+    carried: list[tuple[_Load, int]] = []
+    learn = _Load.arrived
+
+    def noting(load: _Load, carried_bytes: int, seconds: float) -> None:
+        carried.append((load, carried_bytes))
+        learn(load, carried_bytes, seconds)
+
+    async def script(several: Several) -> None:
+        monkeypatch.setattr(_Load, "arrived", noting)
+        await several.send(an_alert("KA-1"))
+        await asyncio.sleep(60)
+        largest = limits.ENVELOPE_BUCKETS_BYTES[0]
+        ours = link_of(several.here)._send
+        first = next(size for load, size in carried if load is ours and size > largest + 200)
+        assert first < largest + 3 * 1_500
+
+    play(tmp_path, script)
+
+
+def test_a_lost_address_among_several_holds_up_nobody(tmp_path: Path) -> None:
+    """Of puts around one blob, an unknown capability is `gone`, one named twice is held once."""
+
+    async def script(several: Several) -> None:
+        rows = await read(several.here, lambda tx: tx.execute("SELECT put_secret FROM peer"))
+        known = [bytes(row[0]) for row in rows]
+        blob = bytes(limits.ENVELOPE_BUCKETS_BYTES[0] - limits.BLOB_OFFSET_BYTES)
+        heads = [b"\1" + bytes([number]) * (limits.BLOB_OFFSET_BYTES - 1) for number in range(4)]
+        asked = [
+            Put(put_secret=known[0], envelope=heads[0] + blob),
+            Put(put_secret=b"?" * 32, envelope=heads[1] + blob),
+            Put(put_secret=known[1], envelope=heads[2] + blob),
+            Put(put_secret=known[0], envelope=heads[0] + blob),
+            Put(put_secret=known[0], envelope=heads[3] + blob),
+        ]
+        client = link_of(several.here).client
+        said = await several.here.host.run(lambda env: client.exchange(asked))
+        assert said[1] == OpRefused(code="gone")
+        notes = [note for note in said if isinstance(note, Custody)]
+        assert len(notes) == 4
+        assert [note.log_index for note in notes].count(notes[0].log_index) == 2
+        assert len({note.log_index for note in notes}) == 3
 
     play(tmp_path, script)
