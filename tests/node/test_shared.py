@@ -263,6 +263,12 @@ def test_recipients_that_cannot_be_sent_to_are_named_and_nothing_leaves(tmp_path
         assert suspended.code == "pair_held"
         named = next(peer.name for peer in await here.peers() if peer.office_id == ids[1])
         assert suspended.detail.startswith(f"{named}: ")
+        several_wrong = await refused(plain, [ids[0], *ids, "ab" * 32])
+        assert several_wrong.code == "audience_repeated"
+        for who in (named, "abababab: ", next(p.name for p in await here.peers() if p.office_id == ids[0])):
+            assert who in several_wrong.detail
+        strangers = [f"{number:064x}" for number in range(20)]
+        assert (await refused(plain, strangers)).detail.endswith(" And 12 more.")
         assert await count(here, "delivery", "alert_id IS NOT NULL") == 0
         assert await count(here, "delivery") >= before
         await here.host.run(lambda env: node.desk.resume(session, ids[1]))

@@ -12,8 +12,15 @@ from hypothesis import strategies as st
 from keys.errors import BrokenInvariant, MalformedInput, PolicyRefused, VerificationFailed
 from protocol import limits, requests, wire
 from protocol.conversation import Judgement
+from protocol.evidence import (
+    Clash,
+    Proof,
+    SignedVersion,
+    check_proof,
+    decode_proof_untrusted,
+    encode_proof,
+)
 from protocol.message import LeafOpening, SignedMessage, parse_header_untrusted, place, shared_leaves
-from protocol.release import mode_for
 from protocol.requests import Put
 from protocol.sealing import (
     OpenedAlert,
@@ -29,12 +36,12 @@ from tests.protocol.offices import (
     TENGCHONG,
     Desk,
     Office,
+    certificate_of,
     counting_random,
     released,
     shared_opening,
     signed_shared,
     vehicle_alert,
-    victim_alert,
 )
 
 MANY = limits.RECIPIENTS_MAX
@@ -129,16 +136,6 @@ def test_five_and_eight_recipients_look_alike() -> None:
     assert {len(envelope) for envelope in send(*five)} == {len(envelope) for envelope in send(*eight)}
 
 
-def test_places_are_drawn_by_lot() -> None:
-    """Over many alerts to the same three offices the first of the list stands at each of the four places."""
-    three = [office(number).id for number in range(3)]
-    places = {
-        released(vehicle_alert(), audience=three, name=f"lot {run}").place_of(three[0])[1]
-        for run in range(60)
-    }
-    assert places == {0, 1, 2, 3}
-
-
 def test_one_recipient_cannot_pass_it_on_to_another() -> None:
     """Not under its own opening, nor under one that it guesses: the leaf names the office and its pair."""
     message, (mine, theirs) = addressed([TENGCHONG, MAE_SAI])
@@ -179,6 +176,29 @@ def test_a_leaf_that_no_known_instance_opens_marks_nothing() -> None:
     assert strict.asked == []
 
 
+def test_two_shared_messages_under_one_number_are_proof() -> None:
+    """Header, signature and leaf of each suffice; one of them twice, or for another instance, does not."""
+    versions = []
+    for name in ("one", "two"):
+        message, to = addressed([TENGCHONG, MAE_SAI], name=name)
+        versions.append(
+            SignedVersion(
+                header=message.header,
+                signature=message.signature,
+                opening=to[0].opening.encode(),
+                instance=MYITKYINA.instance,
+            )
+        )
+    proof = Proof(recipient=TENGCHONG.id, certificates=(certificate_of(MYITKYINA),), versions=tuple(versions))
+    root = MYITKYINA.root.public_bytes
+    assert check_proof(decode_proof_untrusted(encode_proof(proof)), root) is Clash.NUMBER
+    with pytest.raises(VerificationFailed, match="proof_empty"):
+        check_proof(replace(proof, versions=(versions[0], versions[0])), root)
+    elsewhere = replace(versions[1], instance=b"another!")
+    with pytest.raises(VerificationFailed, match="proof_signature"):
+        check_proof(replace(proof, versions=(versions[0], elsewhere)), root)
+
+
 def test_a_shared_header_is_made_for_exactly_its_audience() -> None:
     """Nobody's leaf is left out of the padding, and none stands alone."""
     alert = released(vehicle_alert(), audience=[TENGCHONG.id])
@@ -186,20 +206,6 @@ def test_a_shared_header_is_made_for_exactly_its_audience() -> None:
         signed_shared(alert, [TENGCHONG])
     message, _ = addressed([TENGCHONG, MAE_SAI])
     assert parse_header_untrusted(message.header).instance == bytes(limits.INSTANCE_BYTES)
-
-
-@pytest.mark.parametrize(
-    ("recipients", "plain", "sensitive"),
-    [(1, "separate", "separate"), (8, "separate", "separate"), (9, "shared", "separate"),
-     (MANY, "shared", "separate")],
-)  # fmt: skip
-def test_the_mode_nobody_chose(recipients: int, plain: str, sensitive: str) -> None:
-    """Shared above eight; what needs two officers goes to each by itself, to however many."""
-    assert mode_for(vehicle_alert(), recipients) == plain
-    assert mode_for(victim_alert(), recipients) == sensitive
-    assert mode_for(vehicle_alert(), recipients, "separate") == "separate"
-    with pytest.raises(PolicyRefused, match="shared_sensitive"):
-        mode_for(victim_alert(), recipients, "shared")
 
 
 def test_a_small_request_never_grows_large_in_memory() -> None:
