@@ -17,6 +17,7 @@ from protocol.alert import Alert
 from protocol.custody import Custody
 from protocol.evidence import Proof, SignedVersion, check_addressed, check_proof
 from protocol.message import parse_header_untrusted
+from protocol.onetime import OfferedKeys
 from protocol.release import Mode
 from protocol.requests import Op, OpRefused, Put, Result, request_bytes
 from tests.node.offices import a_victim_alert, an_alert, count, entries, link_of, node_of, read, write
@@ -325,5 +326,27 @@ def test_a_lost_address_among_several_holds_up_nobody(tmp_path: Path) -> None:
         assert len(notes) == 4
         assert [note.log_index for note in notes].count(notes[0].log_index) == 2
         assert len({note.log_index for note in notes}) == 3
+
+    play(tmp_path, script)
+
+
+def test_keys_that_shared_alerts_used_are_told_by_another_message(tmp_path: Path) -> None:
+    """Else a key whose envelope was lost would stay, and open what a broker recorded."""
+
+    async def script(several: Several) -> None:
+        here = several.here
+
+        async def known() -> list[OfferedKeys]:
+            rows = await read(here, lambda tx: tx.execute("SELECT keys FROM one_time_offered"))
+            return [OfferedKeys.decode(row[0]) for row in rows]
+
+        await several.send(an_alert("KA-1"))
+        await asyncio.sleep(1.5 * 3600)  # a supply of keys is offered
+        await here.log_in()
+        await several.send(an_alert("KA-2"))
+        await asyncio.sleep(60)
+        assert [offered.unsaid for offered in await known()] == [True] * 3
+        await asyncio.sleep(1.5 * 3600)  # the announcement of a receive key leaves within the hour
+        assert [offered.unsaid for offered in await known()] == [False] * 3
 
     play(tmp_path, script)
