@@ -7,6 +7,7 @@
 #   make install   .venv with the console scripts in .venv/bin, from hashes
 #   make simulate-keys   40 pairs over 90 days: what a thief of an office's keys could still open
 #   make simulate  play one schedule of faults over the real daemons: SEED=7
+#   make simulate-several  one with five offices and alerts to some of them: SEED=7
 #   make simulate-300  300 new ones; make simulate-mistakes finds every mistake planted on purpose
 #   make bench     measurements; `make -s bench` prints JSON lines and nothing else on standard output
 #   make kills     kill real processes at random for long: KILLS=100 SEED=1
@@ -22,7 +23,7 @@ PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install check test demo kills simulate simulate-300 simulate-mistakes simulate-keys bench lock \
+.PHONY: help install check test demo kills simulate simulate-300 simulate-several simulate-mistakes simulate-keys bench lock \
   clean debian opener opener-lock
 
 help:
@@ -86,6 +87,9 @@ simulate: install
 
 simulate-300: install
 	@PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation.campaign --new 300
+
+simulate-several: install
+	@PYTHONHASHSEED=0 $(BIN)/python -W ignore -m tests.simulation.several $(SEED)
 
 simulate-mistakes: install
 	@PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation.campaign --find

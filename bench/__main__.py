@@ -6,10 +6,11 @@ bench runs.
 
 import click
 
-from bench import catch_up, end_to_end, log_work, photo, report, restart, seal_open
+from bench import catch_up, end_to_end, log_work, photo, report, restart, seal_open, several
 
 BENCHES = {
     "seal_open": seal_open.run,
+    "several": several.run,
     "log": log_work.run,
     "end_to_end": end_to_end.run,
     "catch_up": catch_up.run,

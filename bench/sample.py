@@ -290,11 +290,11 @@ def _plain(type_: MessageType, core: Callable[[Office], bytes]) -> PlainSample:
     return PlainSample(sender=sender, receiver=receiver, type=type_, core=core(sender))
 
 
-def an_opening(sender: Office) -> LeafOpening:
-    """The first message of a conversation."""
+def an_opening(sender: Office, *, blind: bytes | None = None, leaf_index: int = 0) -> LeafOpening:
+    """The first message of a conversation; of a shared one, ``blind`` and place come from its release."""
     return LeafOpening(
-        blind=os.urandom(16),
-        leaf_index=0,
+        blind=blind or os.urandom(limits.SALT_BYTES),
+        leaf_index=leaf_index,
         pair_seq=1,
         rk_first=1,
         rk_known=sender.receive_key_id,

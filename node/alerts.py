@@ -19,7 +19,7 @@ from node.inbox import content_commitments, queue_receipt
 from node.ladder import ORDER, OVERDUE, answers_of, ladders_of
 from node.officers import Officers
 from node.outbox import Outbox, ToSend, add_rung
-from node.peers import check_talks, load_peer, naming, save_peer
+from node.peers import check_talks, find_peer, load_peer, naming, save_peer
 from node.photos import Photos
 from node.receive_keys import ReceiveKeyRing
 from node.vault import SealedContent, Vault
@@ -57,6 +57,8 @@ from runtime.sqlite import Database, Snapshot, Transaction
 PURPOSE_DUTY = "duty"
 REASON_CODES = ("duty", "case", "handover", "supervision", "court", "other")
 LIST_MAX = 500
+REFUSED_NAMED_MAX = 8  # recipients that stand in the way, in one message
+ID_PREFIX_SHOWN = 8  # hex digits of an office nobody has a name for
 OPENED_REMEMBERED_MAX = 4096
 _COLUMNS = (
     "alert_id, incoming, peer, hh, status, crime_type, urgency, headline, needs_reason, created_ms,"
@@ -617,21 +619,35 @@ class Alerts:
 
 
 def _check_audience(tx: Snapshot, *, recipients: Sequence[str]) -> tuple[bytes, ...]:
-    """Recipients as office ids; each must be an active peer."""
+    """Recipients as office ids; each must be an active peer. Every one that is not is named at once."""
     if not recipients:
         raise PolicyRefused("audience_empty", "Choose at least one office to send to.")
     if len(recipients) > limits.RECIPIENTS_MAX:
         raise PolicyRefused("audience_too_large", f"Choose at most {limits.RECIPIENTS_MAX} offices.")
     audience = tuple(id_untrusted(recipient) for recipient in recipients)
-    chosen: set[bytes] = set()
-    for office_id in audience:
-        peer = load_peer(tx, office_id)
-        with naming(peer):
-            if office_id in chosen:
-                raise PolicyRefused("audience_repeated", "This office is chosen twice; name it once.")
-            check_talks(peer)
-        chosen.add(office_id)
+    refused: list[PolicyRefused] = []
+    for office_id in dict.fromkeys(audience):
+        try:
+            _check_recipient(tx, office_id, audience.count(office_id))
+        except PolicyRefused as found:
+            refused.append(found)
+    if refused:
+        told = [found.detail for found in refused[:REFUSED_NAMED_MAX]]
+        if len(refused) > len(told):
+            told.append(f"And {len(refused) - len(told)} more.")
+        raise PolicyRefused(refused[0].code, " ".join(told))
     return audience
+
+
+def _check_recipient(tx: Snapshot, office_id: bytes, times: int) -> None:
+    peer = find_peer(tx, office_id)
+    if peer is None:
+        named = office_id.hex()[:ID_PREFIX_SHOWN]
+        raise PolicyRefused("peer_unknown", f"{named}: This office is not paired with that one.")
+    with naming(peer):
+        if times > 1:
+            raise PolicyRefused("audience_repeated", "This office is chosen twice; name it once.")
+        check_talks(peer)
 
 
 def _plain(alert: Alert) -> dict[str, Any]:

@@ -554,7 +554,8 @@ class BrokerLink:
             raise
         listed = [item for result in results if isinstance(result, Listed) for item in result.items]
         carried_bytes = sum(len(item.envelope or b"") for item in listed)
-        carried_bytes += sum(len(op.envelope) for op in ops if isinstance(op, Put))
+        # As they travel: what shares a blob would make a thin line look like a wide one.
+        carried_bytes += request_bytes([op for op in ops if isinstance(op, Put)])
         load.arrived(carried_bytes, (self._env.clock.monotonic_ms() - begun_ms) / 1000)
         return results
 

@@ -135,6 +135,18 @@ def company(
     return items
 
 
+def unused_alone(tx: Transaction, peer: Peer) -> OneTimeUnused | None:
+    """What it was not told yet of keys used, for a control message that is composed next.
+
+    A shared alert says nothing of one pair: what was used for it is told here.
+    """
+    offered = _load_offered(tx, peer.office_id)
+    stated = unused(offered)
+    if stated is not None:
+        _save_offered(tx, peer.office_id, offered, after_unused_said(offered))
+    return stated
+
+
 def offer_alone(
     tx: Transaction, peer: Peer, fresh: FreshKeys, *, key_version: int, now_ms: int
 ) -> OneTimeOffer | None:

@@ -1079,6 +1079,8 @@ class Outbox:
                 tx, peer, self._keys, key_version=self._identity.key_version, now_ms=now_ms
             )
             items += [] if made is None else [made]
+        if items and (told := one_time.unused_alone(tx, peer)) is not None:
+            items.append(told)
         if items or _acknowledges(tx, peer, now_ms) or (at_once and peer.ack_due_ms is not None):
             service = not items
             items.append(acknowledgement(peer.pair, self._identity.key_version))

@@ -675,7 +675,7 @@ def _ops_from_wire(values: Sequence[Value]) -> tuple[Op, ...]:
     for value in values:
         fields = Fields(value, "op")
         if fields.text("k", bytes_max=limits.CODE_BYTES_MAX) == "puts":
-            ops += _read_puts(fields)
+            ops += _read_puts(fields, limits.PUT_BYTES_PER_REQUEST_MAX - put_bytes(ops))
             fields.done()
         else:
             ops.append(_op_from_wire(value))
@@ -689,10 +689,14 @@ def put_bytes(ops: Sequence[Op]) -> int:
     return sum(len(op.envelope) for op in ops if isinstance(op, Put))
 
 
-def _read_puts(fields: Fields) -> list[Put]:
+def _read_puts(fields: Fields, bytes_left: int) -> list[Put]:
+    """The puts around one blob; refused before they are as large as that in memory."""
     blob = fields.raw("b", bytes_max=limits.ENVELOPE_BYTES_MAX - limits.BLOB_OFFSET_BYTES)
     puts: list[Put] = []
-    for value in fields.items("t", items_max=limits.OPS_PER_REQUEST_MAX):
+    listed = fields.items("t", items_max=limits.OPS_PER_REQUEST_MAX)
+    if len(listed) * (limits.BLOB_OFFSET_BYTES + len(blob)) > bytes_left:
+        raise MalformedInput("op_count", "the ops of one request are too many, or too large")
+    for value in listed:
         match value:
             case [bytes(secret), bytes(head), bool(priority)] if (
                 len(secret) == limits.SECRET_BYTES and len(head) == limits.BLOB_OFFSET_BYTES

@@ -114,11 +114,9 @@ def sealed_bytes(message: SignedMessage) -> int:
     raise PolicyRefused("too_large", f"this message is {over_bytes} bytes too large; shorten its text")
 
 
-def _wrap_info(sender: bytes, recipient: bytes, key_id: bytes, blob: bytes) -> bytes:
+def _wrap_info(sender: bytes, recipient: bytes, key_id: bytes, blob_hash: bytes) -> bytes:
     """Everything the wrapped key is bound to; HPKE has no public associated data in this library."""
-    return (
-        labels.WRAP + bytes([VERSION]) + sender + recipient + key_id + labelled_hash(labels.BLOB_HASH, blob)
-    )
+    return labels.WRAP + bytes([VERSION]) + sender + recipient + key_id + blob_hash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +151,7 @@ def seal(
     padded += bytes(plaintext_bytes - len(padded))
     content_key = SecretBytes(random(CONTENT_KEY_BYTES))
     blob = blob_encrypt(content_key, labels.BLOB, padded)
+    blob_hash = labelled_hash(labels.BLOB_HASH, blob)
     is_shared = parse_header_untrusted(message.header).is_shared
     items: list[bytes] = []
     for to in recipients:
@@ -161,7 +160,7 @@ def seal(
         wrapped = wrap(
             to.receive_key_public,
             content_key.reveal() + marked.encode() + hint,
-            _wrap_info(sender, to.office_id, to.receive_key_id, blob),
+            _wrap_info(sender, to.office_id, to.receive_key_id, blob_hash),
         )
         items.append(Envelope(key_id=to.receive_key_id, wrap=wrapped, blob=blob).to_bytes())
     # Kept by nobody: with it, a recorded item could be opened after both offices erased its content.
@@ -368,7 +367,8 @@ def open_envelope_untrusted(data: bytes, context: OpeningContext) -> Opened:
     private_key, sender = found
 
     # 3. Unwrap content key and leaf opening, bound to both offices, the key id and the blob.
-    info = _wrap_info(sender, context.my_office_id, envelope.key_id, envelope.blob)
+    blob_hash = labelled_hash(labels.BLOB_HASH, envelope.blob)
+    info = _wrap_info(sender, context.my_office_id, envelope.key_id, blob_hash)
     unwrapped = private_key.unwrap(envelope.wrap, info)
     if len(unwrapped) != limits.LEAF_PLAINTEXT_BYTES:
         raise MalformedInput("leaf_opening", "what was wrapped has the wrong form")
@@ -453,6 +453,10 @@ def open_envelope_untrusted(data: bytes, context: OpeningContext) -> Opened:
         "message": message,
     }
 
+    if not knows_instance:
+        # Before anything that marks a number: nothing shows yet that this one was given to us.
+        return PendingPair(**verified, code="other_instance")
+
     # 12. The suite has not gone back below what the peer asked for.
     try:
         trust.check_suite(peer, header.suite)
@@ -465,8 +469,6 @@ def open_envelope_untrusted(data: bytes, context: OpeningContext) -> Opened:
         return PendingPair(**verified, code="pair_half")
     if peer.state is PairState.SUSPENDED and header.type not in WITH_CERTIFICATE:
         return PendingPair(**verified, code="pair_suspended")
-    if not knows_instance:
-        return PendingPair(**verified, code="other_instance")
     match context.judge(sender, header, opening, hh):
         case Judgement.DUPLICATE:
             return Duplicate(**verified)

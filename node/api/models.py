@@ -38,7 +38,14 @@ class Sending(_Sent):
 
     alert: Annotated[dict[str, Any], Field(json_schema_extra=_alert_schema)]
     recipients: Annotated[tuple[OfficeId, ...], Field(min_length=1, max_length=limits.RECIPIENTS_MAX)]
-    mode: Mode | None = None
+    mode: Annotated[
+        Mode | None,
+        Field(
+            description="To several offices: one by one, or all at once, which is much shorter on the line"
+            " and shows the broker that these mailboxes belong together. The offices never see one another."
+            " Without it: one by one to eight or fewer, and whenever two officers must sign."
+        ),
+    ] = None
 
 
 class Opening(_Sent):

@@ -421,6 +421,7 @@ async def submit_alert(visit: Visit, session: Session) -> web.StreamResponse:
     if not re.fullmatch(r"[0-9a-f]{32}", form_id):
         form_id = _form_id(visit)
     try:
+        mode = _mode_of(visit)
         done = await visit.site.sent.once(
             session.officer,
             form_id,
@@ -429,7 +430,7 @@ async def submit_alert(visit: Visit, session: Session) -> web.StreamResponse:
                 parsed.alert,
                 parsed.recipients,
                 photo_pages.photos_of(visit.form),
-                _mode_of(visit),
+                mode,
             ),
         )
     except SalweenError as error:
@@ -444,8 +445,11 @@ def _mode_of(visit: Visit) -> Mode | None:
     match visit.said("mode"):
         case "separate" | "shared" as mode:
             return mode
-        case _:
+        case "":
             return None
+        case _:
+            # Left to the rule, it might show a broker what nobody meant to show.
+            raise PolicyRefused("form_invalid", "mode")
 
 
 def _submitted(visit: Visit, done: Submitted, word: str = "sent") -> web.StreamResponse:

@@ -12,6 +12,7 @@ from broker.exchange import Exchange
 from keys.errors import PolicyRefused, SalweenError, Unavailable
 from keys.secret import SecretBytes
 from node.peers import load_peers
+from protocol import limits
 from protocol.requests import Forward, Op, Put, Request, put_capability_hash
 from protocol.tokens import FORWARDING_PREFIX, parse_token_untrusted
 from tests.node.offices import an_alert, count, node_of, read, shown
@@ -212,5 +213,54 @@ def test_words_for_what_cannot_be_a_route(tmp_path: Path) -> None:
             await region.here.host.run(lambda env: routes.remove(west))
             with pytest.raises(PolicyRefused, match="no such route"):
                 await region.here.host.run(lambda env: routes.remove(west))
+
+        world.run(script())
+
+
+def test_an_alert_to_several_goes_once_to_each_broker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two partners at our broker and two at the one behind it: one blob to each, forwarded or not."""
+    with World(seed=6, directory=tmp_path) as world:
+        region = Region(world)
+        places = (("Boten", "LA"), ("Maesai", "TH"), ("Laocai", "VN"), ("Tengchong", "CN"))
+        others = [OfficeHost(world, *place) for place in places[:3]] + [region.there]
+        requests: list[tuple[Exchange, Request, int]] = []
+        opened = Exchange.open_untrusted
+
+        def open_untrusted(exchange: Exchange, data: bytes) -> Request:
+            request = opened(exchange, data)
+            requests.append((exchange, request, len(data)))
+            return request
+
+        async def script() -> None:
+            await region.make()
+            await region.route(region.here, region.east, region.west)
+            for office, broker in zip(
+                others, (region.east, region.east, region.west, region.west), strict=True
+            ):
+                if office is not region.there:
+                    await office.make()
+                await pair(broker, region.here, office)
+            await asyncio.sleep(120)
+            monkeypatch.setattr(Exchange, "open_untrusted", open_untrusted)
+            await region.here.log_in()
+            names = [place[0] for place in places]
+            await region.here.send_to(an_alert("KA-1"), names, "shared")
+            await asyncio.sleep(60)
+            for office in others:
+                await office.log_in()
+                assert await shown(office) == 1
+            for broker in (region.east, region.west):
+                assert broker.broker is not None
+                (size,) = (
+                    size
+                    for exchange, request, size in requests
+                    if exchange is broker.broker._exchange
+                    and len(puts := [op for op in request.ops if isinstance(op, Put)]) == 2
+                    and puts[0].envelope[limits.BLOB_OFFSET_BYTES :]
+                    == puts[1].envelope[limits.BLOB_OFFSET_BYTES :]
+                )
+                assert size < 2 * limits.ENVELOPE_BUCKETS_BYTES[0]
 
         world.run(script())

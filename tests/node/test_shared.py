@@ -9,14 +9,17 @@ import pytest
 
 from keys.errors import PolicyRefused, VerificationFailed
 from keys.primitives import CompositePrivateKey
+from node.broker_link import _Load
 from node.peers import load_peers
 from node.views import Submitted
 from protocol import limits
 from protocol.alert import Alert
+from protocol.custody import Custody
 from protocol.evidence import Proof, SignedVersion, check_addressed, check_proof
 from protocol.message import parse_header_untrusted
+from protocol.onetime import OfferedKeys
 from protocol.release import Mode
-from protocol.requests import Op, Put, Result, request_bytes
+from protocol.requests import Op, OpRefused, Put, Result, request_bytes
 from tests.node.offices import a_victim_alert, an_alert, count, entries, link_of, node_of, read, write
 from tests.simulation.daemons import BrokerHost, OfficeHost, pair
 from tests.simulation.env import EPOCH_MS
@@ -261,6 +264,12 @@ def test_recipients_that_cannot_be_sent_to_are_named_and_nothing_leaves(tmp_path
         assert suspended.code == "pair_held"
         named = next(peer.name for peer in await here.peers() if peer.office_id == ids[1])
         assert suspended.detail.startswith(f"{named}: ")
+        several_wrong = await refused(plain, [ids[0], *ids, "ab" * 32])
+        assert several_wrong.code == "audience_repeated"
+        for who in (named, "abababab: ", next(p.name for p in await here.peers() if p.office_id == ids[0])):
+            assert who in several_wrong.detail
+        strangers = [f"{number:064x}" for number in range(20)]
+        assert (await refused(plain, strangers)).detail.endswith(" And 12 more.")
         assert await count(here, "delivery", "alert_id IS NOT NULL") == 0
         assert await count(here, "delivery") >= before
         await here.host.run(lambda env: node.desk.resume(session, ids[1]))
@@ -268,5 +277,76 @@ def test_recipients_that_cannot_be_sent_to_are_named_and_nothing_leaves(tmp_path
         await asyncio.sleep(120)
         for other in several.others:
             assert len(await other.inbox()) == 1
+
+    play(tmp_path, script)
+
+
+def test_a_shared_blob_does_not_make_a_thin_line_look_wide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a line can do is learnt from the bytes that went over it, not from what they stand for."""
+    carried: list[tuple[_Load, int]] = []
+    learn = _Load.arrived
+
+    def noting(load: _Load, carried_bytes: int, seconds: float) -> None:
+        carried.append((load, carried_bytes))
+        learn(load, carried_bytes, seconds)
+
+    async def script(several: Several) -> None:
+        monkeypatch.setattr(_Load, "arrived", noting)
+        await several.send(an_alert("KA-1"))
+        await asyncio.sleep(60)
+        largest = limits.ENVELOPE_BUCKETS_BYTES[0]
+        ours = link_of(several.here)._send
+        first = next(size for load, size in carried if load is ours and size > largest + 200)
+        assert first < largest + 3 * 1_500
+
+    play(tmp_path, script)
+
+
+def test_a_lost_address_among_several_holds_up_nobody(tmp_path: Path) -> None:
+    """Of puts around one blob, an unknown capability is `gone`, one named twice is held once."""
+
+    async def script(several: Several) -> None:
+        rows = await read(several.here, lambda tx: tx.execute("SELECT put_secret FROM peer"))
+        known = [bytes(row[0]) for row in rows]
+        blob = bytes(limits.ENVELOPE_BUCKETS_BYTES[0] - limits.BLOB_OFFSET_BYTES)
+        heads = [b"\1" + bytes([number]) * (limits.BLOB_OFFSET_BYTES - 1) for number in range(4)]
+        asked = [
+            Put(put_secret=known[0], envelope=heads[0] + blob),
+            Put(put_secret=b"?" * 32, envelope=heads[1] + blob),
+            Put(put_secret=known[1], envelope=heads[2] + blob),
+            Put(put_secret=known[0], envelope=heads[0] + blob),
+            Put(put_secret=known[0], envelope=heads[3] + blob),
+        ]
+        client = link_of(several.here).client
+        said = await several.here.host.run(lambda env: client.exchange(asked))
+        assert said[1] == OpRefused(code="gone")
+        notes = [note for note in said if isinstance(note, Custody)]
+        assert len(notes) == 4
+        assert [note.log_index for note in notes].count(notes[0].log_index) == 2
+        assert len({note.log_index for note in notes}) == 3
+
+    play(tmp_path, script)
+
+
+def test_keys_that_shared_alerts_used_are_told_by_another_message(tmp_path: Path) -> None:
+    """Else a key whose envelope was lost would stay, and open what a broker recorded."""
+
+    async def script(several: Several) -> None:
+        here = several.here
+
+        async def known() -> list[OfferedKeys]:
+            rows = await read(here, lambda tx: tx.execute("SELECT keys FROM one_time_offered"))
+            return [OfferedKeys.decode(row[0]) for row in rows]
+
+        await several.send(an_alert("KA-1"))
+        await asyncio.sleep(1.5 * 3600)  # a supply of keys is offered
+        await here.log_in()
+        await several.send(an_alert("KA-2"))
+        await asyncio.sleep(60)
+        assert [offered.unsaid for offered in await known()] == [True] * 3
+        await asyncio.sleep(1.5 * 3600)  # the announcement of a receive key leaves within the hour
+        assert [offered.unsaid for offered in await known()] == [False] * 3
 
     play(tmp_path, script)

@@ -4,7 +4,7 @@ Cheap key derivation is the only difference from a real start: the simulator has
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from broker.config import BrokerConfig, render_config
@@ -19,6 +19,7 @@ from node.layout import KdfProfile
 from node.setup import initialise as initialise_node
 from node.views import AlertRow, OutboxRow, PeerView, Session, Submitted
 from protocol.alert import Alert
+from protocol.release import Mode
 from runtime.env import Env
 from tests.simulation.world import Host, HostDownError, World
 
@@ -157,6 +158,12 @@ class OfficeHost:
         """To the only peer, or to the one whose name begins so."""
         (peer,) = (peer for peer in await self.peers() if to is None or peer.name.startswith(to))
         return await self._at_desk(lambda node, session: node.desk.submit(session, alert, [peer.office_id]))
+
+    async def send_to(self, alert: Alert, names: Sequence[str], mode: Mode) -> Submitted:
+        """To the peers of these names."""
+        ids = [peer.office_id for peer in await self.peers() if peer.name.removesuffix(" BLO") in names]
+        assert len(ids) == len(names)
+        return await self._at_desk(lambda node, session: node.desk.submit(session, alert, ids, mode=mode))
 
     async def open_alert(self, alert_id: str) -> dict[str, object]:
         """The fields of an alert, opened by the officer on duty."""

@@ -103,18 +103,22 @@ _LIAR: Final = ("Bokeo", "LA")  # paired with the first, and not to be believed
 @functools.cache
 def paired() -> Paired:
     """Two offices that paired an hour before every schedule begins; made once per process."""
+    return pair_offices((*_NAMES, _LIAR), ((0, 1), (0, 2)))
+
+
+def pair_offices(names: Sequence[tuple[str, str]], pairs: Sequence[tuple[int, int]]) -> Paired:
+    """Offices at one broker, paired an hour before every schedule begins."""
     with World(seed="paired", directory=Path(), has_simulated_disks=True) as world, _counted_pages():
         broker = BrokerHost(world)
-        offices = [OfficeHost(world, name, country, skew_ms=-SETUP_BEFORE_MS) for name, country in _NAMES]
-        offices.append(OfficeHost(world, *_LIAR, skew_ms=-SETUP_BEFORE_MS))
+        offices = [OfficeHost(world, name, country, skew_ms=-SETUP_BEFORE_MS) for name, country in names]
         broker.host.skew_ms = -SETUP_BEFORE_MS
 
         async def script() -> None:
             await broker.make()
             for office in offices:
                 await office.make()
-            await pair(broker, offices[0], offices[1])
-            await pair(broker, offices[0], offices[2])
+            for one, other in pairs:
+                await pair(broker, offices[one], offices[other])
             await asyncio.sleep(60)
             for host in (broker.host, *(office.host for office in offices)):
                 host.kill()
@@ -180,7 +184,11 @@ def _recorded_keys(witness: Witness) -> Any:
 
 
 class Schedule:
-    """See the head of this file."""
+    """See the head of this file. ``tests.simulation.several`` plays it with more offices."""
+
+    NAMES: tuple[tuple[str, str], ...] = _NAMES
+    idle_writes_max = IDLE_WRITES_MAX
+    idle_messages_max = IDLE_MESSAGES_MAX
 
     def __init__(
         self,
@@ -227,7 +235,7 @@ class Schedule:
 
     def run(self) -> Outcome:
         """Play it to its end; the outcome names what was broken."""
-        start = paired()
+        start = self.start()
         with (
             World(seed=self.seed, directory=Path(), has_simulated_disks=True) as world,
             _counted_pages(),
@@ -236,12 +244,13 @@ class Schedule:
             self.world = world
             self.broker = BrokerHost(world)
             self.broker.address = start.address
-            self.offices = [OfficeHost(world, name, country) for name, country in _NAMES]
+            self.offices = [OfficeHost(world, name, country) for name, country in self.NAMES]
             self.put_disk(self.broker.host, start.broker.copy())
             for office in self.offices:
                 self.put_disk(office.host, start.offices[office.name].copy())
             self.liar_office = OfficeHost(world, *_LIAR)
-            self.put_disk(self.liar_office.host, start.offices[_LIAR[0]].copy())
+            if self._has_liar:
+                self.put_disk(self.liar_office.host, start.offices[_LIAR[0]].copy())
             world.network.on_write = self._hear
             self._log_keys = {
                 office.name: _log_key(disk_of(office.host).content()) for office in self.offices
@@ -263,6 +272,10 @@ class Schedule:
                 broken=broken,
                 last=[f"{at / 1e6:.3f} {what} {facts}" for at, what, facts in world.trace.last],
             )
+
+    def start(self) -> Paired:
+        """The disks it begins with."""
+        return paired()
 
     def put_disk(self, host: Host, disk: SimulatedDisk) -> None:
         disk._choices = random.Random(f"{self.world.seed}/{host.name}/disk")
@@ -387,10 +400,10 @@ class Schedule:
         await asyncio.sleep(IDLE_S)
         spoken = self.world.network.writes - written
         # A liar goes on offering what nobody takes; that it costs little is all that can be asked.
-        if spoken > IDLE_WRITES_MAX * (1 + 4 * self._has_liar):
+        if spoken > self.idle_writes_max * (1 + 4 * self._has_liar):
             raise Broken("I12", f"{spoken} writes on the network in {IDLE_S // 60} idle minutes")
         for office, before in zip(self.offices, messages, strict=True):
-            if await self._count(office, "delivery") > before + IDLE_MESSAGES_MAX:
+            if await self._count(office, "delivery") > before + self.idle_messages_max:
                 raise Broken("I12", f"{office.name} goes on talking although nothing happens")
 
     async def _count(self, office: OfficeHost, table: str) -> int:

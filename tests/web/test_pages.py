@@ -251,6 +251,9 @@ async def test_an_officer_chooses_how_it_goes_to_several_and_reads_what_that_sho
     sent = await officer.post("/new", {**_hidden(answer), "mode": "shared", "action": "send"})
     assert sent.location == "/outbox?done=sent"
     assert desk.sent_modes == ["shared"]
+    wrong = await officer.post("/new", {**FORM, "recipients": both, "mode": "both", "action": "send"})
+    assert wrong.status == 422
+    assert desk.sent_modes == ["shared"]
     answer = await officer.post("/new", {**VICTIM_FORM, "recipients": both, "action": "review"})
     assert "mode" not in _radios(answer)
     assert "It goes to each office by itself" in page(answer).words

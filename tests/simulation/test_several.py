@@ -1,0 +1,26 @@
+"""Five offices, alerts to some of them in both modes, under faults: ``make simulate-several`` plays more."""
+
+import pytest
+
+from tests.simulation.several import five, one_stands_for_all, play
+
+MINUTES = 3  # a slice; the whole is longer
+
+
+@pytest.mark.parametrize("seed", [4])
+def test_an_alert_reaches_exactly_those_chosen_once(seed: int) -> None:
+    """Each by itself or shared, whatever breaks meanwhile (I1, I2, I4, I6, I12)."""
+    outcome, modes = play(seed, minutes=MINUTES)
+    assert outcome.broken is None, outcome.broken
+    assert min(modes.values()) > 3
+    assert outcome.faults
+
+
+def test_the_checker_finds_one_recipient_counted_for_all() -> None:
+    """With the mistake planted an alert is missing at somebody who was chosen; nothing else says so."""
+    five()
+    with one_stands_for_all():
+        outcome, _ = play(4, minutes=MINUTES)
+    assert outcome.broken is not None
+    assert outcome.broken.invariant == "I1"
+    assert "never reached" in outcome.broken.what
