@@ -14,6 +14,7 @@ import node.evidence
 import node.inbox
 import node.outbox
 import node.peers
+import node.photos
 import node.receive_keys
 import node.restore
 import node.watch
@@ -287,6 +288,37 @@ def _stick_is_delivery() -> Undo:
     return _swap(node.outbox.Outbox, "note_carried", trusting)
 
 
+def _photo_at_broker_is_fetched() -> Undo:
+    """A photo that the broker holds whole is taken for fetched and never sent again."""
+    real = node.photos.Photos._settle_upload
+
+    def trusting(self: Any, tx: Any, *, alert_id: bytes, number: int, peer_id: bytes, result: Any) -> None:
+        real(self, tx, alert_id=alert_id, number=number, peer_id=peer_id, result=result)
+        tx.execute(
+            "UPDATE photo_upload SET state = 'fetched'"
+            " WHERE alert_id = ? AND number = ? AND peer = ? AND done_bytes = size_bytes",
+            (alert_id, number, peer_id),
+        )
+
+    return _swap(node.photos.Photos, "_settle_upload", trusting)
+
+
+def _photo_shown_unverified() -> Undo:
+    """A photo is said to be whole with its first part."""
+    real = node.photos.Photos._settle_download
+
+    def hasty(self: Any, tx: Any, *, alert_id: bytes, number: int, **rest: Any) -> bool:
+        is_whole = real(self, tx, alert_id=alert_id, number=number, **rest)
+        tx.execute(
+            "UPDATE photo SET state = 'whole' WHERE alert_id = ? AND incoming = 1 AND number = ?"
+            " AND state = 'coming' AND done_bytes > 0 AND done_bytes < size_bytes",
+            (alert_id, number),
+        )
+        return is_whole
+
+    return _swap(node.photos.Photos, "_settle_download", hasty)
+
+
 MISTAKES: Final[dict[str, Callable[[], Undo]]] = {
     "sync_normal": _sync_normal,
     "no_checkpoint_at_open": _no_checkpoint_at_open,
@@ -309,6 +341,8 @@ MISTAKES: Final[dict[str, Callable[[], Undo]]] = {
     "copies_not_looked_for": _copies_not_looked_for,
     "silence_not_shown": _silence_not_shown,
     "stick_is_delivery": _stick_is_delivery,
+    "photo_at_broker_is_fetched": _photo_at_broker_is_fetched,
+    "photo_shown_unverified": _photo_shown_unverified,
 }
 
 
