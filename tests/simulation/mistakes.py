@@ -288,19 +288,20 @@ def _stick_is_delivery() -> Undo:
     return _swap(node.outbox.Outbox, "note_carried", trusting)
 
 
-def _photo_at_broker_is_fetched() -> Undo:
-    """A photo that the broker holds whole is taken for fetched and never sent again."""
-    real = node.photos.Photos._settle_upload
+def _photo_never_asked_again() -> Undo:
+    """A photo that was not at the broker when it was asked for is not asked for again."""
+    real = node.photos.Photos._settle_download
 
-    def trusting(self: Any, tx: Any, *, alert_id: bytes, number: int, peer_id: bytes, result: Any) -> None:
-        real(self, tx, alert_id=alert_id, number=number, peer_id=peer_id, result=result)
+    def resigned(self: Any, tx: Any, *, alert_id: bytes, number: int, **rest: Any) -> bool:
+        is_whole = real(self, tx, alert_id=alert_id, number=number, **rest)
         tx.execute(
-            "UPDATE photo_upload SET state = 'fetched'"
-            " WHERE alert_id = ? AND number = ? AND peer = ? AND done_bytes = size_bytes",
-            (alert_id, number, peer_id),
+            "UPDATE photo SET next_at_ms = ? WHERE alert_id = ? AND incoming = 1 AND number = ?"
+            " AND state = 'coming' AND setbacks > 0",
+            (10**15, alert_id, number),
         )
+        return is_whole
 
-    return _swap(node.photos.Photos, "_settle_upload", trusting)
+    return _swap(node.photos.Photos, "_settle_download", resigned)
 
 
 def _photo_shown_unverified() -> Undo:
@@ -341,7 +342,7 @@ MISTAKES: Final[dict[str, Callable[[], Undo]]] = {
     "copies_not_looked_for": _copies_not_looked_for,
     "silence_not_shown": _silence_not_shown,
     "stick_is_delivery": _stick_is_delivery,
-    "photo_at_broker_is_fetched": _photo_at_broker_is_fetched,
+    "photo_never_asked_again": _photo_never_asked_again,
     "photo_shown_unverified": _photo_shown_unverified,
 }
 
