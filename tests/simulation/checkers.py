@@ -34,6 +34,7 @@ class Sent:
     text: str
     kept: bool = False
     ticks: dict[str, None] = field(default_factory=dict)  # steps of the ladder the sender ever saw
+    photos: list[bytes] = field(default_factory=list)  # as the receiver must see them
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,10 +154,20 @@ class OfficeHost:
         """What the desk shows."""
         return await self._at_desk(lambda node, session: node.desk.peers(session))
 
-    async def send(self, alert: Alert, to: str | None = None) -> Submitted:
-        """To the only peer, or to the one whose name begins so."""
+    async def send(self, alert: Alert, to: str | None = None, photos: Sequence[str] = ()) -> Submitted:
+        """To the only peer, or to the one whose name begins so; ``photos``: names of staged ones."""
         (peer,) = (peer for peer in await self.peers() if to is None or peer.name.startswith(to))
-        return await self._at_desk(lambda node, session: node.desk.submit(session, alert, [peer.office_id]))
+        return await self._at_desk(
+            lambda node, session: node.desk.submit(session, alert, [peer.office_id], photos)
+        )
+
+    async def stage_photo(self, picture: bytes) -> str:
+        """A picture put into the officer's form; its name there."""
+        return await self._at_desk(lambda node, session: node.desk.stage_photo(session, picture))
+
+    async def photo(self, alert_id: str, number: int) -> tuple[str, bytes]:
+        """Type and bytes of a picture beside an alert that was opened."""
+        return await self._at_desk(lambda node, session: node.desk.photo(session, alert_id, number))
 
     async def send_to(self, alert: Alert, names: Sequence[str], mode: Mode) -> Submitted:
         """To the peers of these names."""

@@ -14,6 +14,7 @@ import node.evidence
 import node.inbox
 import node.outbox
 import node.peers
+import node.photos
 import node.receive_keys
 import node.restore
 import node.watch
@@ -287,6 +288,38 @@ def _stick_is_delivery() -> Undo:
     return _swap(node.outbox.Outbox, "note_carried", trusting)
 
 
+def _photo_never_asked_again() -> Undo:
+    """A photo that was not at the broker when it was asked for is not asked for again."""
+    real = node.photos.Photos._settle_download
+
+    def resigned(self: Any, tx: Any, *, alert_id: bytes, number: int, **rest: Any) -> bool:
+        is_whole = real(self, tx, alert_id=alert_id, number=number, **rest)
+        tx.execute(
+            "UPDATE photo SET next_at_ms = ? WHERE alert_id = ? AND incoming = 1 AND number = ?"
+            " AND state = 'coming' AND setbacks > 0",
+            (10**15, alert_id, number),
+        )
+        return is_whole
+
+    return _swap(node.photos.Photos, "_settle_download", resigned)
+
+
+def _photo_shown_unverified() -> Undo:
+    """A photo is said to be whole with its first part."""
+    real = node.photos.Photos._settle_download
+
+    def hasty(self: Any, tx: Any, *, alert_id: bytes, number: int, **rest: Any) -> bool:
+        is_whole = real(self, tx, alert_id=alert_id, number=number, **rest)
+        tx.execute(
+            "UPDATE photo SET state = 'whole' WHERE alert_id = ? AND incoming = 1 AND number = ?"
+            " AND state = 'coming' AND done_bytes > 0 AND done_bytes < size_bytes",
+            (alert_id, number),
+        )
+        return is_whole
+
+    return _swap(node.photos.Photos, "_settle_download", hasty)
+
+
 MISTAKES: Final[dict[str, Callable[[], Undo]]] = {
     "sync_normal": _sync_normal,
     "no_checkpoint_at_open": _no_checkpoint_at_open,
@@ -309,6 +342,8 @@ MISTAKES: Final[dict[str, Callable[[], Undo]]] = {
     "copies_not_looked_for": _copies_not_looked_for,
     "silence_not_shown": _silence_not_shown,
     "stick_is_delivery": _stick_is_delivery,
+    "photo_never_asked_again": _photo_never_asked_again,
+    "photo_shown_unverified": _photo_shown_unverified,
 }
 
 

@@ -29,6 +29,7 @@ from tests.simulation.daemons import BrokerHost, OfficeHost, pair
 from tests.simulation.disk import Killed, SimulatedDisk
 from tests.simulation.env import EPOCH_MS
 from tests.simulation.malice import LIES, TRICKS, MaliciousBroker, corrupt, tell_a_lie
+from tests.simulation.photos import Photographers
 from tests.simulation.turns import (
     TURNS,
     Kept,
@@ -231,6 +232,7 @@ class Schedule:
         self._carrying = random.Random(f"schedule/{seed}/post")
         self._carry_chance = CARRY_CHANCE if self._carrying.random() >= 0.5 else 0.0
         self._sticks: list[tuple[OfficeHost, OfficeHost, bytes]] = []  # from, to, and what is on it
+        self._photos = Photographers(seed, self.witness)
         self._relapsing: dict[str, None] = {}  # hosts that lose power as they stand up the next time
 
     def run(self) -> Outcome:
@@ -326,6 +328,8 @@ class Schedule:
             await self._look(office)
         self.witness.nothing_overheard()
         self.witness.everything_arrived()
+        for office in self.offices:
+            await self._photos.check_all(office, await self.logged_in(office, office.inbox))
         await self._check_idle()
         for office in self.offices:
             await self._check_database(office)
@@ -433,11 +437,16 @@ class Schedule:
         (receiver,) = (other.name for other in self.offices if other is not office)
         token = f"KA-{self._numbers}"
         text = f"seen at {self._numbers}, {'x' * self.choices.choice((10, 10, 1500, 4000))}"
-        sent = self.witness.sent[token] = Sent(token=token, sender=office.name, receiver=receiver, text=text)
+        names, photos = await self._photos.hand_in(office)
+        sent = self.witness.sent[token] = Sent(
+            token=token, sender=office.name, receiver=receiver, text=text, photos=photos
+        )
+        if names:
+            self.played["photo"] = self.played.get("photo", 0) + len(names)
         life = office.host.lives
         try:
             await self.logged_in(
-                office, lambda: office.send(alert_of(token, text, office.now_ms()), receiver)
+                office, lambda: office.send(alert_of(token, text, office.now_ms()), receiver, names)
             )
         except PolicyRefused as refused:
             if refused.code in ("window_full", "disk_low"):
@@ -473,6 +482,7 @@ class Schedule:
             row = self.choices.choice(unread)
             fields: Any = await self.logged_in(office, lambda: office.open_alert(row.alert_id))
             self.witness.saw_opened(row.headline.split()[1], fields["text"]["text"])
+        await self._photos.look(office, inbox)
         for row in outbox:
             for rung in row.recipients[0].ladder if row.recipients else ():
                 self.world.note("rung", row.headline.split()[1], rung.step)
