@@ -62,6 +62,11 @@ _DATABASE_FILE = 0  # to apsw's Connection.read; 1 would be the journal
 # The page it lies in is never written, https://sqlite.org/fileformat2.html#lock_byte_page.
 _LOCK_BYTE = 1 << 30
 
+# B-tree pages, https://sqlite.org/fileformat2.html#b_tree_pages.
+_LEAVES = (0x0A, 0x0D)
+_LEAF_HEAD = 8
+_INTERIOR_HEAD = 12
+
 _PLAIN_HEADER = b"SQLite format 3\0"
 _MIGRATION_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 
@@ -241,6 +246,21 @@ class Database:
             raise PolicyRefused("database_copy_exists", f"{path} exists already; nothing was written")
         await self._worker.run(lambda: self._copy(path, key))
 
+    async def wipe_traces(self, tables: Sequence[str]) -> int:
+        """Leave no copy of a deleted row of these tables in the file or its journal; how many were rewritten.
+
+        ``secure_delete`` overwrites a row where it stands. It does not reach the journal, nor what SQLite left
+        behind between the cells of a page when it moved the row to another page: such a table is written
+        anew. Writers wait meanwhile. DiskFailed.
+        """
+        if self._dead is not None:
+            raise self._dead
+        rewritten: int | None = await self._in_worker(lambda: self._wipe_traces(tables), [])
+        if rewritten is None:
+            assert self._dead is not None
+            raise self._dead
+        return rewritten
+
     async def close(self) -> None:
         """Finish what is queued, checkpoint, close. Safe to call twice."""
         if self._closing:
@@ -383,6 +403,40 @@ class Database:
             raise self._give_up(error) from error
         self.stats.checkpoints += 1
         self.stats.wal_pages = 0
+
+    def _wipe_traces(self, tables: Sequence[str]) -> int:
+        connection = self._connection
+        try:
+            self._truncate_journal()
+            marked = [table for table in tables if self._has_copies(table)]
+            for table in marked:
+                with connection:
+                    _rewrite(connection, table)
+            if marked:
+                self._truncate_journal()
+        except apsw.Error as error:
+            raise self._give_up(error) from error
+        return len(marked)
+
+    # Nothing else has the file open, so nobody's snapshot can hold a frame back.
+    def _truncate_journal(self) -> None:
+        frames, _ = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        if frames:
+            raise BrokenInvariant("journal_kept", "the journal could not be truncated")
+        self.stats.checkpoints += 1
+        self.stats.wal_pages = 0
+
+    def _has_copies(self, table: str) -> bool:
+        """Whether anything stands between the cells of a page of this table. The journal is empty."""
+        connection = self._connection
+        page_bytes = connection.pragma("page_size")
+        for (number,) in connection.execute(
+            "SELECT pageno FROM dbstat WHERE name = ? AND pagetype <> 'overflow'", (table,)
+        ):
+            _, page = connection.read("main", _DATABASE_FILE, (number - 1) * page_bytes, page_bytes)
+            if _gap(page).strip(b"\0"):
+                return True
+        return False
 
     def _copy(self, path: AnyPath, key: SecretBytes) -> None:
         files = self._env.files
@@ -681,6 +735,32 @@ def _set_pragma(
     # mmap_size of a file system layer without memory mapping has no answer at all, which is what is wanted.
     if answer != [(expected,)] and not (name == "mmap_size" and not answer):
         raise BrokenInvariant("pragma_refused", f"PRAGMA {name} did not take its value")
+
+
+def _gap(page: bytes) -> bytes:
+    """What is between the cell pointers and the cells of a b-tree page, which is not the first of a file.
+
+    https://sqlite.org/fileformat2.html#b_tree_pages.
+    """
+    cells, start = struct.unpack_from(">HH", page, 3)
+    return page[(_LEAF_HEAD if page[0] in _LEAVES else _INTERIOR_HEAD) + 2 * cells : start]
+
+
+def _rewrite(connection: apsw.Connection, table: str) -> None:
+    """Every row once more, on fresh pages in the order of rowids, so that no page is ever split.
+
+    The old pages are overwritten as they are freed. Between the two the rows stand in memory.
+    """
+    columns = ", ".join(row[1] for row in connection.execute(f"PRAGMA table_info({table})"))
+    connection.execute(
+        f"CREATE TEMP TABLE kept_rows AS SELECT rowid AS kept_rowid, {columns} FROM main.{table}"  # noqa: S608
+    )
+    connection.execute(f"DELETE FROM main.{table}")  # noqa: S608 - a name of a table of ours
+    connection.execute(
+        f"INSERT INTO main.{table} (rowid, {columns})"  # noqa: S608 - the same
+        f" SELECT kept_rowid, {columns} FROM temp.kept_rows ORDER BY kept_rowid"
+    )
+    connection.execute("DROP TABLE temp.kept_rows")
 
 
 def _wal_checksum(data: bytes, *, big_endian: bool) -> tuple[int, int]:
