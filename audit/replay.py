@@ -314,6 +314,13 @@ class _Teller:
     def _sent(self, step: Step, name: str, entry: Entry) -> None:
         story, key = self.story, entry["msg"]
         message = story.messages.get(key)
+        if message is None and name == "msg.receipt" and entry["step"] == "erased":
+            # The sender of what this office received says so too; of an earlier epoch, no story is kept here.
+            received = story.messages.get(f"in:{key}")
+            if received is not None:
+                received.steps.append(step)
+            if received is not None or story.prior is not None:
+                return
         if message is None and self._is_border_open and name != "msg.submit":
             # Where it stood when the other epoch ended is not to be seen here: as far as a message can be.
             message = story.messages[key] = Message(

@@ -249,8 +249,8 @@ class Database:
     async def wipe_traces(self, tables: Sequence[str]) -> int:
         """Leave no copy of a deleted row of these tables in the file or its journal; how many were rewritten.
 
-        ``secure_delete`` overwrites a row where it stands. It does not reach the journal, nor what SQLite left
-        behind between the cells of a page when it moved the row to another page: such a table is written
+        ``secure_delete`` overwrites a row where it stands. It reaches neither the journal nor what SQLite
+        left between the cells of a page when it moved the row to another: such a table is written
         anew. Writers wait meanwhile. DiskFailed.
         """
         if self._dead is not None:

@@ -19,11 +19,11 @@ def raw_pages(path: Path, key: bytes) -> Iterator[tuple[str, bytes]]:
     """
     with tempfile.TemporaryDirectory() as aside:
         copy = Path(aside) / path.name
-        for end in ("", "-wal"):
-            if Path(f"{path}{end}").exists():
-                shutil.copyfile(f"{path}{end}", f"{copy}{end}")
-        wal = Path(f"{copy}-wal")
+        shutil.copyfile(path, copy)
+        wal = Path(f"{path}-wal")
         wal_bytes = wal.stat().st_size if wal.exists() else 0
+        if wal_bytes:
+            shutil.copyfile(wal, f"{copy}-wal")
         connection = apsw.Connection(str(copy), vfs="multipleciphers-unix")
         try:
             connection.execute("PRAGMA cipher='chacha20'")
@@ -44,6 +44,24 @@ def raw_pages(path: Path, key: bytes) -> Iterator[tuple[str, bytes]]:
                 yield f"{path.name}-wal frame {number + 1}", _read(connection, _FILES[1], at, page_bytes)
         finally:
             connection.close()
+
+
+def entries_on_disk(path: Path, key: bytes, mark: bytes) -> int:
+    """How many log entries with this mark a process that opened the database now would find."""
+    with tempfile.TemporaryDirectory() as aside:
+        copy = Path(aside) / path.name
+        for end in ("", "-wal"):
+            shutil.copyfile(f"{path}{end}", f"{copy}{end}")
+        connection = apsw.Connection(str(copy), vfs="multipleciphers-unix")
+        try:
+            connection.execute("PRAGMA cipher='chacha20'")
+            connection.execute(f"PRAGMA key='raw:{key.hex()}'")
+            found: int = connection.execute(
+                "SELECT count(*) FROM leaf WHERE instr(entry, ?) > 0", (mark,)
+            ).get
+        finally:
+            connection.close()
+    return found
 
 
 def _read(connection: apsw.Connection, which: int, at: int, size: int) -> bytes:
