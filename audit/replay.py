@@ -460,6 +460,8 @@ WORDS: Final[Mapping[str, str]] = {
     "msg.overdue": "message %(msg).8s… not answered in time: %(code)s",
     "msg.cancel": "message %(msg).8s… cancelled",
     "msg.recv": "envelope %(env).8s… received: %(verdict)s",
+    "stick.out": "file of %(n)s envelopes for peer %(peer).8s… written by %(actor).8s…",
+    "stick.in": "file of %(n)s envelopes read by %(actor).8s…: %(fresh)s new, %(known)s known",
     "att.end": "photo %(n)s of alert %(alert).8s…: %(verdict)s",
     "rel.author": "alert %(alert).8s… signed by its author %(actor).8s…",
     "rel.release": "alert %(alert).8s… released by %(actor).8s…",

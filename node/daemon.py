@@ -25,7 +25,7 @@ from node.alerts import Alerts
 from node.answers import Answers
 from node.api.app import Api
 from node.api.openapi import BASE
-from node.backup import Manifest, make_backup
+from node.backup import Manifest, clear_leftovers, make_backup
 from node.broker_link import BrokerLink
 from node.ceremony import Ceremonies
 from node.config import NodeConfig, load_config
@@ -472,6 +472,7 @@ class Node:
                 await forget_old_service_once(self._db, self._env.clock.now_ms())
                 await self._erasure.forget_evidence_once()
                 await self._erasure.wipe()
+                await clear_leftovers(self._env, self._directory)
             rounds += 1
             if await self._erasure.erase_due():
                 self.events.tell("inbox")

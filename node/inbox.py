@@ -930,12 +930,12 @@ def note_erased(
     log: AuditLog,
     alert_id: bytes,
     parts: Sequence[str],
-    code: str,
+    why: str,
     told: Sequence[tuple[bytes, bytes]],
     now_ms: int,
 ) -> None:
     """The entry, and a receipt to each office of ``told``: (office id, hash of the delivery it is about)."""
-    index = log.append(tx, "content.erased", {"alert": alert_id.hex(), "parts": list(parts), "code": code})
+    index = log.append(tx, "content.erased", {"alert": alert_id.hex(), "parts": list(parts), "code": why})
     for peer_id, hh in told:
         if not tx.execute("SELECT 1 FROM peer WHERE office_id = ? AND retired_ms IS NOT NULL", (peer_id,)):
             queue_receipt(tx, peer_id, alert_id, hh, ReceiptState.ERASED, now_ms, index)
