@@ -62,10 +62,7 @@ _DATABASE_FILE = 0  # to apsw's Connection.read; 1 would be the journal
 # The page it lies in is never written, https://sqlite.org/fileformat2.html#lock_byte_page.
 _LOCK_BYTE = 1 << 30
 
-# B-tree pages, https://sqlite.org/fileformat2.html#b_tree_pages.
-_LEAVES = (0x0A, 0x0D)
-_LEAF_HEAD = 8
-_INTERIOR_HEAD = 12
+_LEAF_HEAD_BYTES = 8  # of a b-tree page
 
 _PLAIN_HEADER = b"SQLite format 3\0"
 _MIGRATION_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
@@ -427,11 +424,14 @@ class Database:
         self.stats.wal_pages = 0
 
     def _has_copies(self, table: str) -> bool:
-        """Whether anything stands between the cells of a page of this table. The journal is empty."""
+        """Whether anything stands between the rows of a page of this table. The journal is empty.
+
+        Inner pages hold numbers of rows alone.
+        """
         connection = self._connection
         page_bytes = connection.pragma("page_size")
         for (number,) in connection.execute(
-            "SELECT pageno FROM dbstat WHERE name = ? AND pagetype <> 'overflow'", (table,)
+            "SELECT pageno FROM dbstat WHERE name = ? AND pagetype = 'leaf'", (table,)
         ):
             _, page = connection.read("main", _DATABASE_FILE, (number - 1) * page_bytes, page_bytes)
             if _gap(page).strip(b"\0"):
@@ -738,12 +738,12 @@ def _set_pragma(
 
 
 def _gap(page: bytes) -> bytes:
-    """What is between the cell pointers and the cells of a b-tree page, which is not the first of a file.
+    """What is between the cell pointers and the cells of a leaf, https://sqlite.org/fileformat2.html#b_tree_pages.
 
-    https://sqlite.org/fileformat2.html#b_tree_pages.
+    Never of the first page of a file, which begins with the head of the file.
     """
     cells, start = struct.unpack_from(">HH", page, 3)
-    return page[(_LEAF_HEAD if page[0] in _LEAVES else _INTERIOR_HEAD) + 2 * cells : start]
+    return page[_LEAF_HEAD_BYTES + 2 * cells : start]
 
 
 def _rewrite(connection: apsw.Connection, table: str) -> None:

@@ -356,6 +356,7 @@ def test_a_copy_that_comes_after_the_erasure_is_shown_to_nobody(tmp_path: Path) 
         overtaken = await here.send(due(an_alert("KA-2"), here.now_ms() + DAY_MS))
         late = await here.export_stick("Tengchong")
         here.host.step_clock(2 * DAY_MS)
+        await asyncio.sleep(120)
         await offices.broker.restart()
         await asyncio.sleep(1800)
         assert await count(here, "delivery", "alert_id IS NOT NULL AND phase <> 'acknowledged'") == 0
