@@ -933,7 +933,10 @@ class Outbox:
         parts = ["outbox"]
         which = f"SELECT {_ROW} FROM delivery WHERE alert_id = ?"  # noqa: S608 - our own constant
         for waiting in tx.execute(which, (alert_id,)):
-            self.apply(tx, _row(waiting), Cancelled())
+            known = _row(waiting)
+            # A node that was shut finds both times past: that it was not delivered in time comes first.
+            is_over = known.state.expires_ms <= self._env.clock.now_ms()
+            self.apply(tx, known, Expired() if is_over else Cancelled())
         for row in map(_row, tx.execute(which, (alert_id,))):
             # Acknowledged ones too: whoever lost its disk and asks again is not promised what cannot come.
             state = replace(row.state, bodyless=True)

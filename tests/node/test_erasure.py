@@ -269,6 +269,24 @@ def test_an_office_that_was_shut_erases_before_it_shows_anything(tmp_path: Path)
     play(tmp_path, script)
 
 
+def test_a_sender_that_was_shut_says_first_that_nobody_took_it_in(tmp_path: Path) -> None:
+    """Both its times passed meanwhile: that it expired undelivered is not hidden by its erasure."""
+
+    async def script(offices: Offices) -> None:
+        here = offices.here
+        offices.broker.host.kill()
+        await here.log_in()
+        await here.send(due(an_alert(PLATE), here.now_ms() + 20 * DAY_MS))
+        here.host.kill()
+        await pass_days(offices, 30)
+        await here.restart()
+        assert [step for step, _ in await steps(here)] == ["kept", "expired"]
+        told = await entries(here, "msg.expired", "msg.cancel", "content.erased")
+        assert [e.kind for e in told] == ["msg.expired", "content.erased"]
+
+    play(tmp_path, script)
+
+
 def test_a_crash_between_erasing_and_wiping_leaves_no_trace_either(tmp_path: Path) -> None:
     """The rows are gone and the machine stops; what the journal still holds goes with the next start."""
 
