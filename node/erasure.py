@@ -1,8 +1,8 @@
 """Erasing: content, its keys and every copy of them go at their time, and the other office is told.
 
 Spec: docs/spec/log.md#erasure. Two rules: what is due is shown to nobody, erased already or not
-(``IS_DUE``); the rows go, the entry that says so and the signed word to the other office are one
-transaction, and only then come the traces of those rows and the month keys nobody needs.
+(node/alerts.py sees to that); the rows go, the entry that says so and the signed word to the other office
+are one transaction, and only then come the traces of those rows and the month keys nobody needs.
 """
 
 from typing import Final
