@@ -20,7 +20,6 @@ from tests.node.offices import (
     entries,
     node_of,
     play,
-    read,
 )
 from tests.simulation.env import EPOCH_MS
 from tests.simulation.world import HostDownError
@@ -230,34 +229,6 @@ def test_nothing_is_unwrapped_before_its_entry_is_on_disk(
     play(tmp_path, script)
 
 
-def test_content_is_erased_by_itself_at_both_offices(tmp_path: Path) -> None:
-    """When erase_at_ms comes nobody can open the alert any more; the log says that it is gone."""
-
-    async def script(offices: Offices) -> None:
-        alert = an_alert("KA-8").model_copy(
-            update={"expires_ms": EPOCH_MS + HOUR_MS, "erase_at_ms": EPOCH_MS + 2 * HOUR_MS}
-        )
-        sent = await offices.here.send(alert)
-        assert sent.alert_id is not None
-        await asyncio.sleep(30)
-        assert len(await offices.there.inbox()) == 1
-        await asyncio.sleep(2 * 3600 + 180)
-        for office in (offices.here, offices.there):
-            await office.log_in()
-            with pytest.raises(PolicyRefused) as erased:
-                await office.open_alert(sent.alert_id)
-            assert erased.value.code == "alert_erased"
-            node = office.node
-            assert node is not None
-            rows = await office.host.run(
-                lambda env, node=node: node.database.read(lambda tx: tx.value("SELECT count(*) FROM vault"))  # type: ignore[misc]
-            )
-            assert rows == 0
-        assert await offices.there.inbox() == ()
-
-    play(tmp_path, script)
-
-
 def test_an_expired_alert_becomes_negative_evidence_and_closes_its_number(tmp_path: Path) -> None:
     """What nobody could deliver in time says so at the sender; the receiver's order has no hole for ever."""
 
@@ -327,39 +298,6 @@ def test_drafts_leave_a_trace_when_they_are_written_thrown_away_or_outlived(tmp_
         assert [e.kind for e in told] == ["rel.author", "rel.author", "rel.refuse", "content.erased"]
         assert told[0].fields["alert"] == told[2].fields["alert"]
         assert told[1].fields["alert"] == told[3].fields["alert"]
-
-    play(tmp_path, script)
-
-
-@pytest.mark.parametrize("canary", ["Zq7CanaryVictim", "KACANARY99"])
-def test_no_log_entry_carries_content(tmp_path: Path, canary: str) -> None:
-    """Names, plates, free text and reasons stand in no entry of either office."""
-
-    async def script(offices: Offices) -> None:
-        here, there = offices.here, offices.there
-        node, peer = node_of(here), node_of(there)
-        author = await offices.second_officer()
-        (office,) = await here.peers()
-        alert = a_victim_alert(canary)
-        put = await here.host.run(lambda env: node.desk.submit(author, alert, [office.office_id]))
-        draft = put.draft_id
-        assert draft is not None
-        await here.host.run(lambda env: node.desk.release_emergency(author, draft, f"because {canary}"))
-        await here.send(an_alert(canary))
-        await asyncio.sleep(60)
-        session = there.session
-        assert session is not None
-        for row in await there.inbox():
-            await there.host.run(
-                lambda env, row=row: peer.desk.open_alert(session, row.alert_id, purpose="case")  # type: ignore[misc]
-            )
-        await asyncio.sleep(60)
-        for side in (here, there):
-            rows = await read(side, lambda tx: tx.execute("SELECT entry FROM leaf"))
-            whole = b"\n".join(row[0] for row in rows).lower()
-            assert len(rows) > 10
-            assert canary.lower().encode() not in whole
-            assert canary.lower().encode().hex().encode() not in whole
 
     play(tmp_path, script)
 
