@@ -65,10 +65,12 @@ class Erasure:
 
         Also at each start: power may have gone between an erasure and this.
         """
-        rewritten = await self._db.wipe_traces(TABLES)
+        wiped = await self._db.wipe_traces(TABLES)
         gone = await self._vault.forget_months(lambda: self._db.read(_months_in_use))
-        if rewritten or gone:
-            log.info("traces_wiped", count=rewritten)
+        if wiped.left:
+            log.warning("traces_left", code="disk_full", count=wiped.left)
+        if wiped.rewritten or gone:
+            log.info("traces_wiped", count=wiped.rewritten)
 
     async def forget_evidence_once(self) -> None:
         """Drop envelopes that were set aside before the backup horizon: nobody knows when theirs is due.

@@ -14,7 +14,7 @@ from keys.errors import BrokenInvariant
 from keys.primitives import aead_open, aead_seal
 from keys.secret import SecretBytes
 from node.secrets import Secrets
-from protocol import wire
+from protocol import limits, wire
 from runtime.env import Env
 from runtime.sqlite import Transaction
 
@@ -57,7 +57,9 @@ class Vault:
         """
         await self.ensure_month()
         async with self._one_maker:
-            self._closing = frozenset(self._secrets.names(KEK_PREFIX)) - {self._newest()}
+            # Something may just have been sealed under the month that ended, and not be in the database yet.
+            yesterday = self._month(self._env.clock.now_ms() - limits.DAY_MS)
+            self._closing = frozenset(self._secrets.names(KEK_PREFIX)) - {self._newest(), yesterday}
             try:
                 # Asked for after nothing new can be sealed under them.
                 gone = self._closing - frozenset(await in_use())
@@ -108,8 +110,10 @@ class Vault:
         nonce, ciphertext = sealed[:NONCE_BYTES], sealed[NONCE_BYTES:]
         return aead_open(self._secrets.get(kek), nonce, ciphertext, labels.VAULT_ASIDE + name)
 
-    def _month(self) -> str:
-        return KEK_PREFIX + datetime.fromtimestamp(self._env.clock.now_ms() / 1000, UTC).strftime("%Y-%m")
+    def _month(self, at_ms: int | None = None) -> str:
+        """The name of the key of the present month, or of the one of this time."""
+        now_ms = self._env.clock.now_ms() if at_ms is None else max(0, at_ms)
+        return KEK_PREFIX + datetime.fromtimestamp(now_ms / 1000, UTC).strftime("%Y-%m")
 
     def _newest(self) -> str:
         name, names = self._month(), frozenset(self._secrets.names(KEK_PREFIX)) - self._closing

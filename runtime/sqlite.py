@@ -13,6 +13,7 @@ by a power cut.
 
 import asyncio
 import errno
+import os
 import re
 import struct
 from collections.abc import Callable, Iterable, Sequence
@@ -36,6 +37,7 @@ __all__ = [
     "Snapshot",
     "SqlValue",
     "Transaction",
+    "Wiped",
     "load_migrations",
     "open_database",
 ]
@@ -177,6 +179,14 @@ class _Outcome:
 # --- the database -------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wiped:
+    """How many tables were written anew, and how many were not for want of room."""
+
+    rewritten: int
+    left: int
+
+
 @dataclass(slots=True)
 class DatabaseStats:
     """Counts for /metrics."""
@@ -243,20 +253,20 @@ class Database:
             raise PolicyRefused("database_copy_exists", f"{path} exists already; nothing was written")
         await self._worker.run(lambda: self._copy(path, key))
 
-    async def wipe_traces(self, tables: Sequence[str]) -> int:
-        """Leave no copy of a deleted row of these tables in the file or its journal; how many were rewritten.
+    async def wipe_traces(self, tables: Sequence[str]) -> Wiped:
+        """Leave no copy of a deleted row of these tables in the file or its journal.
 
         ``secure_delete`` overwrites a row where it stands. It reaches neither the journal nor what SQLite
         left between the cells of a page when it moved the row to another: such a table is written
-        anew. Writers wait meanwhile. DiskFailed.
+        anew, unless the disk has no room for that. Writers wait meanwhile. DiskFailed.
         """
         if self._dead is not None:
             raise self._dead
-        rewritten: int | None = await self._in_worker(lambda: self._wipe_traces(tables), [])
-        if rewritten is None:
+        wiped: Wiped | None = await self._in_worker(lambda: self._wipe_traces(tables), [])
+        if wiped is None:
             assert self._dead is not None
             raise self._dead
-        return rewritten
+        return wiped
 
     async def close(self) -> None:
         """Finish what is queued, checkpoint, close. Safe to call twice."""
@@ -401,19 +411,26 @@ class Database:
         self.stats.checkpoints += 1
         self.stats.wal_pages = 0
 
-    def _wipe_traces(self, tables: Sequence[str]) -> int:
-        connection = self._connection
+    def _wipe_traces(self, tables: Sequence[str]) -> Wiped:
+        connection, rewritten, left = self._connection, 0, 0
         try:
             self._truncate_journal()
-            marked = [table for table in tables if self._has_copies(table)]
-            for table in marked:
+            for table in tables:
+                if not self._has_copies(table):
+                    continue
+                # Once in the journal and once in the file. A full disk must not end a node that has room for
+                # everything else, and again at each start.
+                size = connection.execute("SELECT sum(pgsize) FROM dbstat WHERE name = ?", (table,)).get
+                if self._env.files.free_bytes(os.path.dirname(self._path) or ".") < 2 * size:
+                    left += 1
+                    continue
                 with connection:
                     _rewrite(connection, table)
-            if marked:
                 self._truncate_journal()
+                rewritten += 1
         except apsw.Error as error:
             raise self._give_up(error) from error
-        return len(marked)
+        return Wiped(rewritten=rewritten, left=left)
 
     # Nothing else has the file open, so nobody's snapshot can hold a frame back.
     def _truncate_journal(self) -> None:

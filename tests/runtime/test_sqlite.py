@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from keys.errors import BrokenInvariant, PolicyRefused, SalweenError, Unavailable, VerificationFailed
 from keys.secret import SecretBytes
 from runtime import exits
-from runtime.env import Env, real_env
+from runtime.env import Env, RealFiles, real_env
 from runtime.sqlite import (
     ConstraintFailed,
     Database,
@@ -34,6 +34,7 @@ from runtime.sqlite import (
     Migration,
     Snapshot,
     Transaction,
+    Wiped,
     load_migrations,
     open_database,
 )
@@ -267,7 +268,9 @@ async def test_neither_file_nor_journal_holds_plain_text(tmp_path: Path) -> None
             assert set(in_file.values()) == {0}
 
 
-async def test_a_deleted_row_leaves_no_trace_in_pages_or_journal(tmp_path: Path) -> None:
+async def test_a_deleted_row_leaves_no_trace_in_pages_or_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Overwriting rows where they stand is not enough: the journal has them, and so have pages they once
     stood in. One in a few hundred survives both secure_delete and the truncated journal."""
     path, rows = tmp_path / "a.db", 1000
@@ -297,12 +300,15 @@ async def test_a_deleted_row_leaves_no_trace_in_pages_or_journal(tmp_path: Path)
     database._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
     assert marked(), "secure_delete reaches everything by now: wipe_traces need not write tables anew"
 
-    assert await database.wipe_traces(["words"]) == 1
+    with monkeypatch.context() as patched:
+        patched.setattr(RealFiles, "free_bytes", lambda files, path: 1000)
+        assert await database.wipe_traces(["words"]) == Wiped(rewritten=0, left=1)
+    assert await database.wipe_traces(["words"]) == Wiped(rewritten=1, left=0)
     assert not marked()
     assert (tmp_path / "a.db-wal").stat().st_size == 0
     rest = await database.read(lambda tx: tx.execute("SELECT * FROM words ORDER BY id"))
     assert rest == [row for row in kept if row[0] not in gone]
-    assert await database.wipe_traces(["words"]) == 0
+    assert await database.wipe_traces(["words"]) == Wiped(rewritten=0, left=0)
     await database.close()
     await (await open_words(path)).close()
 
