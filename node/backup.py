@@ -220,7 +220,10 @@ async def verify_backup(env: Env, path: str, passphrase: SecretBytes, directory:
 
 
 async def clear_leftovers(env: Env, directory: Path) -> None:
-    """Remove what a killed backup or check left: a whole database, with what is erased since."""
+    """Remove what a killed backup or check left: a whole database, with what is erased since.
+
+    At a start, and by the next backup: in between it would stand in the way of one that is asked for.
+    """
     left = [str(directory / name) for name in (COPY_NAME, *_CHECK_FILES)]
     if not await env.run_blocking(lambda: any(env.files.exists(path) for path in left)):
         return

@@ -374,6 +374,7 @@ class Node:
         # What came due while the office was shut, or comes back with a backup, goes before anything is shown.
         await self.alerts.count_anew_once()
         await self._erasure.erase_due()
+        await clear_leftovers(self._env, self._directory)
         await self._ensure_links()
         self._run(self._link_where_wanted(), "links")
         self._run(self._housekeep(), "housekeeping")
@@ -472,7 +473,6 @@ class Node:
                 await forget_old_service_once(self._db, self._env.clock.now_ms())
                 await self._erasure.forget_evidence_once()
                 await self._erasure.wipe()
-                await clear_leftovers(self._env, self._directory)
             rounds += 1
             if await self._erasure.erase_due():
                 self.events.tell("inbox")

@@ -9,6 +9,7 @@ import pytest
 from keys import labels
 from keys.errors import PolicyRefused
 from keys.primitives import composite_verify
+from node.backup import COPY_NAME
 from node.layout import SecretName
 from node.peers import load_peers
 from node.vault import KEK_PREFIX, SealedContent
@@ -300,13 +301,16 @@ def test_a_crash_between_erasing_and_wiping_leaves_no_trace_either(tmp_path: Pat
         alert_id = await delivered(offices, 20 * DAY_MS)
         needles = await needles_of(there, alert_id, incoming=True)
         there.host.step_clock(20 * DAY_MS)
-        erasure = node_of(there)._erasure
+        erasure, key = node_of(there)._erasure, node_of(there)._secrets.get(SecretName.DATABASE)
         assert await there.host.run(lambda env: erasure._erase_some()) == 1
         assert set(found_in(there, needles)) == set(needles)
+        # A backup under way leaves a whole copy of the database, under the same key.
+        await there.host.run(lambda env: node_of(there).database.copy_to(f"node/{COPY_NAME}", key))
         there.host.kill()
         await there.restart()
         await asyncio.sleep(120)
         assert found_in(there, needles) == {}
+        assert not database_of(there).with_name(COPY_NAME).exists()
         assert node_of(there)._secrets.names(KEK_PREFIX) == ("kek/2027-02",)
 
     play(tmp_path, script)
