@@ -194,7 +194,7 @@ TYPES: Final[Mapping[str, EntryType]] = dict(
         ),
         _entry_type(
             "msg.receipt",
-            "sender",
+            "both offices",
             {"msg": ID16, "step": STEP, "at": TIME_MS},
             {"digest": HASH, "code": CODE, "env": HASH, "peer": PSEUDONYM},
         ),

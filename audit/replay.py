@@ -314,6 +314,13 @@ class _Teller:
     def _sent(self, step: Step, name: str, entry: Entry) -> None:
         story, key = self.story, entry["msg"]
         message = story.messages.get(key)
+        if message is None and name == "msg.receipt" and entry["step"] == "erased":
+            # The sender of what this office received says so too; of an earlier epoch, no story is kept here.
+            received = story.messages.get(f"in:{key}")
+            if received is not None:
+                received.steps.append(step)
+            if received is not None or story.prior is not None:
+                return
         if message is None and self._is_border_open and name != "msg.submit":
             # Where it stood when the other epoch ended is not to be seen here: as far as a message can be.
             message = story.messages[key] = Message(
@@ -453,6 +460,8 @@ WORDS: Final[Mapping[str, str]] = {
     "msg.overdue": "message %(msg).8s… not answered in time: %(code)s",
     "msg.cancel": "message %(msg).8s… cancelled",
     "msg.recv": "envelope %(env).8s… received: %(verdict)s",
+    "stick.out": "file of %(n)s envelopes for peer %(peer).8s… written by %(actor).8s…",
+    "stick.in": "file of %(n)s envelopes read by %(actor).8s…: %(fresh)s new, %(known)s known",
     "att.end": "photo %(n)s of alert %(alert).8s…: %(verdict)s",
     "rel.author": "alert %(alert).8s… signed by its author %(actor).8s…",
     "rel.release": "alert %(alert).8s… released by %(actor).8s…",

@@ -15,7 +15,7 @@ Reading order:
 - ``reset_keys``, ``resets``  a peer that lost state: what it is told to, and what is sent again
 - ``backup``, ``restore``, ``recovery_commands``  the backup file, and the ceremonies of the recovery sheet
 - ``integrations``  programs that act for an officer, and their tokens
-- ``officers``, ``vault``  who may open what, and what is kept sealed until they do
+- ``officers``, ``vault``, ``erasure``  who may open what, what is kept sealed until they do, and how it goes
 - ``photos``, ``photo_worker``  pictures on their way, and the process that decodes them, one each
 - ``full_mailboxes``  which of what waits for a mailbox without room may be tried
 - ``halfpairs``, ``partnering``  a pair of which one word is missing, and what every ceremony shares

@@ -1,4 +1,4 @@
-"""Alerts of this office: written, released, kept, listed, opened, erased.
+"""Alerts of this office: written, released, kept, listed, opened.
 
 Spec: docs/life-of-an-alert.md. Two rules: releasing puts content, numbers, signatures, envelopes and log
 entries into one transaction; reading commits its access entry before the content key is unwrapped.
@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from audit.store import AuditLog
 from keys.card import Role as ListedRole
@@ -24,6 +24,7 @@ from node.photos import Photos
 from node.receive_keys import ReceiveKeyRing
 from node.vault import SealedContent, Vault
 from node.views import (
+    Access,
     AlertRow,
     AlertView,
     LadderStep,
@@ -56,13 +57,14 @@ from runtime.sqlite import Database, Snapshot, Transaction
 
 PURPOSE_DUTY = "duty"
 REASON_CODES = ("duty", "case", "handover", "supervision", "court", "other")
+ENTRIES: Final[dict[Access, str]] = {"read": "acc.read", "print": "acc.print", "export": "acc.export"}
 LIST_MAX = 500
 REFUSED_NAMED_MAX = 8  # recipients that stand in the way, in one message
 ID_PREFIX_SHOWN = 8  # hex digits of an office nobody has a name for
 OPENED_REMEMBERED_MAX = 4096
 _COLUMNS = (
     "alert_id, incoming, peer, hh, status, crime_type, urgency, headline, needs_reason, created_ms,"
-    " stored_ms, author, releaser, flags, opened_ms, erased_ms"
+    " stored_ms, author, releaser, flags, opened_ms, erased_ms, erase_at_ms"
 )
 
 
@@ -170,7 +172,9 @@ class Alerts:
         def read(tx: Snapshot) -> tuple[PendingView, ...]:
             rows = tx.execute(
                 "SELECT p.draft_id, p.prepared, p.recipients, p.author, o.alias, p.headline, p.created_ms"
-                " FROM pending p JOIN officer o ON o.number = p.author ORDER BY p.created_ms"
+                " FROM pending p JOIN officer o ON o.number = p.author WHERE p.erase_at_ms > ?"
+                " ORDER BY p.created_ms",
+                (self._env.clock.now_ms(),),
             )
             names = _peer_names(tx)
             return tuple(
@@ -347,9 +351,10 @@ class Alerts:
             names = _peer_names(tx)
             rows = tx.execute(
                 f"SELECT {_COLUMNS} FROM alert WHERE incoming = 1 AND erased_ms IS NULL"  # noqa: S608 - our constant
+                " AND erase_at_ms > ?"
                 " AND (? = 0 OR opened_ms IS NULL) AND (? IS NULL OR peer = ?) AND (? IS NULL OR urgency = ?)"
                 " ORDER BY stored_ms DESC, rowid DESC LIMIT ?",
-                (int(only_unopened), peer_id, peer_id, urgency, urgency, LIST_MAX),
+                (now_ms, int(only_unopened), peer_id, peer_id, urgency, urgency, LIST_MAX),
             )
             return tuple(
                 AlertRow(
@@ -369,7 +374,7 @@ class Alerts:
                 for row in rows
             )
 
-        peer_id = None if peer is None else id_untrusted(peer)
+        peer_id, now_ms = None if peer is None else id_untrusted(peer), self._env.clock.now_ms()
         return await self._db.read(read)
 
     async def outbox(self) -> tuple[OutboxRow, ...]:
@@ -413,12 +418,16 @@ class Alerts:
             status=row[4],
             crime_type=row[5],
             urgency=row[6],
-            headline=row[7],
+            headline="" if self._is_gone(row) else row[7],
             created_ms=row[9],
             author=row[11],
             state="waiting" if state == "kept" else state,
             recipients=recipients,
         )
+
+    def _is_gone(self, row: Sequence[Any]) -> bool:
+        """Whether it is erased, or due to be: what is due is not shown, whenever its turn comes."""
+        return row[15] is not None or row[16] <= self._env.clock.now_ms()
 
     def _recipients(self, tx: Snapshot, alert_id: bytes, names: dict[bytes, str]) -> tuple[Recipient, ...]:
         photos = self._photos.sent_views(tx, alert_id)
@@ -427,15 +436,23 @@ class Alerts:
             for recipient in _recipients(tx, alert_id, names)
         )
 
-    async def open_alert(self, session: Session, alert_id: str, *, purpose: str) -> AlertView:
-        """Open one alert. The access is committed first; a victim needs a purpose other than plain duty."""
+    async def open_alert(
+        self, session: Session, alert_id: str, *, purpose: str, access: Access = "read"
+    ) -> AlertView:
+        """Open one alert. The access is committed first; a victim needs a purpose other than plain duty.
+
+        So is a refusal: PolicyRefused ``reason_needed``, ``alert_erased``.
+        """
         named = id_untrusted(alert_id)
         purpose = purpose or PURPOSE_DUTY
         if purpose not in REASON_CODES:
             raise PolicyRefused("reason_unknown", f"A reason is one of: {', '.join(REASON_CODES)}.")
-        row, sealed, index, peer_id = await self._db.transact(
-            partial(self._record_access, session=session, alert_id=named, purpose=purpose)
+        found = await self._db.transact(
+            partial(self._record_access, session=session, alert_id=named, purpose=purpose, access=access)
         )
+        if isinstance(found, PolicyRefused):
+            raise found
+        row, sealed, index, peer_id = found
         if peer_id is not None:
             await self._outbox.send_receipts(peer_id)
         incoming = bool(row[1])
@@ -488,11 +505,12 @@ class Alerts:
         return await self._photos.open(named, incoming, number)
 
     def _record_access(
-        self, tx: Transaction, *, session: Session, alert_id: bytes, purpose: str
-    ) -> tuple[Sequence[Any], SealedContent, int, bytes | None]:
+        self, tx: Transaction, *, session: Session, alert_id: bytes, purpose: str, access: Access
+    ) -> tuple[Sequence[Any], SealedContent, int, bytes | None] | PolicyRefused:
         """The access entry, chained per alert; the first opening also queues a receipt for its sender.
 
-        Returns the alert's row, its content still sealed, the entry's index and the peer to answer.
+        Returns the alert's row, its content still sealed, the entry's index and the peer to answer; or why
+        the access is refused, which is an entry as well.
         """
         rows = tx.execute(
             f"SELECT {_COLUMNS} FROM alert WHERE alert_id = ? ORDER BY incoming DESC",  # noqa: S608 - our constant
@@ -501,12 +519,12 @@ class Alerts:
         if not rows:
             raise PolicyRefused("alert_unknown", "There is no such alert here.")
         row = rows[0]
-        if row[15] is not None:
-            raise PolicyRefused(
-                "alert_erased", "The content of this alert was erased; its history remains in the log."
-            )
-        if row[8] and purpose == PURPOSE_DUTY:
-            raise PolicyRefused("reason_needed", "This alert is about a victim. Say why you open it.")
+        refused = self._refusal(row, purpose)
+        if refused is not None:
+            actor = self._officers.pseudonym(tx, session.officer)
+            denied = {"alert": alert_id.hex(), "actor": actor, "code": refused.code, "purpose": purpose}
+            self._log.append(tx, "acc.deny", denied)
+            return refused
         sealed = tx.one(
             "SELECT kek, wrapped_key, ciphertext FROM vault WHERE alert_id = ? AND incoming = ?",
             (alert_id, row[1]),
@@ -527,7 +545,7 @@ class Alerts:
         }
         if before is not None:
             fields["prev"] = before[1]
-        index = self._log.append(tx, "acc.read", fields)
+        index = self._log.append(tx, ENTRIES[access], fields)
         tx.execute(
             "INSERT INTO access (alert_id, incoming, count, last_index) VALUES (?, ?, ?, ?)"
             " ON CONFLICT (alert_id, incoming) DO UPDATE"
@@ -546,46 +564,17 @@ class Alerts:
         )
         return row, content, index, row[2]
 
-    # --- erasing --------------------------------------------------------------------------------------------
-
-    async def erase_due(self) -> int:
-        """Erase what has reached its time, at both sides of this office; how many."""
-        now_ms = self._env.clock.now_ms()
-
-        def record(tx: Transaction) -> int:
-            rows = tx.execute(
-                "SELECT alert_id, incoming FROM alert WHERE erase_at_ms <= ? AND erased_ms IS NULL LIMIT 64",
-                (now_ms,),
+    def _refusal(self, row: Sequence[Any], purpose: str) -> PolicyRefused | None:
+        """Why an alert that is here is not opened."""
+        if self._is_gone(row):
+            return PolicyRefused(
+                "alert_erased", "The content of this alert was erased; its history remains in the log."
             )
-            for alert_id, incoming in rows:
-                tx.execute("DELETE FROM vault WHERE alert_id = ? AND incoming = ?", (alert_id, incoming))
-                tx.execute(
-                    "UPDATE alert SET erased_ms = ?, headline = '' WHERE alert_id = ? AND incoming = ?",
-                    (now_ms, alert_id, incoming),
-                )
-                self._outbox.erase(tx, alert_id)
-                parts = ["content", "outbox"]
-                if self._photos.erase(tx, alert_id, bool(incoming)):
-                    parts.append("photos")
-                self._log.append(
-                    tx, "content.erased", {"alert": alert_id.hex(), "parts": parts, "code": "due"}
-                )
-            drafts = tx.execute("SELECT draft_id, prepared FROM pending WHERE erase_at_ms <= ?", (now_ms,))
-            for draft_id, prepared in drafts:
-                tx.execute("DELETE FROM pending WHERE draft_id = ?", (draft_id,))
-                self._photos.drop_draft(tx, draft_id)
-                named = prepared_from_bytes(prepared).core.unsigned_id.hex()
-                self._log.append(tx, "content.erased", {"alert": named, "parts": ["draft"], "code": "due"})
-            return len(rows) + len(drafts)
+        if row[8] and purpose == PURPOSE_DUTY:
+            return PolicyRefused("reason_needed", "This alert is about a victim. Say why you open it.")
+        return None
 
-        due = await self._db.read(
-            lambda tx: tx.execute(
-                "SELECT 1 FROM alert WHERE erase_at_ms <= ? AND erased_ms IS NULL"
-                " UNION ALL SELECT 1 FROM pending WHERE erase_at_ms <= ? LIMIT 1",
-                (now_ms, now_ms),
-            )
-        )
-        return await self._db.transact(record) if due else 0
+    # --- by itself -----------------------------------------------------------------------------------------
 
     async def count_anew_once(self) -> None:
         """What was written while the clock stood before our own certificate counts from when it is right.

@@ -7,7 +7,7 @@ log.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -46,6 +46,7 @@ INTEGER_MAX: Final = 2**53 - 1
 SIZES_MAX: Final = (SECRETS_BYTES_MAX, SECRETS_BYTES_MAX, SECRETS_BYTES_MAX, INTEGER_MAX)
 COPY_NAME: Final = "backup-copy.db"
 CHECK_NAME: Final = "backup-check.db"
+_CHECK_FILES: Final = (CHECK_NAME, *(f"{CHECK_NAME}{end}" for end in (".keycheck", "-wal", "-journal")))
 BUSY_NAME: Final = "backup.lock"  # locked while one of the two is in use
 
 
@@ -218,9 +219,21 @@ async def verify_backup(env: Env, path: str, passphrase: SecretBytes, directory:
         return await _verify(env, path, passphrase, directory)
 
 
+async def clear_leftovers(env: Env, directory: Path) -> None:
+    """Remove what a killed backup or check left: a whole database, with what is erased since.
+
+    At a start, and by the next backup: in between it would stand in the way of one that is asked for.
+    """
+    left = [str(directory / name) for name in (COPY_NAME, *_CHECK_FILES)]
+    if not await env.run_blocking(lambda: any(env.files.exists(path) for path in left)):
+        return
+    with suppress(Unavailable), _alone(env, directory):  # one that runs clears up after itself
+        await _clear(env, *left)
+
+
 async def _verify(env: Env, path: str, passphrase: SecretBytes, directory: Path) -> Manifest:
     target = str(directory / CHECK_NAME)
-    leftovers = (target, f"{target}.keycheck", f"{target}-wal", f"{target}-journal")
+    leftovers = [str(directory / name) for name in _CHECK_FILES]
     await _clear(env, *leftovers)
     try:
         with _written(target):

@@ -25,7 +25,7 @@ from node.alerts import Alerts
 from node.answers import Answers
 from node.api.app import Api
 from node.api.openapi import BASE
-from node.backup import Manifest, make_backup
+from node.backup import Manifest, clear_leftovers, make_backup
 from node.broker_link import BrokerLink
 from node.ceremony import Ceremonies
 from node.config import NodeConfig, load_config
@@ -33,6 +33,7 @@ from node.control import SOCKET_NAME, Channel, ControlServer, Params
 from node.deadlines import Deadlines
 from node.desk import Desk
 from node.doctor import check_node
+from node.erasure import Erasure
 from node.events import Events
 from node.evidence import EvidenceRoom
 from node.halfpairs import HalfPairs
@@ -252,6 +253,7 @@ class Node:
             language=config.language,
             opened_receipts=config.opened_receipts,
         )
+        self._erasure = Erasure(env, db, log, vault, self._outbox, self._photos)
         partnering = Partnering(
             env,
             db,
@@ -370,6 +372,10 @@ class Node:
         self.is_running = True
         if self.log.refusal is not None:
             return
+        # What came due while the office was shut, or comes back with a backup, goes before anything is shown.
+        await self.alerts.count_anew_once()
+        await self._erasure.erase_due()
+        await clear_leftovers(self._env, self._directory)
         await self._ensure_links()
         self._run(self._link_where_wanted(), "links")
         self._run(self._housekeep(), "housekeeping")
@@ -466,8 +472,10 @@ class Node:
                 await self.reset_keys.load()
                 await self._outbox.forget_settled_once()
                 await forget_old_service_once(self._db, self._env.clock.now_ms())
+                await self._erasure.forget_evidence_once()
+                await self._erasure.wipe()
             rounds += 1
-            if await self.alerts.erase_due():
+            if await self._erasure.erase_due():
                 self.events.tell("inbox")
             with contextlib.suppress(TimeoutError):
                 async with self._env.timeout(await self._outbox.rest_s(IDLE_ROUND_S)):

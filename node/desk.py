@@ -31,6 +31,7 @@ from node.photos import Photos
 from node.resets import beginnings
 from node.revocations import Revocations
 from node.views import (
+    Access,
     AlertRow,
     AlertView,
     BrokerLossView,
@@ -161,10 +162,12 @@ class Desk:
         self._alive(session)
         return await self._alerts.inbox(only_unopened=only_unopened, peer=peer, urgency=urgency)
 
-    async def open_alert(self, session: Session, alert_id: str, *, purpose: str) -> AlertView:
+    async def open_alert(
+        self, session: Session, alert_id: str, *, purpose: str, access: Access = "read"
+    ) -> AlertView:
         """Open one alert; the access entry is committed first."""
         self._alive(session)
-        view = await self._alerts.open_alert(session, alert_id, purpose=purpose)
+        view = await self._alerts.open_alert(session, alert_id, purpose=purpose, access=access)
         self._events.tell("inbox")
         return view
 

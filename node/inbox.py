@@ -561,11 +561,8 @@ class Inbox:
             ),
         )
         if erase_due:
-            self._log.append(
-                tx,
-                "content.erased",
-                {"alert": opened.alert_id.hex(), "parts": ["content"], "code": "erase_due"},
-            )
+            told = [(peer.office_id, opened.hh)]
+            note_erased(tx, self._log, opened.alert_id, ["content"], "erase_due", told, now_ms)
             return
         self._vault.store_content(tx, opened.alert_id, True, opened.message.core, opened.message.disclosures)
         self._photos.expect(tx, peer, opened.alert_id, alert)
@@ -632,10 +629,15 @@ class Inbox:
         self._revocations(tx, peer, [item for item in items if isinstance(item, RevocationItem)])
 
     def _apply_receipt(self, tx: Transaction, peer: Peer, receipt: Receipt, outcome: _Outcome) -> None:
-        """A rung of the ladder, if the receipt is about a delivery we really made to this peer."""
+        """A rung of the ladder, if the receipt is about a delivery we really made to this peer.
+
+        That its content is erased, the peer also says of what it sent to us.
+        """
         row = tx.one(
             "SELECT alert_id, msg_id FROM delivery WHERE hh = ? AND peer = ?", (receipt.hh, peer.office_id)
         )
+        if row is None and receipt.state is ReceiptState.ERASED:
+            row = _received_alert(tx, peer, receipt.hh)
         if row is None or row[0] is None or receipt.alert_id not in (row[0], bytes(32)):
             log.warning("receipt_unmatched", code=receipt.state.value)
             return
@@ -878,6 +880,15 @@ def _erase_at_ms(opened: OpenedAlert, marks: frozenset[Mark], now_ms: int) -> in
     return now_ms + opened.alert.erase_at_ms - opened.alert.created_ms
 
 
+def _received_alert(tx: Snapshot, peer: Peer, hh: bytes) -> tuple[bytes, bytes] | None:
+    """(alert id, message id) of an alert that this peer sent to us with this delivery."""
+    row = tx.one("SELECT header FROM received WHERE peer = ? AND hh = ?", (peer.office_id, hh))
+    header = None if row is None else parse_header_untrusted(row[0])
+    if header is None or header.type is not MessageType.ALERT:
+        return None
+    return header.core_hash, header.msg_id
+
+
 def _was_service(tx: Snapshot, peer: Peer, opened: Verified) -> bool:
     """Whether the first copy of a repeated message held service items only: it asks for nothing again."""
     row = tx.one(
@@ -926,6 +937,22 @@ def queue_receipt(
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (peer_id, alert_id, hh, state.value, at_ms, log_index, code, actor, due_ms),
     )
+
+
+def note_erased(
+    tx: Transaction,
+    log: AuditLog,
+    alert_id: bytes,
+    parts: Sequence[str],
+    why: str,
+    told: Sequence[tuple[bytes, bytes]],
+    now_ms: int,
+) -> None:
+    """The entry, and a receipt to each office of ``told``: (office id, hash of the delivery it is about)."""
+    index = log.append(tx, "content.erased", {"alert": alert_id.hex(), "parts": list(parts), "code": why})
+    for peer_id, hh in told:
+        if not tx.execute("SELECT 1 FROM peer WHERE office_id = ? AND retired_ms IS NOT NULL", (peer_id,)):
+            queue_receipt(tx, peer_id, alert_id, hh, ReceiptState.ERASED, now_ms, index)
 
 
 def content_commitments(salt: bytes, core: bytes, disclosures: bytes) -> list[str]:

@@ -24,6 +24,7 @@ _STEPS = (
     "refused",
     "assigned",
     "outcome",
+    "erased",
 )
 ORDER = {step: place for place, step in enumerate(_STEPS)}
 # Nothing was heard at all: then the end is what counts, not the question that stayed open before it.

@@ -956,15 +956,34 @@ class Outbox:
             else:
                 self._log.append(tx, "msg.cancel", {"msg": row.msg_id.hex()})
 
-    def erase(self, tx: Transaction, alert_id: bytes) -> None:
-        """The content of an alert goes: what still travels of it travels without body."""
-        for row in tx.execute(f"SELECT {_ROW} FROM delivery WHERE alert_id = ?", (alert_id,)):  # noqa: S608
-            self.apply(tx, _row(row), Cancelled())
-        for hh, message in tx.execute(
-            "SELECT hh, message FROM delivery WHERE alert_id = ? AND message IS NOT NULL", (alert_id,)
-        ):
-            bare = SignedMessage.from_bytes(message).without_body().to_bytes()
-            tx.execute("UPDATE delivery SET message = ? WHERE hh = ?", (bare, hh))
+    def erase(self, tx: Transaction, alert_id: bytes) -> list[str]:
+        """The content of an alert goes: what still travels of it travels without body. Parts, for the log."""
+        parts = ["outbox"]
+        which = f"SELECT {_ROW} FROM delivery WHERE alert_id = ?"  # noqa: S608 - our own constant
+        for waiting in tx.execute(which, (alert_id,)):
+            known = _row(waiting)
+            # A node that was shut finds both times past: that it was not delivered in time comes first.
+            is_over = known.state.expires_ms <= self._env.clock.now_ms()
+            self.apply(tx, known, Expired() if is_over else Cancelled())
+        for row in map(_row, tx.execute(which, (alert_id,))):
+            # Acknowledged ones too: whoever lost its disk and asks again is not promised what cannot come.
+            state = replace(row.state, bodyless=True)
+            tx.execute("UPDATE delivery SET state = ? WHERE hh = ?", (state.encode(), row.hh))
+            message = tx.value("SELECT message FROM delivery WHERE hh = ?", (row.hh,))
+            if message is not None:
+                bare = SignedMessage.from_bytes(message).without_body().to_bytes()
+                tx.execute("UPDATE delivery SET message = ? WHERE hh = ?", (bare, row.hh))
+            tx.execute("DELETE FROM carried WHERE hh = ?", (row.hh,))
+            if tx.changes():
+                parts = ["outbox", "stick"]
+        return parts
+
+    def holders(self, tx: Snapshot, alert_id: bytes) -> list[tuple[bytes, bytes]]:
+        """Who acknowledged an alert of ours, and so holds it: (office id, hash of the delivery)."""
+        rows = tx.execute(
+            "SELECT peer, hh FROM delivery WHERE alert_id = ? AND phase = 'acknowledged'", (alert_id,)
+        )
+        return [(peer_id, hh) for peer_id, hh in rows]
 
     # --- by itself ------------------------------------------------------------------------------------------
 

@@ -168,10 +168,12 @@ class Photos:
             if tx.changes() != 1:
                 raise PolicyRefused("photo_gone", "A photo was removed or sent already.")
 
-    def drop_draft(self, tx: Transaction, draft_id: bytes) -> None:
-        """The draft is discarded or due: its photos go."""
-        for (name,) in tx.execute("SELECT name FROM photo_staged WHERE draft = ?", (draft_id,)):
+    def drop_draft(self, tx: Transaction, draft_id: bytes) -> bool:
+        """The draft is discarded or due: its photos go; whether it had any."""
+        names = tx.execute("SELECT name FROM photo_staged WHERE draft = ?", (draft_id,))
+        for (name,) in names:
             _drop_staged(tx, name)
+        return bool(names)
 
     async def staged_thumbnail(self, officer: int, name: str) -> bytes:
         """The thumbnail of a photo that waits in a form of this officer."""

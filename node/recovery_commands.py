@@ -19,6 +19,7 @@ from node.control import Params
 from node.paper import read_sheet
 from node.restore import begin_in_place, renew, restore, version_after_loss
 from node.setup import initialise
+from protocol import limits
 from runtime.env import Env
 from runtime.secretfiles import read_secret_file
 
@@ -120,6 +121,9 @@ def add_recovery_commands(
                 f"{what} of {result['office']} of {_when(result['made_ms'])}: {result['file']},"
                 f" log up to entry {result['entries']}."
             )
+            if not verify:
+                until = result["made_ms"] + limits.BACKUP_HORIZON_MS
+                click.echo(f"Destroy it after {_when(until)}: it keeps what is erased here meanwhile.")
             if not verify:
                 click.echo(
                     "Keep it apart from this machine. It opens with its passphrase and restores with the"

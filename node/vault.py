@@ -5,6 +5,7 @@ commit the access entry first. Erasing an alert is deleting its row; nobody keep
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -13,7 +14,7 @@ from keys.errors import BrokenInvariant
 from keys.primitives import aead_open, aead_seal
 from keys.secret import SecretBytes
 from node.secrets import Secrets
-from protocol import wire
+from protocol import limits, wire
 from runtime.env import Env
 from runtime.sqlite import Transaction
 
@@ -40,6 +41,7 @@ class Vault:
         self._secrets = secrets
         # Two that find no key and make one each would leave the first one's alert sealed under nothing.
         self._one_maker = asyncio.Lock()
+        self._closing: frozenset[str] = frozenset()  # month keys on their way out
 
     async def ensure_month(self) -> None:
         """Make this month's key-encryption key if there is none. Called before any ``store_content``."""
@@ -47,6 +49,24 @@ class Vault:
             name = self._month()
             if name not in self._secrets.names(KEK_PREFIX):
                 await self._secrets.put({name: SecretBytes(self._env.random(KEY_BYTES))})
+
+    async def forget_months(self, in_use: Callable[[], Awaitable[Collection[str]]]) -> frozenset[str]:
+        """Remove month keys that nothing is sealed under, but for the present one; which.
+
+        ``in_use`` reads the database. With its key goes whatever a copy of a row might still be opened with.
+        """
+        await self.ensure_month()
+        async with self._one_maker:
+            # Something may just have been sealed under the month that ended, and not be in the database yet.
+            yesterday = self._month(self._env.clock.now_ms() - limits.DAY_MS)
+            self._closing = frozenset(self._secrets.names(KEK_PREFIX)) - {self._newest(), yesterday}
+            try:
+                # Asked for after nothing new can be sealed under them.
+                gone = self._closing - frozenset(await in_use())
+                await self._secrets.remove(sorted(gone))
+            finally:
+                self._closing = frozenset()
+            return gone
 
     def store_content(
         self, tx: Transaction, alert_id: bytes, incoming: bool, core: bytes, disclosures: bytes
@@ -90,10 +110,12 @@ class Vault:
         nonce, ciphertext = sealed[:NONCE_BYTES], sealed[NONCE_BYTES:]
         return aead_open(self._secrets.get(kek), nonce, ciphertext, labels.VAULT_ASIDE + name)
 
-    def _month(self) -> str:
-        return KEK_PREFIX + datetime.fromtimestamp(self._env.clock.now_ms() / 1000, UTC).strftime("%Y-%m")
+    def _month(self, at_ms: int | None = None) -> str:
+        """The name of the key of the present month, or of the one of this time."""
+        now_ms = self._env.clock.now_ms() if at_ms is None else max(0, at_ms)
+        return KEK_PREFIX + datetime.fromtimestamp(now_ms / 1000, UTC).strftime("%Y-%m")
 
     def _newest(self) -> str:
-        name = self._month()
+        name, names = self._month(), frozenset(self._secrets.names(KEK_PREFIX)) - self._closing
         # A clock that stepped into a month without a key must not stop an alert from being kept.
-        return name if name in self._secrets.names(KEK_PREFIX) else max(self._secrets.names(KEK_PREFIX))
+        return name if name in names else max(names)

@@ -165,10 +165,14 @@ async def _outbox(node: "Node", params: Params, channel: Channel) -> dict[str, A
 
 async def _show(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
     async with _logged_in(node, params) as session:
+        is_export = params.get("photos") is True
         view = await node.desk.open_alert(
-            session, _text(params, "alert_id"), purpose=str(params.get("purpose", ""))
+            session,
+            _text(params, "alert_id"),
+            purpose=str(params.get("purpose", "")),
+            access="export" if is_export else "read",
         )
-        if params.get("photos") is True:
+        if is_export:
             for photo in view.photos:
                 if photo.state in ("whole", "kept"):
                     await _hand_over(node, session, view.alert_id, photo.number, channel)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Role = Literal["officer", "supervisor", "auditor", "operator"]
+# What an alert is opened for: to be read here, on paper, or in files outside of this program's care.
+Access = Literal["read", "print", "export"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +114,7 @@ class PeerView:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LadderStep:
     """One rung: kept, on_broker (custody note), on_stick (a file was written), delivered, opened, assigned,
-    outcome, refused; or a silence: no_reply, expired.
+    outcome, refused, erased (content and keys are gone there); or a silence: no_reply, expired.
 
     ``clock`` says whose clock ``at_ms`` comes from (an office name or "broker").
     """
@@ -128,6 +130,7 @@ class LadderStep:
         "refused",
         "assigned",
         "outcome",
+        "erased",
     ]
     at_ms: int
     clock: str

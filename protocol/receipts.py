@@ -23,6 +23,7 @@ class ReceiptState(StrEnum):
     ASSIGNED = "assigned"
     OUTCOME = "outcome"
     REFUSED = "refused"
+    ERASED = "erased"  # content and keys are gone at whoever says it, receiver or sender
 
 
 # Order in which an alert climbs. Refused is the other end: nothing follows it but a later delivery.
@@ -32,6 +33,7 @@ LADDER: Final = (
     ReceiptState.OPENED,
     ReceiptState.ASSIGNED,
     ReceiptState.OUTCOME,
+    ReceiptState.ERASED,
 )
 # Refusals that are a person's to choose; every other code of the list is what the program found.
 OFFICER_REFUSALS: Final = (

@@ -13,6 +13,7 @@ by a power cut.
 
 import asyncio
 import errno
+import os
 import re
 import struct
 from collections.abc import Callable, Iterable, Sequence
@@ -36,6 +37,7 @@ __all__ = [
     "Snapshot",
     "SqlValue",
     "Transaction",
+    "Wiped",
     "load_migrations",
     "open_database",
 ]
@@ -61,6 +63,8 @@ _WAL_MAGIC = (0x377F0682, 0x377F0683)  # the last bit says that checksums read b
 _DATABASE_FILE = 0  # to apsw's Connection.read; 1 would be the journal
 # The page it lies in is never written, https://sqlite.org/fileformat2.html#lock_byte_page.
 _LOCK_BYTE = 1 << 30
+
+_LEAF_HEAD_BYTES = 8  # of a b-tree page
 
 _PLAIN_HEADER = b"SQLite format 3\0"
 _MIGRATION_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
@@ -175,6 +179,14 @@ class _Outcome:
 # --- the database -------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wiped:
+    """How many tables were written anew, and how many were not for want of room."""
+
+    rewritten: int
+    left: int
+
+
 @dataclass(slots=True)
 class DatabaseStats:
     """Counts for /metrics."""
@@ -240,6 +252,21 @@ class Database:
         if self._env.files.exists(path):
             raise PolicyRefused("database_copy_exists", f"{path} exists already; nothing was written")
         await self._worker.run(lambda: self._copy(path, key))
+
+    async def wipe_traces(self, tables: Sequence[str]) -> Wiped:
+        """Leave no copy of a deleted row of these tables in the file or its journal.
+
+        ``secure_delete`` overwrites a row where it stands. It reaches neither the journal nor what SQLite
+        left between the cells of a page when it moved the row to another: such a table is written
+        anew, unless the disk has no room for that. Writers wait meanwhile. DiskFailed.
+        """
+        if self._dead is not None:
+            raise self._dead
+        wiped: Wiped | None = await self._in_worker(lambda: self._wipe_traces(tables), [])
+        if wiped is None:
+            assert self._dead is not None
+            raise self._dead
+        return wiped
 
     async def close(self) -> None:
         """Finish what is queued, checkpoint, close. Safe to call twice."""
@@ -383,6 +410,50 @@ class Database:
             raise self._give_up(error) from error
         self.stats.checkpoints += 1
         self.stats.wal_pages = 0
+
+    def _wipe_traces(self, tables: Sequence[str]) -> Wiped:
+        connection, rewritten, left = self._connection, 0, 0
+        try:
+            self._truncate_journal()
+            for table in tables:
+                if not self._has_copies(table):
+                    continue
+                # Once in the journal and once in the file. A full disk must not end a node that has room for
+                # everything else, and again at each start.
+                size = connection.execute("SELECT sum(pgsize) FROM dbstat WHERE name = ?", (table,)).get
+                if self._env.files.free_bytes(os.path.dirname(self._path) or ".") < 2 * size:
+                    left += 1
+                    continue
+                with connection:
+                    _rewrite(connection, table)
+                self._truncate_journal()
+                rewritten += 1
+        except apsw.Error as error:
+            raise self._give_up(error) from error
+        return Wiped(rewritten=rewritten, left=left)
+
+    # Nothing else has the file open, so nobody's snapshot can hold a frame back.
+    def _truncate_journal(self) -> None:
+        frames, _ = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        if frames:
+            raise BrokenInvariant("journal_kept", "the journal could not be truncated")
+        self.stats.checkpoints += 1
+        self.stats.wal_pages = 0
+
+    def _has_copies(self, table: str) -> bool:
+        """Whether anything stands between the rows of a page of this table. The journal is empty.
+
+        Inner pages hold numbers of rows alone.
+        """
+        connection = self._connection
+        page_bytes = connection.pragma("page_size")
+        for (number,) in connection.execute(
+            "SELECT pageno FROM dbstat WHERE name = ? AND pagetype = 'leaf'", (table,)
+        ):
+            _, page = connection.read("main", _DATABASE_FILE, (number - 1) * page_bytes, page_bytes)
+            if _gap(page).strip(b"\0"):
+                return True
+        return False
 
     def _copy(self, path: AnyPath, key: SecretBytes) -> None:
         files = self._env.files
@@ -681,6 +752,32 @@ def _set_pragma(
     # mmap_size of a file system layer without memory mapping has no answer at all, which is what is wanted.
     if answer != [(expected,)] and not (name == "mmap_size" and not answer):
         raise BrokenInvariant("pragma_refused", f"PRAGMA {name} did not take its value")
+
+
+def _gap(page: bytes) -> bytes:
+    """What is between the cell pointers and the cells of a leaf, https://sqlite.org/fileformat2.html#b_tree_pages.
+
+    Never of the first page of a file, which begins with the head of the file.
+    """
+    cells, start = struct.unpack_from(">HH", page, 3)
+    return page[_LEAF_HEAD_BYTES + 2 * cells : start]
+
+
+def _rewrite(connection: apsw.Connection, table: str) -> None:
+    """Every row once more, on fresh pages in the order of rowids, so that no page is ever split.
+
+    The old pages are overwritten as they are freed. Between the two the rows stand in memory.
+    """
+    columns = ", ".join(row[1] for row in connection.execute(f"PRAGMA table_info({table})"))
+    connection.execute(
+        f"CREATE TEMP TABLE kept_rows AS SELECT rowid AS kept_rowid, {columns} FROM main.{table}"  # noqa: S608
+    )
+    connection.execute(f"DELETE FROM main.{table}")  # noqa: S608 - a name of a table of ours
+    connection.execute(
+        f"INSERT INTO main.{table} (rowid, {columns})"  # noqa: S608 - the same
+        f" SELECT kept_rowid, {columns} FROM temp.kept_rows ORDER BY kept_rowid"
+    )
+    connection.execute("DROP TABLE temp.kept_rows")
 
 
 def _wal_checksum(data: bytes, *, big_endian: bool) -> tuple[int, int]:

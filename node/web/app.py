@@ -66,6 +66,8 @@ _CLOSED: Final[tuple[tuple[str, str, Closed], ...]] = (
     ("GET", "/inbox", pages.inbox),
     ("GET", f"/alert/{{alert_id:{_ID}}}", pages.show_alert),
     ("POST", f"/alert/{{alert_id:{_ID}}}", pages.show_alert_with_reason),
+    ("GET", f"/alert/{{alert_id:{_ID}}}/print", pages.ask_to_print),
+    ("POST", f"/alert/{{alert_id:{_ID}}}/print", pages.print_alert),
     ("POST", f"/alert/{{alert_id:{_ID}}}/answer", answering.answer),
     ("GET", "/new", pages.new_alert),
     ("POST", "/new", pages.submit_alert),

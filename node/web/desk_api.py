@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol
 
 from node.views import (
+    Access,
     AlertRow,
     AlertView,
     EntryView,
@@ -123,7 +124,9 @@ class DeskApi(Protocol):
         """Received alerts, newest first, names of victims never among them."""
         ...
 
-    async def open_alert(self, session: Session, alert_id: str, *, purpose: str) -> AlertView:
+    async def open_alert(
+        self, session: Session, alert_id: str, *, purpose: str, access: Access = "read"
+    ) -> AlertView:
         """Open one alert; the access entry is committed first.
 
         PolicyRefused ``reason_needed`` for a victim.

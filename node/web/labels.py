@@ -41,6 +41,7 @@ _WORDS: Final[Mapping[str, str]] = {
     "at.refused": N_("Refused"),
     "at.assigned": N_("Taken on"),
     "at.outcome": N_("Outcome known"),
+    "at.erased": N_("Erased there"),
     "at.no_reply": N_("No answer in time"),
     "at.expired": N_("Expired"),
     "peer.half": N_("pairing not finished"),
@@ -121,6 +122,7 @@ _RUNGS: Final[Mapping[str, str]] = {
     "refused": N_("Refused by %(office)s"),
     "assigned": N_("Taken on by an officer of %(office)s"),
     "outcome": N_("Outcome, as %(office)s says"),
+    "erased": N_("Erased at %(office)s, which signed for it"),
     "no_reply": N_("No officer of %(office)s answered by the time asked for"),
     "expired": N_("Expired before it was delivered"),
 }

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from pydantic_core import PydanticCustomError
 
 from keys.errors import PolicyRefused, SalweenError
-from node.views import Recipient, Session, Submitted
+from node.views import Access, Recipient, Session, Submitted
 from node.web import forms, photo_pages
 from node.web.describe import describe
 from node.web.forms import Fault, Form
@@ -214,33 +214,49 @@ async def show_alert_with_reason(visit: Visit, session: Session) -> web.StreamRe
     return await _open(visit, session, reason)
 
 
-async def _open(visit: Visit, session: Session, purpose: str) -> web.StreamResponse:
+async def ask_to_print(visit: Visit, session: Session) -> web.StreamResponse:
+    """Paper is kept where no program erases it: whoever prints says why."""
+    del session
+    return _ask_reason(visit, access="print")
+
+
+async def print_alert(visit: Visit, session: Session) -> web.StreamResponse:
+    """One alert on a page that prints; that it was printed is an entry before the page is made."""
+    reason = visit.said("reason")
+    if reason not in REASONS:
+        return _ask_reason(visit, faults=(Fault(name="reason", code="reason_unknown"),), access="print")
+    return await _open(visit, session, reason, access="print")
+
+
+async def _open(visit: Visit, session: Session, purpose: str, access: Access = "read") -> web.StreamResponse:
     try:
         alert = await visit.site.desk.open_alert(
-            session, visit.request.match_info["alert_id"], purpose=purpose
+            session, visit.request.match_info["alert_id"], purpose=purpose, access=access
         )
     except PolicyRefused as error:
         if error.code != "reason_needed" or visit.wants_json:
             raise
-        return _ask_reason(visit)
+        return _ask_reason(visit, access=access)
     peers = await visit.site.desk.peers(session)
     countries = {peer.name: peer.country for peer in peers}
     return visit.answer(
         "alert.html",
         alert,
         alert=alert,
+        access=access,
         countries=countries,
         cause_of=_cause_of(visit),
-        may_answer=alert.incoming and session.role in ("officer", "supervisor"),
+        may_answer=access == "read" and alert.incoming and session.role in ("officer", "supervisor"),
         outcomes=tuple(codelists.load("outcomes").codes),
         refusals=OFFICER_REFUSALS,
     )
 
 
-def _ask_reason(visit: Visit, faults: tuple[Fault, ...] = ()) -> web.Response:
+def _ask_reason(visit: Visit, faults: tuple[Fault, ...] = (), access: Access = "read") -> web.Response:
     return visit.page(
         "reason.html",
-        status=422 if faults else 403,
+        status=422 if faults else 200 if access == "print" else 403,
+        access=access,
         alert_id=visit.request.match_info["alert_id"],
         faults=_by_name(faults),
         reasons=REASONS,

@@ -5,8 +5,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from audit.fsck import verify
+from audit.policy import single_log_policy
+from audit.reader import PublishedLog
+from audit.replay import replay
 from node.broker_link import BrokerLink
 from node.daemon import Node
+from node.layout import DATABASE_NAME, LOG_NAME
 from node.views import EntryView, Session
 from protocol.alert import Alert, Person
 from protocol.requests import Op, Result
@@ -131,6 +136,21 @@ async def entries(office: OfficeHost, *kinds: str) -> list[EntryView]:
     return [e for e in reversed(found) if not kinds or e.kind in kinds]
 
 
+def database_of(office: OfficeHost) -> Path:
+    """Where its database lies on this machine."""
+    (database,) = office.host.disk.rglob(f"node/{DATABASE_NAME}")
+    return database
+
+
+async def check_log(office: OfficeHost) -> None:
+    """What it published verifies, and tells nothing that cannot be."""
+    node = node_of(office)
+    head = await office.host.run(lambda env: node.log.publish())
+    published = PublishedLog(str(database_of(office).parent / LOG_NAME))
+    assert not verify(published, single_log_policy(node.desk._log_key)).findings
+    assert not replay(published, head.size).oddities
+
+
 def alter_answers(
     office: OfficeHost, change: Callable[[Sequence[Op], tuple[Result, ...]], Sequence[Result]]
 ) -> None:
@@ -151,7 +171,9 @@ __all__ = [
     "a_victim_alert",
     "alter_answers",
     "an_alert",
+    "check_log",
     "count",
+    "database_of",
     "entries",
     "link_of",
     "node_of",

@@ -97,7 +97,7 @@ def test_the_ladder_only_climbs() -> None:
             higher = advance(rung, state)
             assert rung is None or LADDER.index(higher) >= LADDER.index(rung)
             rung = higher
-        assert rung is ReceiptState.OUTCOME
+        assert rung is ReceiptState.ERASED
 
 
 def test_a_refusal_stands_above_the_brokers_word_and_below_every_acceptance() -> None:

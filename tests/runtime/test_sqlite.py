@@ -6,6 +6,7 @@ import functools
 import operator
 import os
 import random
+import re
 import select
 import shutil
 import signal
@@ -25,7 +26,7 @@ from hypothesis import strategies as st
 from keys.errors import BrokenInvariant, PolicyRefused, SalweenError, Unavailable, VerificationFailed
 from keys.secret import SecretBytes
 from runtime import exits
-from runtime.env import Env, real_env
+from runtime.env import Env, RealFiles, real_env
 from runtime.sqlite import (
     ConstraintFailed,
     Database,
@@ -33,10 +34,12 @@ from runtime.sqlite import (
     Migration,
     Snapshot,
     Transaction,
+    Wiped,
     load_migrations,
     open_database,
 )
 from tests.runtime import writer
+from tests.support.raw_database import raw_pages
 
 ROOT = Path(__file__).parents[2]
 KEY = bytes(range(100, 132))
@@ -263,6 +266,51 @@ async def test_neither_file_nor_journal_holds_plain_text(tmp_path: Path) -> None
         else:
             assert set(in_journal.values()) == {0}
             assert set(in_file.values()) == {0}
+
+
+async def test_a_deleted_row_leaves_no_trace_in_pages_or_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Overwriting rows where they stand is not enough: the journal has them, and so have pages they once
+    stood in. One in a few hundred survives both secure_delete and the truncated journal."""
+    path, rows = tmp_path / "a.db", 1000
+    database = await open_words(path)
+    draw = random.Random(7)
+    gone = {number for number in range(1, rows + 1) if draw.random() < 0.7}
+
+    def marked() -> set[str]:
+        """Where marks of deleted rows stand."""
+        pages = raw_pages(path, KEY)
+        return {
+            place
+            for place, page in pages
+            if any(int(mark) in gone for mark in re.findall(rb"<(\d{8})>", page))
+        }
+
+    def fill(tx: Transaction) -> None:
+        for number in range(1, rows + 1):
+            tx.execute("INSERT INTO words (data) VALUES (?)", (b"<%08d>" % number * draw.randint(10, 30),))
+
+    await database.transact(fill)
+    kept = await database.read(lambda tx: tx.execute("SELECT * FROM words ORDER BY id"))
+    await database.transact(
+        lambda tx: tx.execute_many("DELETE FROM words WHERE id = ?", [(number,) for number in gone])
+    )
+    assert any("wal" in place for place in marked())
+    database._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    assert marked(), "secure_delete reaches everything by now: wipe_traces need not write tables anew"
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RealFiles, "free_bytes", lambda files, path: 1000)
+        assert await database.wipe_traces(["words"]) == Wiped(rewritten=0, left=1)
+    assert await database.wipe_traces(["words"]) == Wiped(rewritten=1, left=0)
+    assert not marked()
+    assert (tmp_path / "a.db-wal").stat().st_size == 0
+    rest = await database.read(lambda tx: tx.execute("SELECT * FROM words ORDER BY id"))
+    assert rest == [row for row in kept if row[0] not in gone]
+    assert await database.wipe_traces(["words"]) == Wiped(rewritten=0, left=0)
+    await database.close()
+    await (await open_words(path)).close()
 
 
 async def test_a_file_layer_below_the_cipher_sees_only_ciphertext(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from node.inperson import Meetings
 from node.meetingdesk import MeetingDesk
 from node.officers import Officers
 from node.views import (
+    Access,
     AlertRow,
     AlertView,
     BrokerLossView,
@@ -202,7 +203,7 @@ class FakeDesk:
     sent_photos: list[tuple[str, ...]] = field(default_factory=list)
     sent_modes: list[Mode | None] = field(default_factory=list)
     staged: dict[str, bytes] = field(default_factory=dict)
-    opened: list[tuple[str, str]] = field(default_factory=list)
+    opened: list[tuple[str, ...]] = field(default_factory=list)
     touches: list[bool] = field(default_factory=list)
     logins: list[tuple[int, str]] = field(default_factory=list)
     fails_with: Exception | None = None
@@ -362,7 +363,9 @@ class FakeDesk:
             and urgency in (None, found.urgency)
         ]
 
-    async def open_alert(self, session: Session, alert_id: str, *, purpose: str) -> AlertView:
+    async def open_alert(
+        self, session: Session, alert_id: str, *, purpose: str, access: Access = "read"
+    ) -> AlertView:
         self._fail()
         rows = {row.alert_id: row for row in await self.inbox(session)}
         ours = {row.alert_id: row for row in await self.outbox(session)}
@@ -372,7 +375,7 @@ class FakeDesk:
             raise PolicyRefused("reason_unknown")
         if alert_id in rows and rows[alert_id].needs_reason and purpose == "duty":
             raise PolicyRefused("reason_needed")
-        self.opened.append((alert_id, purpose))
+        self.opened.append((alert_id, purpose) if access == "read" else (alert_id, purpose, access))
         fields: dict[str, object] = an_alert().model_dump(mode="python")
         if alert_id == VICTIM_ALERT:
             victim = {

@@ -214,6 +214,26 @@ async def test_a_victim_s_alert_opens_only_for_a_reason(officer: Client, desk: F
     assert desk.opened == [(VICTIM_ALERT, "case")]
 
 
+async def test_an_alert_prints_only_from_a_page_that_asked_why(officer: Client, desk: FakeDesk) -> None:
+    """Also one without a victim: nothing erases paper. The page that shows an alert prints a line instead."""
+    shown = await officer.get("/alert/" + PLAIN_ALERT)
+    assert f'href="/alert/{PLAIN_ALERT}/print"' in shown.text
+    assert page(shown).words.count("it is in the log") == 1
+    desk.opened.clear()
+    asked = await officer.get(f"/alert/{PLAIN_ALERT}/print")
+    assert asked.status == 200
+    assert "Nothing erases paper" in page(asked).words
+    for reason in ("", "duty", "because"):
+        assert (await officer.post(f"/alert/{PLAIN_ALERT}/print", {"reason": reason})).status == 422
+    assert desk.opened == []
+    printed = await officer.post(f"/alert/{PLAIN_ALERT}/print", {"reason": "court"})
+    assert printed.status == 200
+    assert desk.opened == [(PLAIN_ALERT, "court", "print")]
+    assert "Your printing is in the log" in page(printed).words
+    assert "only-print" not in printed.text
+    assert "/answer" not in printed.text
+
+
 def test_the_reasons_offered_are_reasons_the_desk_takes() -> None:
     """One closed list on both sides; plain duty is not among them."""
     from node.alerts import PURPOSE_DUTY, REASON_CODES
