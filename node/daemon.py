@@ -73,6 +73,7 @@ from node.views import LinkView, Role
 from node.watch import Heartbeats
 from node.web.app import make_app
 from node.web.guard import local_hosts
+from node.witness import Witnessing
 from protocol.release import ReleasePolicy
 from runtime import logs
 from runtime.env import Env, Listener
@@ -159,6 +160,18 @@ class Node:
             look_again=self._reread,
             changed=lambda: self.events.tell("link"),
         )
+        self.witnessing = Witnessing(
+            env,
+            db,
+            log,
+            NoteSigner(
+                name=witness_name(log.origin),
+                key=Ed25519PrivateKey.from_seed(secrets.get(SecretName.WITNESS)),
+            ),
+            self._outbox,
+            stirred=self._stirred.set,
+            changed=lambda: self.events.tell("link"),
+        )
         self._nacks = Nacks(env, db, self.keys, self._outbox, key_version=identity.key_version)
         self._heartbeats = Heartbeats(
             env,
@@ -166,6 +179,7 @@ class Node:
             self._outbox,
             key_version=identity.key_version,
             interval_ms=config.heartbeat_s * 1000,
+            company=self.witnessing.company,
         )
         self._deadlines = Deadlines(
             env, db, log, office_name=identity.name, changed=lambda: self.events.tell("outbox")
@@ -211,6 +225,7 @@ class Node:
             owes=self._stirred.set,
             ladder_moved=lambda: self.events.tell("outbox"),
             revocations=self.revocations.learn_items,
+            witnessing=self.witnessing,
         )
         self.mailboxes = Mailboxes(
             env,
@@ -459,6 +474,7 @@ class Node:
             await self.revocations.forward_once()
             await self._deadlines.record_once()
             await self._nacks.send_once()
+            await self.witnessing.housekeep_once()
             await self._heartbeats.beat_once()
             if rounds % KEY_ROUNDS == 0:
                 await self.keys.close_old_once()

@@ -32,6 +32,7 @@ from node.reset_keys import ResetKeyRing, check_not_reset_key, keep_theirs
 from node.resets import Resets, settle_by_receipt
 from node.secrets import MailboxKeys, Secrets
 from node.vault import Vault
+from node.witness import Witnessing
 from protocol import limits
 from protocol.alert import headline
 from protocol.conversation import Judgement, after_receiving, apply_acknowledgement, judge, seen_ranges
@@ -53,6 +54,8 @@ from protocol.items import (
     ResetRefused,
     RevocationItem,
     UnknownKeyNotice,
+    WitnessAnswer,
+    WitnessRequest,
     is_service,
 )
 from protocol.message import Header, LeafOpening, MessageType, parse_header_untrusted
@@ -188,6 +191,7 @@ class Inbox:
         owes: Callable[[], None],
         ladder_moved: Callable[[], None],
         revocations: Callable[[Transaction, Peer, Sequence[RevocationItem]], None],
+        witnessing: Witnessing,
     ) -> None:
         self._env = env
         self._db = db
@@ -211,6 +215,7 @@ class Inbox:
         self._owes = owes
         self._ladder_moved = ladder_moved
         self._revocations = revocations
+        self._witnessing = witnessing
         # Envelopes of one mailbox are taken in one after another, whoever brings them.
         self._one_at_a_time = asyncio.Lock()
         self._deletions_rest_until_ms: dict[str, int] = {}  # monotonic, by broker
@@ -620,6 +625,10 @@ class Inbox:
                     case ResetRefused():
                         self.resets.take_refusal(tx, peer, item)
                         outcome.ladder_moved = True
+                    case WitnessRequest():
+                        self._witnessing.take_request(tx, peer, item)
+                    case WitnessAnswer():
+                        self._witnessing.take_answer(tx, peer, item)
                     case EarlierInstance():
                         self.resets.take_earlier(peer, item)
                         outcome.look_again = True

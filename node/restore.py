@@ -21,6 +21,7 @@ from keys.primitives import CompositePrivateKey, Ed25519PrivateKey, XWingPrivate
 from keys.recovery_sheet import RecoverySheet
 from keys.secret import SecretBytes
 from keys.trust import PairState
+from node import witness
 from node.backup import Contents, check_contents, extract
 from node.config import CONFIG_NAME
 from node.evidence import thaw
@@ -389,6 +390,7 @@ async def _begin(
         # Receive keys are in no backup: a ceremony that was not finished can only be held again.
         tx.execute("DELETE FROM half_pair")
         tx.execute("DELETE FROM pair_ok_due")
+        witness.begin_epoch(tx)
         _keep_identity(tx, again.certificate, again.key_version)
         listed = _sign_list_again(env, tx, identity, version=again.key_version)
         told = []

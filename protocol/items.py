@@ -219,6 +219,29 @@ class PhotoReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WitnessRequest:
+    """Please cosign this head of our log: a C2SP ``add-checkpoint`` body (audit.witness). Service item."""
+
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WitnessAnswer:
+    """What the signer says to a request about a head of ``size`` entries. Service item.
+
+    ``status`` as HTTP numbers it. ``held_size``: of the head it holds, with 409. ``cosignatures``: the lines of
+    the response, with 200: key name, and what its base64 stands for. ``note``: the head it holds, as our own
+    log signed it, where it is longer than the one asked about or has another root.
+    """
+
+    status: int
+    size: int
+    held_size: int
+    cosignatures: tuple[tuple[str, bytes], ...]
+    note: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UnknownItem:
     """An item of a later version, kept whole so that it re-encodes to the same bytes."""
 
@@ -247,6 +270,8 @@ Item = (
     | ResetRefused
     | EarlierInstance
     | PhotoReport
+    | WitnessRequest
+    | WitnessAnswer
     | UnknownItem
 )
 
@@ -262,7 +287,7 @@ def is_service(items: Sequence[Item]) -> bool:
     acknowledgement that is sent for its own sake (receivekeys.wants_next).
     """
     return all(
-        isinstance(item, Acknowledgement | HeartBeat)
+        isinstance(item, Acknowledgement | HeartBeat | WitnessRequest | WitnessAnswer)
         or (isinstance(item, UnknownItem) and item.k.startswith(_SERVICE_PREFIX))
         for item in items
     )
@@ -403,6 +428,17 @@ def _to_wire(item: Item) -> Value:
             return {"k": "inst", "r": ranges_to_wire(item.ranges)}
         case PhotoReport():
             return {"k": "att", "a": item.alert_id, "n": item.number, "c": item.code}
+        case WitnessRequest():
+            return {"k": "wit/req", "b": item.body}
+        case WitnessAnswer():
+            return {
+                "k": "wit/rsp",
+                "s": item.status,
+                "z": item.size,
+                "w": item.held_size,
+                "l": [[name, signature] for name, signature in item.cosignatures],
+                "n": item.note,
+            }
         case UnknownItem():
             return wire.decode_untrusted(item.encoded, bytes_max=limits.BODY_BYTES_MAX)
 
@@ -510,8 +546,31 @@ def _read_known(tag: str, fields: Fields) -> Item | None:
                 number=fields.integer("n", most=2 * limits.PHOTOS_PER_ALERT_MAX - 1),
                 code=_read_code(fields),
             )
+        case "wit/req":
+            return WitnessRequest(body=fields.raw("b", bytes_max=limits.ITEM_BYTES_MAX))
+        case "wit/rsp":
+            return WitnessAnswer(
+                status=fields.integer("s", least=100, most=999),
+                size=fields.integer("z", most=limits.LOG_SIZE_MAX),
+                held_size=fields.integer("w", most=limits.LOG_SIZE_MAX),
+                cosignatures=_read_cosignatures(fields),
+                note=fields.raw("n", bytes_max=limits.ITEM_BYTES_MAX),
+            )
         case _:
             return None
+
+
+def _read_cosignatures(fields: Fields) -> tuple[tuple[str, bytes], ...]:
+    lines: list[tuple[str, bytes]] = []
+    for value in fields.items("l", items_max=limits.COSIGNATURES_MAX):
+        match value:
+            case [str(name), bytes(signature)] if len(name) <= limits.KEY_NAME_BYTES_MAX and (
+                len(signature) <= limits.COSIGNATURE_BYTES_MAX
+            ):
+                lines.append((name, signature))
+            case _:
+                raise MalformedInput("item_wrong", "a cosignature is a key name and bytes")
+    return tuple(lines)
 
 
 def _read_code(fields: Fields) -> str:

@@ -1,0 +1,75 @@
+-- Logs of others that this office cosigns: the newest head accepted, as its log signed it. It only grows. Until the
+-- first cosignature it is the head from the pairing, which two people vouched for.
+CREATE TABLE witnessed_log (
+    origin   TEXT PRIMARY KEY,
+    peer     BLOB NOT NULL,
+    size     INTEGER NOT NULL,
+    root     BLOB NOT NULL,
+    note     BLOB NOT NULL,
+    at_ms    INTEGER NOT NULL,
+    cosigned INTEGER NOT NULL
+) STRICT;
+
+-- What was refused and is held against the log, with both notes; never deleted but beyond the newest hundred of a peer.
+CREATE TABLE witness_refusal (
+    number  INTEGER PRIMARY KEY,
+    peer    BLOB NOT NULL,
+    origin  TEXT NOT NULL,
+    code    TEXT NOT NULL,
+    at_ms   INTEGER NOT NULL,
+    size    INTEGER NOT NULL,
+    root    BLOB NOT NULL,
+    offered BLOB NOT NULL,
+    held    BLOB NOT NULL
+) STRICT;
+
+-- What this office has to answer: the newest request of each peer alone. Cosignatures are made when it leaves.
+CREATE TABLE witness_answer (
+    peer      BLOB PRIMARY KEY,
+    status    INTEGER NOT NULL,
+    size      INTEGER NOT NULL,
+    held_size INTEGER NOT NULL,
+    note      BLOB NOT NULL,
+    prompt    INTEGER NOT NULL      -- 0: it waits for the next heartbeat
+) STRICT;
+
+-- Who cosigns our own log of this epoch, and how far.
+CREATE TABLE cosigner (
+    peer        BLOB PRIMARY KEY,
+    size        INTEGER NOT NULL DEFAULT 0,   -- of the newest head of ours it cosigned
+    held_size   INTEGER NOT NULL DEFAULT 0,   -- of the head it holds, as far as it said
+    cosigned_ms INTEGER,                      -- by its clock
+    asked_size  INTEGER,                      -- of the head it was asked about and did not answer yet
+    asked_ms    INTEGER,
+    conflicts   INTEGER NOT NULL DEFAULT 0,   -- answers 409 in a row
+    refused     INTEGER,                      -- its last answer was this status
+    refused_ms  INTEGER
+) STRICT;
+
+-- Cosignatures that are not in the published files yet.
+CREATE TABLE cosignature (
+    size   INTEGER NOT NULL,
+    name   TEXT NOT NULL,
+    key_id BLOB NOT NULL,
+    blob   BLOB NOT NULL,
+    PRIMARY KEY (size, name, key_id)
+) STRICT, WITHOUT ROWID;
+
+-- A head that our own key signed and this database never held: it went back in time, or is not alone.
+CREATE TABLE foreign_head (
+    one    INTEGER PRIMARY KEY CHECK (one = 1),
+    peer   BLOB NOT NULL,
+    note   BLOB NOT NULL,
+    at_ms  INTEGER NOT NULL
+) STRICT;
+
+-- Every witness key a partner ever had: what it cosigned under an ended one still counts.
+CREATE TABLE witness_key (
+    name   TEXT NOT NULL,
+    type   INTEGER NOT NULL,
+    public BLOB NOT NULL,
+    peer   BLOB NOT NULL,
+    PRIMARY KEY (name, type, public)
+) STRICT, WITHOUT ROWID;
+
+ALTER TABLE watch ADD COLUMN witnessed INTEGER NOT NULL DEFAULT 0;

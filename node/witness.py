@@ -1,0 +1,387 @@
+"""Cosigning: our partners' logs by us, and our log by them.
+
+Spec: docs/spec/log.md#witnessing. Called by the inbox inside its transaction, and by the daemon's housekeeping.
+One rule: what a request changes, its entry and the answer that is owed are one transaction; a cosignature is
+made after it, of the head that is held, and of no other.
+
+Nothing here answers an answer, asks because of an entry about another log, or writes an entry because it was
+asked again about a head it cosigned: two idle offices say what their heartbeats carry, and no more.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from audit.checkpoint import Checkpoint, parse_checkpoint_untrusted
+from audit.note import TYPE_COSIGNATURE, TYPE_ED25519, Note, NoteSigner, Signature, VerifierKey, verify_note
+from audit.store import AuditLog
+from audit.witness import (
+    NOTHING_HELD,
+    Held,
+    Judgement,
+    Status,
+    judge_untrusted,
+    read_head_untrusted,
+)
+from keys.errors import MalformedInput, PolicyRefused, VerificationFailed
+from node import watch
+from node.outbox import Outbox
+from node.peers import Peer, load_peer, save_peer
+from protocol import limits
+from protocol.items import Item, WitnessAnswer, WitnessRequest
+from runtime.env import Env
+from runtime.logs import get_logger
+from runtime.sqlite import Database, Snapshot, Transaction
+
+REFUSALS_PER_PEER_MAX = 100
+KEY_ID_BYTES = 4
+
+log = get_logger("witness")
+
+# Peers to whom a message is worth sending by itself: an answer that must not wait, or a head nobody else covers.
+_TALKING = "p.state = 'active' AND p.frozen_ms IS NULL"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Cosigner:
+    """How far one peer cosigns our log."""
+
+    size: int
+    held_size: int
+    asked_size: int | None
+    asked_ms: int | None
+    conflicts: int
+    refused: int | None
+
+    def may_ask(self, now_ms: int) -> bool:
+        """Not twice in a while; after a refusal, or while one waits for its answer, long after. A time in the
+        future counts as long ago."""
+        is_waiting = self.asked_size is not None or self.refused is not None
+        rest_ms = limits.WITNESS_AGAIN_MS if is_waiting else limits.WITNESS_INTERVAL_MS
+        return self.asked_ms is None or not 0 <= now_ms - self.asked_ms < rest_ms
+
+
+class Witnessing:
+    """Both sides of cosigning between this office and its partners."""
+
+    def __init__(
+        self,
+        env: Env,
+        db: Database,
+        audit_log: AuditLog,
+        signer: NoteSigner,
+        outbox: Outbox,
+        *,
+        stirred: Callable[[], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self._env = env
+        self._db = db
+        self._log = audit_log
+        self._signer = signer
+        self._outbox = outbox
+        self._stirred = stirred
+        self._changed = changed
+
+    # --- we are the witness ---------------------------------------------------------------------------------
+
+    def take_request(self, tx: Transaction, peer: Peer, item: WitnessRequest) -> None:
+        """Judge, record, and owe an answer. A peer that asks without end gets none for the rest of the hour."""
+        now_ms = self._env.clock.now_ms()
+        key = log_key_of(peer)
+        held, was_cosigned = self._held(tx, peer)
+        judged = judge_untrusted(item.body, key, held)
+        is_news = judged.status is not Status.COSIGNED or not was_cosigned or judged.held.size > held.size
+        if is_news and not watch.take(
+            tx, peer.office_id, "witnessed", now_ms, most=limits.WITNESSED_PER_HOUR_MAX
+        ):
+            log.warning("witness_request_dropped", code="too_many")
+            return
+        if judged.status is Status.COSIGNED and is_news:
+            self._accept(tx, peer, judged.held, now_ms)
+        elif judged.refusal is not None:
+            self._refuse(tx, peer, judged, held, now_ms)
+        shown = b""
+        if judged.status is Status.CONFLICT and judged.offered is not None and judged.offered.size <= held.size:
+            shown = held.note
+        tx.execute(
+            "INSERT INTO witness_answer (peer, status, size, held_size, note, prompt) VALUES (?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (peer) DO UPDATE SET status = excluded.status, size = excluded.size,"
+            " held_size = excluded.held_size, note = excluded.note, prompt = max(prompt, excluded.prompt)",
+            (
+                peer.office_id,
+                int(judged.status),
+                0 if judged.offered is None else judged.offered.size,
+                held.size,
+                shown,
+                int(is_news),
+            ),
+        )
+        if is_news:
+            tx.on_commit(self._stirred)
+
+    def _held(self, tx: Snapshot, peer: Peer) -> tuple[Held, bool]:
+        """What we hold of its present log, and whether we cosigned that."""
+        row = tx.one(
+            "SELECT size, root, note, cosigned FROM witnessed_log WHERE origin = ?", (peer.log_origin,)
+        )
+        if row is not None:
+            return Held(size=row[0], root=row[1], note=row[2]), bool(row[3])
+        if not peer.checkpoint:
+            return NOTHING_HELD, False
+        # Checked when we paired: a log that does not begin there is not the one people vouched for.
+        return read_head_untrusted(peer.checkpoint, log_key_of(peer)), False
+
+    def _accept(self, tx: Transaction, peer: Peer, held: Held, now_ms: int) -> None:
+        tx.execute(
+            "INSERT OR REPLACE INTO witnessed_log (origin, peer, size, root, note, at_ms, cosigned)"
+            " VALUES (?, ?, ?, ?, ?, ?, 1)",
+            (peer.log_origin, peer.office_id, held.size, held.root, held.note, now_ms),
+        )
+        self._log.append(
+            tx, "wit.cosigned", {"origin": peer.log_origin, "size": held.size, "root": held.root.hex()}
+        )
+
+    def _refuse(self, tx: Transaction, peer: Peer, judged: Judgement, held: Held, now_ms: int) -> None:
+        """Keep both notes, once for each head; the entry names what was offered."""
+        assert judged.offered is not None
+        offered, code = judged.offered, judged.refusal
+        if tx.execute(
+            "SELECT 1 FROM witness_refusal WHERE peer = ? AND origin = ? AND code = ? AND size = ? AND root = ?",
+            (peer.office_id, offered.origin, code, offered.size, offered.root),
+        ):
+            return
+        tx.execute(
+            "INSERT INTO witness_refusal (peer, origin, code, at_ms, size, root, offered, held)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (peer.office_id, offered.origin, code, now_ms, offered.size, offered.root, judged.note, held.note),
+        )
+        tx.execute(
+            "DELETE FROM witness_refusal WHERE peer = ?1 AND number NOT IN"
+            " (SELECT number FROM witness_refusal WHERE peer = ?1 ORDER BY number DESC LIMIT ?2)",
+            (peer.office_id, REFUSALS_PER_PEER_MAX),
+        )
+        self._log.append(
+            tx,
+            "wit.refused",
+            {"origin": offered.origin, "size": offered.size, "root": offered.root.hex(), "code": code},
+        )
+        log.error("log_refused", code=code)
+        tx.on_commit(self._changed)
+
+    def _answer(self, tx: Transaction, peer: Peer, *, prompt: bool) -> list[Item]:
+        """What is owed to this peer, forgotten with the message that carries it."""
+        row = tx.one(
+            "SELECT status, size, held_size, note FROM witness_answer WHERE peer = ? AND prompt >= ?",
+            (peer.office_id, int(prompt)),
+        )
+        if row is None:
+            return []
+        tx.execute("DELETE FROM witness_answer WHERE peer = ?", (peer.office_id,))
+        status, size, held_size, note = row
+        lines: tuple[tuple[str, bytes], ...] = ()
+        if status == Status.COSIGNED:
+            held, was_cosigned = self._held(tx, peer)
+            if not was_cosigned or held.size != size:
+                return []  # its log began anew meanwhile
+            head = Checkpoint(origin=peer.log_origin, size=held.size, root=held.root)
+            line = self._signer.cosign(head.text, self._env.clock.now_ms() // 1000)
+            lines = ((line.name, line.key_id + line.blob),)
+        return [
+            WitnessAnswer(status=status, size=size, held_size=held_size, cosignatures=lines, note=note)
+        ]
+
+    # --- our own log ----------------------------------------------------------------------------------------
+
+    def _cosigner(self, tx: Snapshot, peer_id: bytes) -> _Cosigner:
+        row = tx.one(
+            "SELECT size, held_size, asked_size, asked_ms, conflicts, refused FROM cosigner WHERE peer = ?",
+            (peer_id,),
+        )
+        size, held_size, asked_size, asked_ms, conflicts, refused = row or (0, 0, None, None, 0, None)
+        return _Cosigner(
+            size=size,
+            held_size=held_size,
+            asked_size=asked_size,
+            asked_ms=asked_ms,
+            conflicts=conflicts,
+            refused=refused,
+        )
+
+    def _is_due(self, tx: Snapshot, cosigner: _Cosigner, now_ms: int) -> bool:
+        """Whether our published head has something this peer has not cosigned, and it may be asked."""
+        published = self._log.published.size
+        if published <= cosigner.size or not cosigner.may_ask(now_ms):
+            return False
+        return self._log.has_own_entry(tx, cosigner.size, published)
+
+    def _request(self, tx: Transaction, peer: Peer, now_ms: int) -> list[Item]:
+        cosigner = self._cosigner(tx, peer.office_id)
+        published = self._log.published.size
+        if published > cosigner.size:
+            tx.execute(
+                "INSERT INTO cosigner (peer, asked_size, asked_ms) VALUES (?1, ?2, ?3)"
+                " ON CONFLICT (peer) DO UPDATE SET asked_size = ?2, asked_ms = ?3",
+                (peer.office_id, published, now_ms),
+            )
+        return [WitnessRequest(body=self._log.request(tx, cosigner.held_size).encode())]
+
+    def take_answer(self, tx: Transaction, peer: Peer, item: WitnessAnswer) -> None:
+        """What a peer said of a head of ours.
+
+        VerificationFailed ``bad_signature`` or ``cosignature_missing``: it said yes and signed nothing.
+        """
+        now_ms = self._env.clock.now_ms()
+        tx.execute("INSERT OR IGNORE INTO cosigner (peer) VALUES (?)", (peer.office_id,))
+        if item.note:
+            self._meet_own_head(tx, peer, item.note, now_ms)
+        if item.status == Status.COSIGNED:
+            self._take_cosignature(tx, peer, item)
+        elif item.status == Status.CONFLICT:
+            # The first one is how a witness says what it holds: nobody waits for that.
+            tx.execute(
+                "UPDATE cosigner SET held_size = ?2, asked_ms = iif(conflicts = 0, NULL, asked_ms),"
+                " conflicts = conflicts + 1, asked_size = NULL, refused = iif(conflicts = 0, NULL, ?3),"
+                " refused_ms = iif(conflicts = 0, NULL, ?4) WHERE peer = ?1",
+                (peer.office_id, self._known_size(tx, item.held_size), item.status, now_ms),
+            )
+        else:
+            log.error("witness_refused_us", code=f"status_{item.status}")
+            tx.execute(
+                "UPDATE cosigner SET asked_size = NULL, refused = ?2, refused_ms = ?3 WHERE peer = ?1",
+                (peer.office_id, item.status, now_ms),
+            )
+        tx.on_commit(self._stirred)
+        tx.on_commit(self._changed)
+
+    def _known_size(self, tx: Snapshot, size: int) -> int:
+        """A size we once signed a head at; 0 for any other, with which nothing can be proved."""
+        return 0 if self._log.head_at(tx, size) is None else size
+
+    def _take_cosignature(self, tx: Transaction, peer: Peer, item: WitnessAnswer) -> None:
+        head = self._log.head_at(tx, item.size)
+        lines = tuple(
+            Signature(name=name, key_id=blob[:KEY_ID_BYTES], blob=blob[KEY_ID_BYTES:])
+            for name, blob in item.cosignatures
+        )
+        if head is None:
+            raise VerificationFailed("cosignature_missing", "a cosignature of a head that we never signed")
+        keys = {(key.name, key.key_id): key for key in witness_keys_of(peer)}
+        verified = verify_note(Note(text=head.text, signatures=lines), keys.values())
+        if not verified:
+            raise VerificationFailed("cosignature_missing", "a yes without a cosignature under its key")
+        times_s = [found.time_s for found in verified if found.time_s is not None]
+        for line in lines:
+            if (line.name, line.key_id) in keys:
+                tx.execute(
+                    "INSERT OR REPLACE INTO cosignature (size, name, key_id, blob) VALUES (?, ?, ?, ?)",
+                    (head.size, line.name, line.key_id, line.blob),
+                )
+        tx.execute(
+            "UPDATE cosigner SET size = max(size, ?2), held_size = max(size, ?2), cosigned_ms = ?3,"
+            " asked_size = iif(asked_size <= ?2, NULL, asked_size), conflicts = 0, refused = NULL,"
+            " refused_ms = NULL WHERE peer = ?1",
+            (peer.office_id, head.size, min(max(times_s) * 1000, limits.TIME_MS_MAX)),
+        )
+
+    def _meet_own_head(self, tx: Transaction, peer: Peer, note: bytes, now_ms: int) -> None:
+        """A head under our own key that this database does not hold: it went back, or is not alone."""
+        try:
+            head = read_head_untrusted(note, self._log.key)
+        except (MalformedInput, VerificationFailed):
+            log.warning("witness_note_unusable", code="not_ours")
+            return
+        known = self._log.head_at(tx, head.size)
+        if known is not None and known.root == head.root:
+            return
+        tx.execute(
+            "INSERT OR IGNORE INTO foreign_head (one, peer, note, at_ms) VALUES (1, ?, ?, ?)",
+            (peer.office_id, head.note, now_ms),
+        )
+
+    # --- by itself ------------------------------------------------------------------------------------------
+
+    def company(self, tx: Transaction, peer: Peer) -> list[Item]:
+        """What a heartbeat takes along: an answer that waited for it, and our published head once more."""
+        items = self._answer(tx, peer, prompt=False)
+        if self._log.published.size:
+            items += self._request(tx, peer, self._env.clock.now_ms())
+        return items
+
+    async def housekeep_once(self) -> None:
+        """Write cosignatures into the published files; ask and answer whoever is due.
+
+        PolicyRefused ``log_rolled_back`` once a partner has shown a head of ours that we do not hold.
+        """
+        now_ms = self._env.clock.now_ms()
+
+        def look(tx: Snapshot) -> tuple[bytes | None, list[bytes], list[tuple[int, str, bytes, bytes]]]:
+            foreign = tx.one("SELECT note FROM foreign_head")
+            talking = [row[0] for row in tx.execute(f"SELECT p.office_id FROM peer p WHERE {_TALKING}")]  # noqa: S608
+            answers = {row[0] for row in tx.execute("SELECT peer FROM witness_answer WHERE prompt = 1")}
+            due = [
+                peer_id
+                for peer_id in talking
+                if peer_id in answers or self._is_due(tx, self._cosigner(tx, peer_id), now_ms)
+            ]
+            lines = tx.execute("SELECT size, name, key_id, blob FROM cosignature ORDER BY size, name, key_id")
+            return None if foreign is None else foreign[0], due, [tuple(line) for line in lines]
+
+        foreign, due, lines = await self._db.read(look)
+        if foreign is not None:
+            await self._give_up(foreign)
+        for peer_id in due:
+            try:
+                await self._db.transact(partial(self._talk, peer_id=peer_id, now_ms=now_ms))
+            except PolicyRefused as full:
+                log.warning("witness_waits", code=full.code)
+        await self._show(lines)
+
+    def _talk(self, tx: Transaction, *, peer_id: bytes, now_ms: int) -> None:
+        peer = load_peer(tx, peer_id)
+        if not peer.is_talking:
+            return
+        items = self._answer(tx, peer, prompt=True)
+        if self._is_due(tx, self._cosigner(tx, peer_id), now_ms):
+            items += self._request(tx, peer, now_ms)
+        if items:
+            self._outbox.compose_control(tx, peer, items, service=True)
+            save_peer(tx, peer)
+
+    async def _show(self, lines: Sequence[tuple[int, str, bytes, bytes]]) -> None:
+        """Into the files first, and only then out of the table: a crash between the two writes them again."""
+        by_size: dict[int, list[Signature]] = {}
+        for size, name, key_id, blob in lines:
+            by_size.setdefault(size, []).append(Signature(name=name, key_id=key_id, blob=blob))
+        for size, signatures in by_size.items():
+            await self._log.add_cosignatures(size, signatures)
+        if lines:
+            await self._db.transact(
+                lambda tx: tx.execute_many(
+                    "DELETE FROM cosignature WHERE size = ? AND name = ? AND key_id = ? AND blob = ?", lines
+                )
+            )
+
+    async def _give_up(self, note: bytes) -> None:
+        head, _ = parse_checkpoint_untrusted(note)
+        await self._log.give_up(
+            head, f"a partner holds a head of {head.size} entries under our key, and the database does not"
+        )
+        assert self._log.refusal is not None
+        raise self._log.refusal
+
+
+def log_key_of(peer: Peer) -> VerifierKey:
+    """What a peer's checkpoints are verified with."""
+    return VerifierKey(name=peer.log_origin, type_byte=TYPE_ED25519, public=peer.log_public)
+
+
+def witness_keys_of(peer: Peer) -> tuple[VerifierKey, ...]:
+    """What a peer's cosignatures are verified with."""
+    return (VerifierKey(name=peer.witness_name, type_byte=TYPE_COSIGNATURE, public=peer.witness_public),)
+
+
+def begin_epoch(tx: Transaction) -> None:
+    """Our log begins anew: nobody has cosigned it yet, and what was owed under the ended witness key is not."""
+    for table in ("cosigner", "cosignature", "witness_answer", "foreign_head"):
+        tx.execute(f"DELETE FROM {table}")  # noqa: S608 - our own names
