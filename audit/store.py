@@ -237,7 +237,11 @@ class AuditLog:
             return _read_hashes(tx, level, n, width)
 
         path = consistency_path(size, head.size, perfect_from_tiles(head.size, read_tile)) if size else []
-        return Request(old_size=size, proof=tuple(path), note=sign_checkpoint(head, self._signer))
+        return Request(old_size=size, proof=tuple(path), note=self.signed(head))
+
+    def signed(self, head: Checkpoint) -> bytes:
+        """The signed note of a head that was committed: the same bytes every time."""
+        return sign_checkpoint(head, self._signer)
 
     def head_at(self, tx: Snapshot, size: int) -> Checkpoint | None:
         """The head this log committed, and may have signed, at exactly this size."""
@@ -255,7 +259,7 @@ class AuditLog:
         """When the first such entry was written."""
         row = tx.one(
             "SELECT ts_us FROM leaf WHERE idx >= ? AND idx < ?"
-            " AND instr(entry, CAST('\"t\":\"wit.' AS BLOB)) = 0 ORDER BY idx LIMIT 1",
+            ' AND instr(entry, CAST(\'"t":"wit.\' AS BLOB)) = 0 ORDER BY idx LIMIT 1',
             (begin, end),
         )
         return None if row is None else row[0]
@@ -266,7 +270,7 @@ class AuditLog:
         return self._signer.log_key
 
     async def add_cosignatures(self, size: int, cosignatures: Sequence[Signature]) -> None:
-        """Put these lines under the archived checkpoint of ``size``, and under the published one if it is that.
+        """Put these lines under the archived checkpoint of ``size``, and the published one if it is that.
 
         May be repeated. The checkpoint must have been signed before.
         """

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from audit.note import NoteSigner
-from audit.policy import single_log_policy
 from audit.store import AuditLog
 from keys.brokercard import parse_broker_address_untrusted, parse_broker_card_untrusted
 from keys.errors import SalweenError
@@ -295,6 +294,7 @@ class Node:
             self.revocations,
             self.meeting_desk,
             self._photos,
+            self.witnessing,
             thawed=lambda: self._reread(""),
             version=__version__,
             directory=self._directory,
@@ -355,14 +355,25 @@ class Node:
             await node.routes.load()
             await node.mailboxes.adopt()
             await node.reset_keys.load()
-            # What an auditor needs to verify our log, beside it; a real auditor brings a copy of their own.
-            policy = single_log_policy(signer.log_key).encode()
-            await env.run_blocking(env.files.write_atomic, str(base / POLICY_NAME), policy, 0o644)
+            await node.write_policy()
             opened("keys_loaded")
         except BaseException:
             await db.close()
             raise
         return node
+
+    async def write_policy(self) -> None:
+        """What an auditor needs to verify our log, beside it; a real auditor brings a copy of their own."""
+        await self.witnessing.keep_keys_once()
+        policy = (await self._db.read(self.witnessing.policy)).encode()
+        path = str(self._directory / POLICY_NAME)
+        files = self._env.files
+
+        def write() -> None:
+            if not files.exists(path) or files.read(path) != policy:
+                files.write_atomic(path, policy, 0o644)
+
+        await self._env.run_blocking(write)
 
     @property
     def config(self) -> NodeConfig:
@@ -420,6 +431,7 @@ class Node:
             await self._ensure_links()
 
     async def _after_pairing(self) -> None:
+        await self.write_policy()
         await self.reset_keys.load()
         await self.mailboxes.adopt()
         await self._follow_brokers()
@@ -479,6 +491,7 @@ class Node:
             if rounds % KEY_ROUNDS == 0:
                 await self.keys.close_old_once()
                 await self.reset_keys.load()
+                await self.write_policy()
                 await self._outbox.forget_settled_once()
                 await forget_old_service_once(self._db, self._env.clock.now_ms())
             rounds += 1

@@ -55,6 +55,7 @@ from protocol.items import (
     RevocationItem,
     UnknownKeyNotice,
     WitnessAnswer,
+    WitnessMemory,
     WitnessRequest,
     is_service,
 )
@@ -405,9 +406,8 @@ class Inbox:
             case OpenedMessage() if opened.header.type is MessageType.RESET:
                 self.resets.begin(tx, peer, opened, now_ms)
                 self._mark(tx, peer, opened, "ok", now_ms, outcome)
-                self._apply_items(
-                    tx, peer, opened.header.key_version, (*opened.items, *opened.piggyback_items), outcome
-                )
+                items = (*opened.items, *opened.piggyback_items)
+                self._apply_items(tx, peer, opened.header.key_version, items, outcome, is_reset=True)
                 self._log_received(tx, peer, arrival, opened, "ok")
                 self.resets.finish(tx, peer, opened, now_ms)
                 outcome.look_again = outcome.ladder_moved = True
@@ -576,12 +576,20 @@ class Inbox:
         outcome.shown = True
 
     def _apply_items(
-        self, tx: Transaction, peer: Peer, signed_under: int, items: Sequence[Item], outcome: _Outcome
+        self,
+        tx: Transaction,
+        peer: Peer,
+        signed_under: int,
+        items: Sequence[Item],
+        outcome: _Outcome,
+        *,
+        is_reset: bool = False,
     ) -> None:
         """Facts the peer signed beside its message. One that does not hold is dropped; the message stands.
 
         Keys come first, wherever they stand: what the other items have sealed anew is sealed to them. One
         acknowledgement counts, the first: each looks at every hole of the window, and a message holds 64.
+        Only a reset, which needs the root key, begins another log: one that lied could else begin anew.
         """
         first_ack = next((item for item in items if isinstance(item, Acknowledgement)), None)
         for item in sorted(items, key=lambda item: not isinstance(item, KeyAnnouncement | OneTimeOffer)):
@@ -615,7 +623,7 @@ class Inbox:
                         )
                     case ResetKeyItem():
                         keep_theirs(tx, peer, _usable_reset_key(item))
-                    case LogItem():
+                    case LogItem() if is_reset:
                         self.resets.take_log(tx, peer, item)
                     case ResetAnswer():
                         self.resets.take_answer(tx, peer, item)
@@ -629,6 +637,8 @@ class Inbox:
                         self._witnessing.take_request(tx, peer, item)
                     case WitnessAnswer():
                         self._witnessing.take_answer(tx, peer, item)
+                    case WitnessMemory():
+                        self._witnessing.take_memory(tx, peer, item)
                     case EarlierInstance():
                         self.resets.take_earlier(peer, item)
                         outcome.look_again = True

@@ -177,7 +177,12 @@ def may_note(tx: Transaction, peer_id: bytes, now_ms: int) -> bool:
 
 
 def take(
-    tx: Transaction, peer_id: bytes, what: Literal["unproven", "resealed", "witnessed"], now_ms: int, *, most: int
+    tx: Transaction,
+    peer_id: bytes,
+    what: Literal["unproven", "resealed", "witnessed"],
+    now_ms: int,
+    *,
+    most: int,
 ) -> bool:
     """Count one of this hour's ``most``; whether it was still to be had."""
     _row_of(tx, peer_id)

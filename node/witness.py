@@ -1,6 +1,6 @@
 """Cosigning: our partners' logs by us, and our log by them.
 
-Spec: docs/spec/log.md#witnessing. Called by the inbox inside its transaction, and by the daemon's housekeeping.
+Spec: docs/spec/log.md#witnessing. Called by the inbox inside its transaction, and by the housekeeping.
 One rule: what a request changes, its entry and the answer that is owed are one transaction; a cosignature is
 made after it, of the head that is held, and of no other.
 
@@ -8,12 +8,23 @@ Nothing here answers an answer, asks because of an entry about another log, or w
 asked again about a head it cosigned: two idle offices say what their heartbeats carry, and no more.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 from audit.checkpoint import Checkpoint, parse_checkpoint_untrusted
-from audit.note import TYPE_COSIGNATURE, TYPE_ED25519, Note, NoteSigner, Signature, VerifierKey, verify_note
+from audit.note import (
+    TYPE_COSIGNATURE,
+    TYPE_ED25519,
+    Note,
+    NoteSigner,
+    Signature,
+    VerifierKey,
+    parse_note_untrusted,
+    verify_note,
+)
+from audit.policy import QUORUM_NONE, Group, Policy
 from audit.store import AuditLog
 from audit.witness import (
     NOTHING_HELD,
@@ -22,23 +33,29 @@ from audit.witness import (
     Status,
     judge_untrusted,
     read_head_untrusted,
+    with_cosignatures,
 )
 from keys.errors import MalformedInput, PolicyRefused, VerificationFailed
 from node import watch
 from node.outbox import Outbox
 from node.peers import Peer, load_peer, save_peer
+from node.views import WitnessView
 from protocol import limits
-from protocol.items import Item, WitnessAnswer, WitnessRequest
+from protocol.items import Item, WitnessAnswer, WitnessMemory, WitnessRequest
 from runtime.env import Env
 from runtime.logs import get_logger
 from runtime.sqlite import Database, Snapshot, Transaction
 
 REFUSALS_PER_PEER_MAX = 100
+POLICY_WITNESSES_MAX = 500
+PARTNERS = "partners"
 KEY_ID_BYTES = 4
+
+Coverage = Literal["nobody", "ok", "late", "unwitnessed"]
 
 log = get_logger("witness")
 
-# Peers to whom a message is worth sending by itself: an answer that must not wait, or a head nobody else covers.
+# Peers to whom anything may leave now.
 _TALKING = "p.state = 'active' AND p.frozen_ms IS NULL"
 
 
@@ -54,11 +71,11 @@ class _Cosigner:
     refused: int | None
 
     def may_ask(self, now_ms: int) -> bool:
-        """Not twice in a while; after a refusal, or while one waits for its answer, long after. A time in the
-        future counts as long ago."""
-        is_waiting = self.asked_size is not None or self.refused is not None
-        rest_ms = limits.WITNESS_AGAIN_MS if is_waiting else limits.WITNESS_INTERVAL_MS
-        return self.asked_ms is None or not 0 <= now_ms - self.asked_ms < rest_ms
+        """Not twice in a while. After a refusal, and while one waits for its answer, heartbeats alone ask
+        again: the mailbox of an office that is shut must not fill. A time in the future counts as long ago."""
+        if self.asked_size is not None or self.refused is not None:
+            return False
+        return self.asked_ms is None or not 0 <= now_ms - self.asked_ms < limits.WITNESS_INTERVAL_MS
 
 
 class Witnessing:
@@ -86,7 +103,9 @@ class Witnessing:
     # --- we are the witness ---------------------------------------------------------------------------------
 
     def take_request(self, tx: Transaction, peer: Peer, item: WitnessRequest) -> None:
-        """Judge, record, and owe an answer. A peer that asks without end gets none for the rest of the hour."""
+        """Judge, record, and owe an answer. A peer that asks without end gets none for the rest of an hour."""
+        if tx.execute("SELECT 1 FROM witness_hold WHERE peer = ?", (peer.office_id,)):
+            return  # its next heartbeat asks again
         now_ms = self._env.clock.now_ms()
         key = log_key_of(peer)
         held, was_cosigned = self._held(tx, peer)
@@ -102,10 +121,15 @@ class Witnessing:
         elif judged.refusal is not None:
             self._refuse(tx, peer, judged, held, now_ms)
         shown = b""
-        if judged.status is Status.CONFLICT and judged.offered is not None and judged.offered.size <= held.size:
+        if (
+            judged.status is Status.CONFLICT
+            and judged.offered is not None
+            and judged.offered.size <= held.size
+        ):
             shown = held.note
         tx.execute(
-            "INSERT INTO witness_answer (peer, status, size, held_size, note, prompt) VALUES (?, ?, ?, ?, ?, ?)"
+            "INSERT INTO witness_answer (peer, status, size, held_size, note, prompt)"
+            " VALUES (?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (peer) DO UPDATE SET status = excluded.status, size = excluded.size,"
             " held_size = excluded.held_size, note = excluded.note, prompt = max(prompt, excluded.prompt)",
             (
@@ -133,28 +157,42 @@ class Witnessing:
         return read_head_untrusted(peer.checkpoint, log_key_of(peer)), False
 
     def _accept(self, tx: Transaction, peer: Peer, held: Held, now_ms: int) -> None:
+        self._keep(tx, peer, held, now_ms)
+        self._log.append(
+            tx, "wit.cosigned", {"origin": peer.log_origin, "size": held.size, "root": held.root.hex()}
+        )
+
+    def _keep(self, tx: Transaction, peer: Peer, held: Held, now_ms: int) -> None:
         tx.execute(
             "INSERT OR REPLACE INTO witnessed_log (origin, peer, size, root, note, at_ms, cosigned)"
             " VALUES (?, ?, ?, ?, ?, ?, 1)",
             (peer.log_origin, peer.office_id, held.size, held.root, held.note, now_ms),
         )
-        self._log.append(
-            tx, "wit.cosigned", {"origin": peer.log_origin, "size": held.size, "root": held.root.hex()}
-        )
 
     def _refuse(self, tx: Transaction, peer: Peer, judged: Judgement, held: Held, now_ms: int) -> None:
         """Keep both notes, once for each head; the entry names what was offered."""
         assert judged.offered is not None
+        assert judged.refusal is not None
         offered, code = judged.offered, judged.refusal
         if tx.execute(
-            "SELECT 1 FROM witness_refusal WHERE peer = ? AND origin = ? AND code = ? AND size = ? AND root = ?",
+            "SELECT 1 FROM witness_refusal"
+            " WHERE peer = ? AND origin = ? AND code = ? AND size = ? AND root = ?",
             (peer.office_id, offered.origin, code, offered.size, offered.root),
         ):
             return
         tx.execute(
             "INSERT INTO witness_refusal (peer, origin, code, at_ms, size, root, offered, held)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (peer.office_id, offered.origin, code, now_ms, offered.size, offered.root, judged.note, held.note),
+            (
+                peer.office_id,
+                offered.origin,
+                code,
+                now_ms,
+                offered.size,
+                offered.root,
+                judged.note,
+                held.note,
+            ),
         )
         tx.execute(
             "DELETE FROM witness_refusal WHERE peer = ?1 AND number NOT IN"
@@ -168,6 +206,51 @@ class Witnessing:
         )
         log.error("log_refused", code=code)
         tx.on_commit(self._changed)
+
+    def take_memory(self, tx: Transaction, peer: Peer, item: WitnessMemory) -> None:
+        """After we lost state: what we had cosigned of this peer's log, and what it held of the log we ended.
+
+        What our own ended key signed we had verified, so it needs no proof. A peer that shows less than there
+        was could only have two of its own heads cosigned, both of which it signed. VerificationFailed
+        ``bad_signature`` or ``unknown_key``, MalformedInput ``bad_note`` or ``bad_checkpoint``.
+        """
+        if not tx.execute("SELECT 1 FROM witness_hold WHERE peer = ?", (peer.office_id,)):
+            return
+        now_ms = self._env.clock.now_ms()
+        if item.cosigned:
+            shown = read_head_untrusted(item.cosigned, log_key_of(peer))
+            ours = [
+                VerifierKey(name=name, type_byte=kind, public=public)
+                for name, kind, public in tx.execute(
+                    "SELECT name, type, public FROM note_key WHERE type <> ?"
+                    " AND peer = (SELECT office_id FROM office)",
+                    (TYPE_ED25519,),
+                )
+            ]
+            if (
+                verify_note(parse_note_untrusted(item.cosigned), ours)
+                and shown.size > self._held(tx, peer)[0].size
+            ):
+                self._keep(tx, peer, shown, now_ms)
+        if item.ended:
+            self._note_ended(tx, peer, item.ended)
+        tx.execute("DELETE FROM witness_hold WHERE peer = ?", (peer.office_id,))
+
+    def _note_ended(self, tx: Transaction, peer: Peer, note: bytes) -> None:
+        """How far a peer had seen the log that we ended: what goes beyond our backup is a declared loss."""
+        row = tx.one(
+            "SELECT l.origin, k.public FROM ended_log l JOIN note_key k ON k.name = l.origin AND k.type = ?"
+            " ORDER BY l.ended_ms DESC LIMIT 1",
+            (TYPE_ED25519,),
+        )
+        if row is None:
+            return
+        head = read_head_untrusted(note, VerifierKey(name=row[0], type_byte=TYPE_ED25519, public=row[1]))
+        self._log.append(
+            tx,
+            "backup.head",
+            {"peer": peer.pseudonym, "origin": row[0], "size": head.size, "root": head.root.hex()},
+        )
 
     def _answer(self, tx: Transaction, peer: Peer, *, prompt: bool) -> list[Item]:
         """What is owed to this peer, forgotten with the message that carries it."""
@@ -187,9 +270,7 @@ class Witnessing:
             head = Checkpoint(origin=peer.log_origin, size=held.size, root=held.root)
             line = self._signer.cosign(head.text, self._env.clock.now_ms() // 1000)
             lines = ((line.name, line.key_id + line.blob),)
-        return [
-            WitnessAnswer(status=status, size=size, held_size=held_size, cosignatures=lines, note=note)
-        ]
+        return [WitnessAnswer(status=status, size=size, held_size=held_size, cosignatures=lines, note=note)]
 
     # --- our own log ----------------------------------------------------------------------------------------
 
@@ -270,6 +351,7 @@ class Witnessing:
         verified = verify_note(Note(text=head.text, signatures=lines), keys.values())
         if not verified:
             raise VerificationFailed("cosignature_missing", "a yes without a cosignature under its key")
+        last = with_cosignatures(self._log.signed(head), lines)
         times_s = [found.time_s for found in verified if found.time_s is not None]
         for line in lines:
             if (line.name, line.key_id) in keys:
@@ -280,8 +362,8 @@ class Witnessing:
         tx.execute(
             "UPDATE cosigner SET size = max(size, ?2), held_size = max(size, ?2), cosigned_ms = ?3,"
             " asked_size = iif(asked_size <= ?2, NULL, asked_size), conflicts = 0, refused = NULL,"
-            " refused_ms = NULL WHERE peer = ?1",
-            (peer.office_id, head.size, min(max(times_s) * 1000, limits.TIME_MS_MAX)),
+            " refused_ms = NULL, last = iif(size <= ?2, ?4, last) WHERE peer = ?1",
+            (peer.office_id, head.size, min(max(times_s) * 1000, limits.TIME_MS_MAX), last),
         )
 
     def _meet_own_head(self, tx: Transaction, peer: Peer, note: bytes, now_ms: int) -> None:
@@ -307,6 +389,88 @@ class Witnessing:
         if self._log.published.size:
             items += self._request(tx, peer, self._env.clock.now_ms())
         return items
+
+    def view(self, tx: Snapshot, peer: Peer) -> WitnessView:
+        """How far one peer and we cosign each other."""
+        ours = tx.one(
+            "SELECT size, cosigned_ms, refused, refused_ms FROM cosigner WHERE peer = ?", (peer.office_id,)
+        )
+        theirs = tx.one(
+            "SELECT size, at_ms FROM witnessed_log WHERE origin = ? AND cosigned = 1", (peer.log_origin,)
+        )
+        size, cosigned_ms, refused, refused_ms = ours or (0, None, None, None)
+        their_size, their_ms = theirs or (0, 0)
+        # What nobody signed is over when something was; two heads that cannot both be true never are.
+        refusal = tx.one(
+            "SELECT code, at_ms FROM witness_refusal WHERE peer = ? AND origin = ?"
+            " AND (code <> 'bad_signature' OR at_ms > ?) ORDER BY number DESC LIMIT 1",
+            (peer.office_id, peer.log_origin, their_ms),
+        )
+        return WitnessView(
+            cosigned_size=size,
+            cosigned_ms=cosigned_ms,
+            refused=refused,
+            refused_ms=refused_ms,
+            their_size=their_size,
+            their_refusal=None if refusal is None else refusal[0],
+            their_refusal_ms=None if refusal is None else refusal[1],
+        )
+
+    def coverage(self, tx: Snapshot) -> tuple[Coverage, int, int | None]:
+        """How our log is covered, up to which size, and since when the oldest entry of its own is not.
+
+        The entries themselves say how late it is: a publication that does not come is late as well.
+        """
+        size: int = tx.value("SELECT coalesce(max(size), 0) FROM cosigner")
+        since_us = self._log.own_entry_since_us(tx, size, self._log.size)
+        since_ms = None if since_us is None else since_us // 1000
+        if not tx.execute("SELECT 1 FROM peer WHERE state = 'active' LIMIT 1") and not size:
+            return "nobody", size, since_ms
+        late_ms = 0 if since_ms is None else self._env.clock.now_ms() - since_ms
+        if late_ms > limits.UNWITNESSED_MS:
+            return "unwitnessed", size, since_ms
+        return "late" if late_ms > limits.WITNESS_LATE_MS else "ok", size, since_ms
+
+    async def keep_keys_once(self) -> None:
+        """Remember every witness key in use: ours goes with its epoch, a peer's with its own."""
+        own = (self._signer.witness_key, self._log.key)
+        insert = "INSERT OR IGNORE INTO note_key (name, type, public, peer) SELECT"
+
+        def missing(tx: Snapshot) -> int:
+            """A look costs no write, and nearly always finds nothing to do."""
+            known = " NOT IN (SELECT public FROM note_key)"
+            return sum(
+                not tx.execute("SELECT 1 FROM note_key WHERE public = ?", (key.public,)) for key in own
+            ) + (
+                int(tx.value(f"SELECT count(*) FROM peer WHERE witness_public{known}"))  # noqa: S608
+            )
+
+        def record(tx: Transaction) -> None:
+            for key in own:
+                tx.execute(f"{insert} ?, ?, ?, office_id FROM office", (key.name, key.type_byte, key.public))
+            tx.execute(f"{insert} witness_name, ?, witness_public, office_id FROM peer", (TYPE_COSIGNATURE,))
+
+        if await self._db.read(missing):
+            await self._db.transact(record)
+
+    def policy(self, tx: Snapshot) -> Policy:
+        """What verifies our log: its key, and every witness key that a partner ever had.
+
+        No quorum is asked for, because nobody has cosigned the newest entries of a log that goes on: an
+        auditor who wants every entry witnessed writes ``quorum partners`` in a copy of it.
+        """
+        witnesses: dict[str, VerifierKey] = {}
+        for name, kind, public, office in tx.execute(
+            "SELECT k.name, k.type, k.public, p.name FROM note_key k JOIN peer p ON p.office_id = k.peer"
+            # Who brought a key first has it, whoever shows it later as his.
+            " WHERE k.type <> ? ORDER BY k.rowid LIMIT ?",
+            (TYPE_ED25519, POLICY_WITNESSES_MAX),
+        ):
+            key = VerifierKey(name=name, type_byte=kind, public=public)
+            if public not in (known.public for known in witnesses.values()):
+                witnesses[_word_for(office, witnesses)] = key
+        groups = {PARTNERS: Group(threshold=1, members=tuple(witnesses))} if witnesses else {}
+        return Policy(logs=(self._log.key,), witnesses=witnesses, groups=groups, quorum=QUORUM_NONE)
 
     async def housekeep_once(self) -> None:
         """Write cosignatures into the published files; ask and answer whoever is due.
@@ -371,6 +535,15 @@ class Witnessing:
         raise self._log.refusal
 
 
+def _word_for(office: str, taken: Collection[str]) -> str:
+    """A name for one more key of an office in a policy file: a single word, like no other in it."""
+    word = "-".join("".join(c if c.isprintable() else " " for c in office).split())
+    number = 1
+    while (found := word if number == 1 else f"{word}~{number}") in (*taken, QUORUM_NONE, PARTNERS):
+        number += 1
+    return found
+
+
 def log_key_of(peer: Peer) -> VerifierKey:
     """What a peer's checkpoints are verified with."""
     return VerifierKey(name=peer.log_origin, type_byte=TYPE_ED25519, public=peer.log_public)
@@ -381,7 +554,31 @@ def witness_keys_of(peer: Peer) -> tuple[VerifierKey, ...]:
     return (VerifierKey(name=peer.witness_name, type_byte=TYPE_COSIGNATURE, public=peer.witness_public),)
 
 
+def memory_for(tx: Transaction, peer: Peer) -> WitnessMemory:
+    """For a peer that lost state, before its new log takes the place of the one it ended.
+
+    A request that it may never have seen is forgotten: it is asked anew.
+    """
+    ours = tx.one("SELECT last FROM cosigner WHERE peer = ?", (peer.office_id,))
+    theirs = tx.one(
+        "SELECT note FROM witnessed_log WHERE peer = ? AND origin <> ? ORDER BY at_ms DESC LIMIT 1",
+        (peer.office_id, peer.log_origin),
+    )
+    tx.execute(
+        "UPDATE cosigner SET asked_size = NULL, asked_ms = NULL, conflicts = 0 WHERE peer = ?",
+        (peer.office_id,),
+    )
+    tx.execute("DELETE FROM witness_answer WHERE peer = ?", (peer.office_id,))
+    return WitnessMemory(
+        cosigned=(ours[0] or b"") if ours else b"", ended=b"" if theirs is None else theirs[0]
+    )
+
+
 def begin_epoch(tx: Transaction) -> None:
-    """Our log begins anew: nobody has cosigned it yet, and what was owed under the ended witness key is not."""
+    """Our log begins anew: nobody has cosigned it yet, and what was owed under the ended witness key is not.
+
+    What we cosigned since the backup was made, only the peers know.
+    """
+    tx.execute("INSERT OR IGNORE INTO witness_hold (peer) SELECT office_id FROM peer WHERE state <> 'half'")
     for table in ("cosigner", "cosignature", "witness_answer", "foreign_head"):
         tx.execute(f"DELETE FROM {table}")  # noqa: S608 - our own names

@@ -229,9 +229,9 @@ class WitnessRequest:
 class WitnessAnswer:
     """What the signer says to a request about a head of ``size`` entries. Service item.
 
-    ``status`` as HTTP numbers it. ``held_size``: of the head it holds, with 409. ``cosignatures``: the lines of
-    the response, with 200: key name, and what its base64 stands for. ``note``: the head it holds, as our own
-    log signed it, where it is longer than the one asked about or has another root.
+    ``status`` as HTTP numbers it. ``held_size``: of the head it holds, with 409. ``cosignatures``: the lines
+    of the response, with 200: key name, and what its base64 stands for. ``note``: the head it holds, as our
+    own log signed it, where it is not shorter than the one asked about.
     """
 
     status: int
@@ -239,6 +239,15 @@ class WitnessAnswer:
     held_size: int
     cosignatures: tuple[tuple[str, bytes], ...]
     note: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WitnessMemory:
+    """To an office that lost state: what it cosigned last of the signer's log, with its cosignature under it,
+    and what the signer holds of the log it ended. Signed notes; empty where there is none. Service item."""
+
+    cosigned: bytes
+    ended: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,6 +281,7 @@ Item = (
     | PhotoReport
     | WitnessRequest
     | WitnessAnswer
+    | WitnessMemory
     | UnknownItem
 )
 
@@ -287,7 +297,7 @@ def is_service(items: Sequence[Item]) -> bool:
     acknowledgement that is sent for its own sake (receivekeys.wants_next).
     """
     return all(
-        isinstance(item, Acknowledgement | HeartBeat | WitnessRequest | WitnessAnswer)
+        isinstance(item, Acknowledgement | HeartBeat | WitnessRequest | WitnessAnswer | WitnessMemory)
         or (isinstance(item, UnknownItem) and item.k.startswith(_SERVICE_PREFIX))
         for item in items
     )
@@ -439,6 +449,8 @@ def _to_wire(item: Item) -> Value:
                 "l": [[name, signature] for name, signature in item.cosignatures],
                 "n": item.note,
             }
+        case WitnessMemory():
+            return {"k": "wit/mem", "n": item.cosigned, "e": item.ended}
         case UnknownItem():
             return wire.decode_untrusted(item.encoded, bytes_max=limits.BODY_BYTES_MAX)
 
@@ -555,6 +567,11 @@ def _read_known(tag: str, fields: Fields) -> Item | None:
                 held_size=fields.integer("w", most=limits.LOG_SIZE_MAX),
                 cosignatures=_read_cosignatures(fields),
                 note=fields.raw("n", bytes_max=limits.ITEM_BYTES_MAX),
+            )
+        case "wit/mem":
+            return WitnessMemory(
+                cosigned=fields.raw("n", bytes_max=limits.ITEM_BYTES_MAX),
+                ended=fields.raw("e", bytes_max=limits.ITEM_BYTES_MAX),
             )
         case _:
             return None

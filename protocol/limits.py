@@ -219,8 +219,6 @@ COSIGNATURES_MAX: Final = 4
 # A log that goes on all day asks each of its witnesses so often at most: half the service messages of once a
 # minute, and nobody waits for five minutes.
 WITNESS_INTERVAL_MS: Final = 2 * MINUTE_MS
-# A request that got no answer, or a refusal, is made again with a later heartbeat; without one, after this.
-WITNESS_AGAIN_MS: Final = 1 * HOUR_MS
 # Twice as many heads as an honest log shows in an hour.
 WITNESSED_PER_HOUR_MAX: Final = 60
 # Entries that no partner cosigned for so long are shown as late, and then as not witnessed.

@@ -43,8 +43,13 @@ CREATE TABLE cosigner (
     asked_ms    INTEGER,
     conflicts   INTEGER NOT NULL DEFAULT 0,   -- answers 409 in a row
     refused     INTEGER,                      -- its last answer was this status
-    refused_ms  INTEGER
+    refused_ms  INTEGER,
+    last        BLOB                          -- that head with its cosignatures, as a signed note
 ) STRICT;
+
+-- Partners that have not said yet, since this office lost state, what it cosigned of their logs: until then it
+-- cosigns nothing of them.
+CREATE TABLE witness_hold (peer BLOB PRIMARY KEY) STRICT;
 
 -- Cosignatures that are not in the published files yet.
 CREATE TABLE cosignature (
@@ -63,13 +68,14 @@ CREATE TABLE foreign_head (
     at_ms  INTEGER NOT NULL
 ) STRICT;
 
--- Every witness key a partner ever had: what it cosigned under an ended one still counts.
-CREATE TABLE witness_key (
+-- Every key that a partner's witness, this office's witness (type 4) or its log (type 1) ever had: what was signed under
+-- an ended one still counts.
+CREATE TABLE note_key (
     name   TEXT NOT NULL,
     type   INTEGER NOT NULL,
     public BLOB NOT NULL,
     peer   BLOB NOT NULL,
-    PRIMARY KEY (name, type, public)
-) STRICT, WITHOUT ROWID;
+    UNIQUE (name, type, public)
+) STRICT;
 
 ALTER TABLE watch ADD COLUMN witnessed INTEGER NOT NULL DEFAULT 0;
