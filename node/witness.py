@@ -103,7 +103,7 @@ class Witnessing:
     # --- we are the witness ---------------------------------------------------------------------------------
 
     def take_request(self, tx: Transaction, peer: Peer, item: WitnessRequest) -> None:
-        """Judge, record, and owe an answer. A peer that asks without end gets none for the rest of an hour."""
+        """Judge, record, and owe an answer. A peer that asks without end gets none until the hour is over."""
         if tx.execute("SELECT 1 FROM witness_hold WHERE peer = ?", (peer.office_id,)):
             return  # its next heartbeat asks again
         now_ms = self._env.clock.now_ms()

@@ -214,6 +214,18 @@ def _values() -> Iterator[Document]:
         ("rsx", items.ResetRefused(instance=drawn("instance", 8), key_version=2, known_version=7)),
         ("inst", items.EarlierInstance(ranges=ranges)),
         ("att", items.PhotoReport(alert_id=drawn("alert", 32), number=1, code="photo_damaged")),
+        ("wit/req", items.WitnessRequest(body=b"old 0\n\na signed note")),
+        (
+            "wit/rsp",
+            items.WitnessAnswer(
+                status=409,
+                size=7,
+                held_size=9,
+                cosignatures=(("salween/office/test/witness2", drawn("cosignature", 76)),),
+                note=b"a signed note",
+            ),
+        ),
+        ("wit/mem", items.WitnessMemory(cosigned=b"a signed note", ended=b"")),
         ("nokey", items.UnknownKeyNotice(envelope_hashes=(drawn("envelope", 32),))),
     )
     for tag, item in each:
