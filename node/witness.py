@@ -72,7 +72,7 @@ class _Cosigner:
 
     def may_ask(self, now_ms: int) -> bool:
         """Not twice in a while. After a refusal, and while one waits for its answer, heartbeats alone ask
-        again: the mailbox of an office that is shut must not fill. A time in the future counts as long ago."""
+        again: the mailbox of an office that is shut must not fill. A time to come counts as long ago."""
         if self.asked_size is not None or self.refused is not None:
             return False
         return self.asked_ms is None or not 0 <= now_ms - self.asked_ms < limits.WITNESS_INTERVAL_MS

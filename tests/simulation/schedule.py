@@ -24,7 +24,7 @@ from node.views import PeerView
 from protocol import requests, sealing
 from protocol.alert import Alert, FreeText, Vehicle
 from runtime import sqlite
-from tests.simulation.checkers import Broken, Sent, Witness, contradictions
+from tests.simulation.checkers import Broken, Sent, Witness, check_cosigned, contradictions
 from tests.simulation.daemons import BrokerHost, OfficeHost, pair
 from tests.simulation.disk import Killed, SimulatedDisk
 from tests.simulation.env import EPOCH_MS
@@ -313,6 +313,7 @@ class Schedule:
             await self._look(office)
         self.witness.nothing_overheard()
         self.witness.everything_arrived()
+        await self._check_witnessed()
         await self._check_idle()
         for office in self.offices:
             await self._check_database(office)
@@ -378,6 +379,16 @@ class Schedule:
         for host in self._hosts():
             if host.life is None:
                 await self._boot(host)
+
+    async def _check_witnessed(self) -> None:
+        """I21: each log is cosigned up to minutes ago, and it is that log."""
+        for office, partner in (self.offices, self.offices[::-1]):
+            node = office.node
+            assert node is not None
+            status = await office.host.run(lambda env, node=node: node.desk.status())  # type: ignore[misc]
+            if status.log.witness != "ok":
+                raise Broken("I21", f"the log of {office.name} is {status.log.witness}")
+            check_cosigned(office.name, disk_of(office.host).content(), disk_of(partner.host).content())
 
     async def _check_idle(self) -> None:
         """I12: with everything delivered, offices and broker come to rest."""
