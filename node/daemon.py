@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from audit.note import NoteSigner
+from audit.note import NoteSigner, PostQuantumSigner
 from audit.store import AuditLog
 from keys.brokercard import parse_broker_address_untrusted, parse_broker_card_untrusted
 from keys.errors import SalweenError
 from keys.keystore import Keystore
-from keys.primitives import Ed25519PrivateKey, self_test
+from keys.primitives import Ed25519PrivateKey, MlDsa44PrivateKey, self_test
 from keys.secret import SecretBytes
 from node import __version__
 from node.alerts import Alerts
@@ -166,6 +166,10 @@ class Node:
             NoteSigner(
                 name=witness_name(log.origin),
                 key=Ed25519PrivateKey.from_seed(secrets.get(SecretName.WITNESS)),
+            ),
+            PostQuantumSigner(
+                name=witness_name(log.origin),
+                key=MlDsa44PrivateKey.from_seed(secrets.get(SecretName.WITNESS_MLDSA44)),
             ),
             self._outbox,
             stirred=self._stirred.set,
@@ -339,6 +343,9 @@ class Node:
         opened("database_opened")
         try:
             await finish_epoch(env, db, Secrets(env, keystore), base)
+            if not keystore.names(SecretName.WITNESS_MLDSA44):
+                # Of a node from before there was one.
+                await Secrets(env, keystore).put({SecretName.WITNESS_MLDSA44: SecretBytes(env.random(32))})
             signer = NoteSigner(
                 name=keystore.get(SecretName.ORIGIN).reveal().decode(),
                 key=Ed25519PrivateKey.from_seed(keystore.get(SecretName.LOG)),
@@ -364,6 +371,7 @@ class Node:
 
     async def write_policy(self) -> None:
         """What an auditor needs to verify our log, beside it; a real auditor brings a copy of their own."""
+        self.witnessing.keys_changed = False
         await self.witnessing.keep_keys_once()
         policy = (await self._db.read(self.witnessing.policy)).encode()
         path = str(self._directory / POLICY_NAME)
@@ -487,6 +495,8 @@ class Node:
             await self._deadlines.record_once()
             await self._nacks.send_once()
             await self.witnessing.housekeep_once()
+            if self.witnessing.keys_changed:
+                await self.write_policy()
             await self._heartbeats.beat_once()
             if rounds % KEY_ROUNDS == 0:
                 await self.keys.close_old_once()

@@ -55,6 +55,7 @@ from protocol.items import (
     RevocationItem,
     UnknownKeyNotice,
     WitnessAnswer,
+    WitnessKey,
     WitnessMemory,
     WitnessRequest,
     is_service,
@@ -637,6 +638,8 @@ class Inbox:
                         self._witnessing.take_request(tx, peer, item)
                     case WitnessAnswer():
                         self._witnessing.take_answer(tx, peer, item)
+                    case WitnessKey():
+                        self._witnessing.take_key(tx, peer, item)
                     case WitnessMemory():
                         self._witnessing.take_memory(tx, peer, item)
                     case EarlierInstance():

@@ -341,6 +341,7 @@ async def _draw(
         NEXT + SecretName.operational(version): seed,
         NEXT + SecretName.LOG: log_seed,
         NEXT + SecretName.WITNESS: witness_seed,
+        NEXT + SecretName.WITNESS_MLDSA44: SecretBytes(env.random(32)),
         NEXT + SecretName.ORIGIN: SecretBytes(origin.encode()),
     }
     receive: dict[bytes, tuple[bytes, bytes]] = {}

@@ -16,9 +16,11 @@ from typing import Literal
 from audit.checkpoint import Checkpoint, parse_checkpoint_untrusted
 from audit.note import (
     TYPE_COSIGNATURE,
+    TYPE_COSIGNATURE_MLDSA44,
     TYPE_ED25519,
     Note,
     NoteSigner,
+    PostQuantumSigner,
     Signature,
     VerifierKey,
     parse_note_untrusted,
@@ -41,7 +43,7 @@ from node.outbox import Outbox
 from node.peers import Peer, load_peer, save_peer
 from node.views import WitnessView
 from protocol import limits
-from protocol.items import Item, WitnessAnswer, WitnessMemory, WitnessRequest
+from protocol.items import Item, WitnessAnswer, WitnessKey, WitnessMemory, WitnessRequest
 from runtime.env import Env
 from runtime.logs import get_logger
 from runtime.sqlite import Database, Snapshot, Transaction
@@ -87,6 +89,7 @@ class Witnessing:
         db: Database,
         audit_log: AuditLog,
         signer: NoteSigner,
+        post_quantum: PostQuantumSigner,
         outbox: Outbox,
         *,
         stirred: Callable[[], None],
@@ -96,6 +99,8 @@ class Witnessing:
         self._db = db
         self._log = audit_log
         self._signer = signer
+        self._post_quantum = post_quantum
+        self.keys_changed = False  # since the policy was asked for
         self._outbox = outbox
         self._stirred = stirred
         self._changed = changed
@@ -164,8 +169,9 @@ class Witnessing:
 
     def _keep(self, tx: Transaction, peer: Peer, held: Held, now_ms: int) -> None:
         tx.execute(
-            "INSERT OR REPLACE INTO witnessed_log (origin, peer, size, root, note, at_ms, cosigned)"
-            " VALUES (?, ?, ?, ?, ?, ?, 1)",
+            "INSERT INTO witnessed_log (origin, peer, size, root, note, at_ms, cosigned)"
+            " VALUES (?, ?, ?, ?, ?, ?, 1) ON CONFLICT (origin) DO UPDATE SET size = excluded.size,"
+            " root = excluded.root, note = excluded.note, at_ms = excluded.at_ms, cosigned = 1",
             (peer.log_origin, peer.office_id, held.size, held.root, held.note, now_ms),
         )
 
@@ -268,9 +274,18 @@ class Witnessing:
             if not was_cosigned or held.size != size:
                 return []  # its log began anew meanwhile
             head = Checkpoint(origin=peer.log_origin, size=held.size, root=held.root)
-            line = self._signer.cosign(head.text, self._env.clock.now_ms() // 1000)
-            lines = ((line.name, line.key_id + line.blob),)
+            lines = tuple((line.name, line.key_id + line.blob) for line in self._cosign(tx, head))
         return [WitnessAnswer(status=status, size=size, held_size=held_size, cosignatures=lines, note=note)]
+
+    def _cosign(self, tx: Transaction, head: Checkpoint) -> list[Signature]:
+        """Our lines under a head that is held. The post-quantum one stands under one of each hour."""
+        now_ms = self._env.clock.now_ms()
+        lines = [self._signer.cosign(head.text, now_ms // 1000)]
+        last_ms = tx.value("SELECT post_quantum_ms FROM witnessed_log WHERE origin = ?", (head.origin,))
+        if last_ms is None or not 0 <= now_ms - last_ms < limits.POST_QUANTUM_INTERVAL_MS:
+            lines.append(self._post_quantum.cosign(head.text, now_ms // 1000))
+            tx.execute("UPDATE witnessed_log SET post_quantum_ms = ? WHERE origin = ?", (now_ms, head.origin))
+        return lines
 
     # --- our own log ----------------------------------------------------------------------------------------
 
@@ -306,6 +321,38 @@ class Witnessing:
                 (peer.office_id, published, now_ms),
             )
         return [WitnessRequest(body=self._log.request(tx, cosigner.held_size).encode())]
+
+    def take_key(self, tx: Transaction, peer: Peer, item: WitnessKey) -> None:
+        """A peer's post-quantum witness key: the first it shows under the name of its present witness."""
+        if item.name != peer.witness_name or self._post_quantum_key(tx, peer) is not None:
+            return
+        tx.execute(
+            "INSERT OR IGNORE INTO note_key (name, type, public, peer) VALUES (?, ?, ?, ?)",
+            (item.name, TYPE_COSIGNATURE_MLDSA44, item.public, peer.office_id),
+        )
+        tx.on_commit(self._note_key)
+
+    def _note_key(self) -> None:
+        self.keys_changed = True
+
+    def _post_quantum_key(self, tx: Snapshot, peer: Peer) -> VerifierKey | None:
+        row = tx.one(
+            "SELECT public FROM note_key WHERE peer = ? AND name = ? AND type = ? ORDER BY rowid LIMIT 1",
+            (peer.office_id, peer.witness_name, TYPE_COSIGNATURE_MLDSA44),
+        )
+        if row is None:
+            return None
+        return VerifierKey(name=peer.witness_name, type_byte=TYPE_COSIGNATURE_MLDSA44, public=row[0])
+
+    def _tell_key(self, tx: Transaction, peer_id: bytes) -> list[Item]:
+        """Our own, until a message with it was acknowledged."""
+        told = tx.execute(
+            "SELECT 1 FROM witness_told t LEFT JOIN delivery d ON d.hh = t.hh"
+            " WHERE t.peer = ? AND (d.hh IS NULL OR d.phase = 'acknowledged')",
+            (peer_id,),
+        )
+        key = self._post_quantum.witness_key
+        return [] if told else [WitnessKey(name=key.name, public=key.public)]
 
     def take_answer(self, tx: Transaction, peer: Peer, item: WitnessAnswer) -> None:
         """What a peer said of a head of ours.
@@ -347,7 +394,9 @@ class Witnessing:
         )
         if head is None:
             raise VerificationFailed("cosignature_missing", "a cosignature of a head that we never signed")
-        keys = {(key.name, key.key_id): key for key in witness_keys_of(peer)}
+        post_quantum = self._post_quantum_key(tx, peer)
+        held = (*witness_keys_of(peer), *(() if post_quantum is None else (post_quantum,)))
+        keys = {(key.name, key.key_id): key for key in held}
         verified = verify_note(Note(text=head.text, signatures=lines), keys.values())
         if not verified:
             raise VerificationFailed("cosignature_missing", "a yes without a cosignature under its key")
@@ -433,7 +482,7 @@ class Witnessing:
 
     async def keep_keys_once(self) -> None:
         """Remember every witness key in use: ours goes with its epoch, a peer's with its own."""
-        own = (self._signer.witness_key, self._log.key)
+        own = (self._signer.witness_key, self._post_quantum.witness_key, self._log.key)
         insert = "INSERT OR IGNORE INTO note_key (name, type, public, peer) SELECT"
 
         def missing(tx: Snapshot) -> int:
@@ -509,7 +558,10 @@ class Witnessing:
         if self._is_due(tx, self._cosigner(tx, peer_id), now_ms):
             items += self._request(tx, peer, now_ms)
         if items:
-            self._outbox.compose_control(tx, peer, items, service=True)
+            key = self._tell_key(tx, peer_id)
+            hh = self._outbox.compose_control(tx, peer, [*key, *items], service=True)
+            if key:
+                tx.execute("INSERT OR REPLACE INTO witness_told (peer, hh) VALUES (?, ?)", (peer_id, hh))
             save_peer(tx, peer)
 
     async def _show(self, lines: Sequence[tuple[int, str, bytes, bytes]]) -> None:
@@ -568,7 +620,8 @@ def memory_for(tx: Transaction, peer: Peer) -> WitnessMemory:
         "UPDATE cosigner SET asked_size = NULL, asked_ms = NULL, conflicts = 0 WHERE peer = ?",
         (peer.office_id,),
     )
-    tx.execute("DELETE FROM witness_answer WHERE peer = ?", (peer.office_id,))
+    for table in ("witness_answer", "witness_told"):
+        tx.execute(f"DELETE FROM {table} WHERE peer = ?", (peer.office_id,))  # noqa: S608 - our own names
     return WitnessMemory(
         cosigned=(ours[0] or b"") if ours else b"", ended=b"" if theirs is None else theirs[0]
     )
@@ -580,5 +633,5 @@ def begin_epoch(tx: Transaction) -> None:
     What we cosigned since the backup was made, only the peers know.
     """
     tx.execute("INSERT OR IGNORE INTO witness_hold (peer) SELECT office_id FROM peer WHERE state <> 'half'")
-    for table in ("cosigner", "cosignature", "witness_answer", "foreign_head"):
+    for table in ("cosigner", "cosignature", "witness_answer", "witness_told", "foreign_head"):
         tx.execute(f"DELETE FROM {table}")  # noqa: S608 - our own names

@@ -242,6 +242,14 @@ class WitnessAnswer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WitnessKey:
+    """The signer's post-quantum witness key of its present log epoch. Service item."""
+
+    name: str  # that of its Ed25519 witness key
+    public: bytes  # ML-DSA-44, 1312
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WitnessMemory:
     """To an office that lost state: what it cosigned last of the signer's log, with its cosignature under it,
     and what the signer holds of the log it ended. Signed notes; empty where there is none. Service item."""
@@ -281,12 +289,14 @@ Item = (
     | PhotoReport
     | WitnessRequest
     | WitnessAnswer
+    | WitnessKey
     | WitnessMemory
     | UnknownItem
 )
 
 # Tags of items that later versions may bring and that are service by their family.
 _SERVICE_PREFIX: Final = "wit/"
+_SERVICE: Final = (Acknowledgement, HeartBeat, WitnessRequest, WitnessAnswer, WitnessKey, WitnessMemory)
 
 
 def is_service(items: Sequence[Item]) -> bool:
@@ -297,8 +307,7 @@ def is_service(items: Sequence[Item]) -> bool:
     acknowledgement that is sent for its own sake (receivekeys.wants_next).
     """
     return all(
-        isinstance(item, Acknowledgement | HeartBeat | WitnessRequest | WitnessAnswer | WitnessMemory)
-        or (isinstance(item, UnknownItem) and item.k.startswith(_SERVICE_PREFIX))
+        isinstance(item, _SERVICE) or (isinstance(item, UnknownItem) and item.k.startswith(_SERVICE_PREFIX))
         for item in items
     )
 
@@ -449,6 +458,8 @@ def _to_wire(item: Item) -> Value:
                 "l": [[name, signature] for name, signature in item.cosignatures],
                 "n": item.note,
             }
+        case WitnessKey():
+            return {"k": "wit/key", "o": item.name, "p": item.public}
         case WitnessMemory():
             return {"k": "wit/mem", "n": item.cosigned, "e": item.ended}
         case UnknownItem():
@@ -567,6 +578,11 @@ def _read_known(tag: str, fields: Fields) -> Item | None:
                 held_size=fields.integer("w", most=limits.LOG_SIZE_MAX),
                 cosignatures=_read_cosignatures(fields),
                 note=fields.raw("n", bytes_max=limits.ITEM_BYTES_MAX),
+            )
+        case "wit/key":
+            return WitnessKey(
+                name=fields.text("o", bytes_max=limits.KEY_NAME_BYTES_MAX),
+                public=fields.raw("p", size=limits.MLDSA44_PUBLIC_BYTES),
             )
         case "wit/mem":
             return WitnessMemory(

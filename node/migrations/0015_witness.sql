@@ -7,7 +7,14 @@ CREATE TABLE witnessed_log (
     root     BLOB NOT NULL,
     note     BLOB NOT NULL,
     at_ms    INTEGER NOT NULL,
-    cosigned INTEGER NOT NULL
+    cosigned INTEGER NOT NULL,
+    post_quantum_ms INTEGER             -- when it was last cosigned with ML-DSA-44 as well
+) STRICT;
+
+-- The last message that took our own post-quantum witness key to each peer.
+CREATE TABLE witness_told (
+    peer BLOB PRIMARY KEY,
+    hh   BLOB NOT NULL
 ) STRICT;
 
 -- What was refused and is held against the log, with both notes; never deleted but beyond the newest hundred of a peer.

@@ -9,7 +9,7 @@ import pytest
 from audit.checkpoint import Checkpoint, sign_checkpoint
 from audit.fsck import verify
 from audit.note import NoteSigner, Signature
-from audit.policy import Policy, parse_policy_untrusted
+from audit.policy import Policy, open_checkpoint_untrusted, parse_policy_untrusted
 from audit.reader import PublishedLog
 from audit.tree import Frontier, consistency_path, leaf_hash, subtree_root
 from audit.witness import Request, read_head_untrusted, with_cosignatures
@@ -20,7 +20,7 @@ from node.peers import load_peers
 from node.views import LogView
 from node.witness import log_key_of, witness_keys_of
 from protocol import limits
-from protocol.items import LogItem, WitnessAnswer, WitnessMemory, WitnessRequest
+from protocol.items import LogItem, WitnessAnswer, WitnessKey, WitnessMemory, WitnessRequest
 from runtime.sqlite import Transaction
 from tests.audit.logs import files_of, read_entries
 from tests.node.offices import Offices, an_alert, count, entries, node_of, play, read, write
@@ -421,7 +421,8 @@ def test_the_policy_beside_the_log_names_the_partners_and_asks_for_none(tmp_path
         data = (log_of(here).parent / "policy").read_bytes()
         report = verify(PublishedLog(str(log_of(here))), parse_policy_untrusted(data))
         assert report.verdicts == ["VERIFIED"], report.findings
-        assert {name: size for name, (size, _) in report.cosigned.items()} == {"Tengchong-BLO": report.size}
+        assert report.cosigned["Tengchong-BLO"][0] == report.size
+        assert 0 < report.cosigned["Tengchong-BLO~2"][0] <= report.size  # ML-DSA-44
         wanted = parse_policy_untrusted(data.replace(b"quorum none", b"quorum partners"))
         assert verify(PublishedLog(str(log_of(here))), wanted).verdicts == ["VERIFIED"]
         there.host.kill()
@@ -463,5 +464,57 @@ def test_what_no_partner_witnessed_is_late_after_a_while_and_then_said_loudly(tm
         await there.restart()
         await asyncio.sleep(15 * 60)
         assert (await log_view()).witness == "ok"
+
+    play(tmp_path, script)
+
+
+def test_a_log_is_cosigned_with_ml_dsa_once_an_hour_and_in_small_messages(tmp_path: Path) -> None:
+    """The key comes first, under the everyday signature; then one head of each hour has both lines."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        for number in range(12):
+            await here.log_in()
+            await here.send(an_alert(f"KA-{number}"))
+            await asyncio.sleep(15 * 60)
+        policy = parse_policy_untrusted((log_of(here).parent / "policy").read_bytes())
+        heads = [
+            open_checkpoint_untrusted(path.read_bytes(), policy)
+            for path in (log_of(here) / "archive").iterdir()
+        ]
+        both = [head for head in heads if len(head.cosigners) == 2]
+        assert 3 <= len(both) <= 5, [len(head.cosigners) for head in heads]
+        assert len([head for head in heads if head.cosigners]) >= 12
+        assert await count(there, "witness_told") == 1
+        sizes = await read(
+            there, lambda tx: tx.execute("SELECT length(envelope) FROM delivery WHERE service = 1")
+        )
+        assert {size for (size,) in sizes if size is not None} <= {8192, 16384}
+        assert sum(size == 16384 for (size,) in sizes) <= 2  # with the key itself
+
+    play(tmp_path, script)
+
+
+def test_the_first_post_quantum_key_of_an_epoch_stays(tmp_path: Path) -> None:
+    """Another one under the same name, or one under another name, is not taken."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        await asyncio.sleep(10 * 60)
+
+        async def keys() -> list[tuple[str, bytes]]:
+            return await read(
+                there,
+                lambda tx: tx.execute(
+                    "SELECT name, public FROM note_key WHERE type = 6"
+                    " AND peer <> (SELECT office_id FROM office)"
+                ),
+            )
+
+        (before,) = await keys()
+        await control(here, WitnessKey(name=before[0], public=bytes(1312)))
+        await control(here, WitnessKey(name="x/y/witness1", public=bytes(1312)))
+        await asyncio.sleep(120)
+        assert await keys() == [before]
 
     play(tmp_path, script)

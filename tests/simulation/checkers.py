@@ -177,11 +177,9 @@ def check_cosigned(office: str, files: dict[str, bytes], partner: dict[str, byte
     ``files`` and ``partner``: of the two disks. Keys of witnesses come from the policy beside the log.
     """
     policy = next(data for path, data in files.items() if path.endswith("/policy") and "/log" not in path)
-    keys = [
-        VerifyKey(base64.b64decode(line.split()[2].split("+", 2)[2])[1:])
-        for line in policy.decode().splitlines()
-        if line.startswith("witness ")
-    ]
+    listed = [line.split() for line in policy.decode().splitlines() if line.startswith("witness ")]
+    known = [base64.b64decode(words[2].split("+", 2)[2]) for words in listed]
+    keys = [VerifyKey(key[1:]) for key in known if key[0] == 4]
     log = {path.split("/log/", 1)[1]: data for path, data in files.items() if "/log/" in path}
     text = log["checkpoint"].partition(b"\n\n")[0]
     origin, size = text.split(b"\n")[0].decode(), int(text.split(b"\n")[1])

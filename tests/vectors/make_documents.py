@@ -225,6 +225,7 @@ def _values() -> Iterator[Document]:
                 note=b"a signed note",
             ),
         ),
+        ("wit/key", items.WitnessKey(name="salween/office/test/witness2", public=drawn("ml-dsa", 1312))),
         ("wit/mem", items.WitnessMemory(cosigned=b"a signed note", ended=b"")),
         ("nokey", items.UnknownKeyNotice(envelope_hashes=(drawn("envelope", 32),))),
     )
