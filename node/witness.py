@@ -51,6 +51,7 @@ from runtime.sqlite import Database, Snapshot, Transaction
 REFUSALS_PER_PEER_MAX = 100
 POLICY_WITNESSES_MAX = 500
 PARTNERS = "partners"
+CONFLICTS_MAX = 4
 KEY_ID_BYTES = 4
 
 Coverage = Literal["nobody", "ok", "late", "unwitnessed"]
@@ -366,13 +367,7 @@ class Witnessing:
         if item.status == Status.COSIGNED:
             self._take_cosignature(tx, peer, item)
         elif item.status == Status.CONFLICT:
-            # The first one is how a witness says what it holds: nobody waits for that.
-            tx.execute(
-                "UPDATE cosigner SET held_size = ?2, asked_ms = iif(conflicts = 0, NULL, asked_ms),"
-                " conflicts = conflicts + 1, asked_size = NULL, refused = iif(conflicts = 0, NULL, ?3),"
-                " refused_ms = iif(conflicts = 0, NULL, ?4) WHERE peer = ?1",
-                (peer.office_id, self._known_size(tx, item.held_size), item.status, now_ms),
-            )
+            self._take_conflict(tx, peer.office_id, self._known_size(tx, item.held_size), now_ms)
         else:
             log.error("witness_refused_us", code=f"status_{item.status}")
             tx.execute(
@@ -381,6 +376,23 @@ class Witnessing:
             )
         tx.on_commit(self._stirred)
         tx.on_commit(self._changed)
+
+    def _take_conflict(self, tx: Transaction, peer_id: bytes, held_size: int, now_ms: int) -> None:
+        """How a witness says what it holds: nobody waits to ask again from there.
+
+        Two requests that were under way together get two. Only one that never agrees refuses.
+        """
+        is_refusal = self._cosigner(tx, peer_id).conflicts >= CONFLICTS_MAX
+        tx.execute(
+            "UPDATE cosigner SET asked_ms = iif(held_size = ?2, asked_ms, NULL), held_size = ?2,"
+            " asked_size = NULL, conflicts = conflicts + 1, refused = ?3, refused_ms = ?4 WHERE peer = ?1",
+            (
+                peer_id,
+                held_size,
+                int(Status.CONFLICT) if is_refusal else None,
+                now_ms if is_refusal else None,
+            ),
+        )
 
     def _known_size(self, tx: Snapshot, size: int) -> int:
         """A size we once signed a head at; 0 for any other, with which nothing can be proved."""
