@@ -635,7 +635,8 @@ class Inbox:
                         self.resets.take_refusal(tx, peer, item)
                         outcome.ladder_moved = True
                     case WitnessRequest():
-                        self._witnessing.take_request(tx, peer, item)
+                        in_company = any(isinstance(other, HeartBeat) for other in items)
+                        self._witnessing.take_request(tx, peer, item, may_wait=in_company)
                     case WitnessAnswer():
                         self._witnessing.take_answer(tx, peer, item)
                     case WitnessKey():

@@ -108,8 +108,11 @@ class Witnessing:
 
     # --- we are the witness ---------------------------------------------------------------------------------
 
-    def take_request(self, tx: Transaction, peer: Peer, item: WitnessRequest) -> None:
-        """Judge, record, and owe an answer. A peer that asks without end gets none until the hour is over."""
+    def take_request(self, tx: Transaction, peer: Peer, item: WitnessRequest, *, may_wait: bool) -> None:
+        """Judge, record, and owe an answer. A peer that asks without end gets none until the hour is over.
+
+        ``may_wait``: it came with a heartbeat. Where it brings nothing new, so does its answer.
+        """
         if tx.execute("SELECT 1 FROM witness_hold WHERE peer = ?", (peer.office_id,)):
             return  # its next heartbeat asks again
         now_ms = self._env.clock.now_ms()
@@ -117,7 +120,8 @@ class Witnessing:
         held, was_cosigned = self._held(tx, peer)
         judged = judge_untrusted(item.body, key, held)
         is_news = judged.status is not Status.COSIGNED or not was_cosigned or judged.held.size > held.size
-        if is_news and not watch.take(
+        is_prompt = is_news or not may_wait
+        if is_prompt and not watch.take(
             tx, peer.office_id, "witnessed", now_ms, most=limits.WITNESSED_PER_HOUR_MAX
         ):
             log.warning("witness_request_dropped", code="too_many")
@@ -144,10 +148,10 @@ class Witnessing:
                 0 if judged.offered is None else judged.offered.size,
                 held.size,
                 shown,
-                int(is_news),
+                int(is_prompt),
             ),
         )
-        if is_news:
+        if is_prompt:
             tx.on_commit(self._stirred)
 
     def _held(self, tx: Snapshot, peer: Peer) -> tuple[Held, bool]:
