@@ -25,6 +25,7 @@ from node.answers import Answers
 from node.api.app import Api
 from node.api.openapi import BASE
 from node.backup import Manifest, make_backup
+from node.broker_heads import BrokerHeads
 from node.broker_link import BrokerLink
 from node.ceremony import Ceremonies
 from node.config import NodeConfig, load_config
@@ -174,6 +175,9 @@ class Node:
             self._outbox,
             stirred=self._stirred.set,
             changed=lambda: self.events.tell("link"),
+        )
+        self.broker_heads = BrokerHeads(
+            env, db, log, clients=lambda: [entry.link.client for entry in self._links.values()]
         )
         self._nacks = Nacks(env, db, self.keys, self._outbox, key_version=identity.key_version)
         self._heartbeats = Heartbeats(
@@ -409,6 +413,7 @@ class Node:
         self._run(self.log.run(), "log")
         self._run(self.revocations.run(), "notices")
         self._run(self.mailboxes.run(), "mailboxes")
+        self._run(self.broker_heads.run(), "broker-heads")
 
     def link_views(self) -> Sequence[LinkView]:
         """Every link as screens show it."""

@@ -392,6 +392,8 @@ async def _begin(
         tx.execute("DELETE FROM half_pair")
         tx.execute("DELETE FROM pair_ok_due")
         witness.begin_epoch(tx)
+        # What was accepted of brokers' logs stands; it is entered anew when they have more.
+        tx.execute("UPDATE broker_head SET at_size = 0")
         _keep_identity(tx, again.certificate, again.key_version)
         listed = _sign_list_again(env, tx, identity, version=again.key_version)
         told = []

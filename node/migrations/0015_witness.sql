@@ -30,6 +30,19 @@ CREATE TABLE witness_refusal (
     held    BLOB NOT NULL
 ) STRICT;
 
+-- Heads of brokers' logs that stand in ours, and the first of another history, if there was one.
+CREATE TABLE broker_head (
+    address    TEXT PRIMARY KEY,
+    size       INTEGER NOT NULL,
+    root       BLOB NOT NULL,
+    note       BLOB NOT NULL,
+    at_ms      INTEGER NOT NULL,
+    at_size    INTEGER NOT NULL,      -- of our own log
+    refused    TEXT,
+    refused_ms INTEGER,
+    offered    BLOB
+) STRICT;
+
 -- What this office has to answer: the newest request of each peer alone. Cosignatures are made when it leaves.
 CREATE TABLE witness_answer (
     peer      BLOB PRIMARY KEY,

@@ -17,13 +17,14 @@ from keys.errors import PolicyRefused
 from keys.primitives import Ed25519PrivateKey
 from keys.secret import SecretBytes
 from node.peers import load_peers
-from node.views import LogView
+from node.views import EntryView, LogView
 from node.witness import log_key_of, witness_keys_of
 from protocol import limits
 from protocol.items import LogItem, WitnessAnswer, WitnessKey, WitnessMemory, WitnessRequest
+from protocol.requests import HeadAnswer, Op, Result
 from runtime.sqlite import Transaction
 from tests.audit.logs import files_of, read_entries
-from tests.node.offices import Offices, an_alert, count, entries, node_of, play, read, write
+from tests.node.offices import Offices, alter_answers, an_alert, count, entries, node_of, play, read, write
 from tests.node.test_hostile_peer import control
 from tests.node.test_resets import back_up, restored
 from tests.simulation.daemons import OfficeHost
@@ -534,5 +535,60 @@ def test_requests_that_were_under_way_together_are_no_refusal(tmp_path: Path) ->
         (known,) = await read(here, lambda tx: tx.execute("SELECT size, refused FROM cosigner"))
         assert known == (node_of(here).log.published.size, None)
         assert not await entries(there, "wit.refused")
+
+    play(tmp_path, script)
+
+
+def test_a_brokers_log_is_held_to_what_it_showed_before(tmp_path: Path) -> None:
+    """Each office enters the broker's heads while its own log grows; a shorter one, or another history, is
+    refused, entered once and told by the doctor; an idle office asks for none."""
+
+    async def script(offices: Offices) -> None:
+        here = offices.here
+        broker = offices.broker.broker
+        assert broker is not None
+        lies: list[bytes] = []
+        shown: list[bytes] = []
+
+        def lie(ops: Sequence[Op], results: tuple[Result, ...]) -> Sequence[Result]:
+            shown.extend(result.body for result in results if isinstance(result, HeadAnswer))
+            return [
+                HeadAnswer(body=lies[0]) if lies and isinstance(result, HeadAnswer) else result
+                for result in results
+            ]
+
+        alter_answers(here, lie)
+
+        async def hour(number: int) -> list[EntryView]:
+            await here.log_in()
+            await here.send(an_alert(f"KA-{number}"))
+            await asyncio.sleep(3700)
+            told = await entries(here, "wit.cosigned", "wit.refused")
+            return [entry for entry in told if entry.fields["origin"] == broker.log.origin]
+
+        await hour(0)
+        first, *_, last = await hour(1)
+        assert last.kind == "wit.cosigned"
+        (known,) = await read(here, lambda tx: tx.execute("SELECT size, root FROM broker_head"))
+        assert (last.fields["size"], last.fields["root"]) == (known[0], known[1].hex())
+        assert first.fields["size"] < known[0]
+        asked = len(shown)
+        await asyncio.sleep(6 * 3600)
+        assert len(shown) - asked <= 1
+
+        lies.append(shown[0])
+        assert (await hour(2))[-1].fields["code"] == "went_back"
+        count_before = len(await hour(3))
+        signer = broker.log._signer
+        (known,) = await read(here, lambda tx: tx.execute("SELECT size, root FROM broker_head"))
+        head = Checkpoint(origin=signer.name, size=known[0] + 5, root=bytes(32))
+        lies[0] = Request(old_size=known[0], proof=(bytes(32),), note=sign_checkpoint(head, signer)).encode()
+        told = await hour(4)
+        assert told[-1].fields["code"] == "not_a_prefix"
+        assert len(told) == count_before + 1
+        checks = await here.host.run(lambda env: node_of(here).doctor())
+        assert any("not_a_prefix" in check["detail"] and not check["ok"] for check in checks)
+        lies.clear()
+        assert (await hour(5))[-1].kind == "wit.cosigned"
 
     play(tmp_path, script)
