@@ -210,6 +210,9 @@ MESSAGES: Final[Mapping[str, str]] = {
     "bundle_log_origin": N_(
         "What came from the broker does not fit the two codes, so nothing was paired. Begin again."
     ),
+    "bundle_checkpoint": N_(
+        "What came from the broker does not fit the two codes, so nothing was paired. Begin again."
+    ),
     "meeting_code_malformed": N_("This is not a whole code. Copy the whole line, or read the picture again."),
     "meeting_code_mistyped": N_("This is not a whole code. Copy the whole line, or read the picture again."),
     "meeting_code_version": N_("The program of the other office has another version. Bring both up to date."),
