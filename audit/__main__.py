@@ -342,11 +342,15 @@ class _Bar:
 
 # What is shown
 
+YEAR_10000_US: Final = 253_402_300_800_000_000
+
 
 def _when(ts_us: int | None) -> str:
     if ts_us is None:
         return "never"
-    # Entry times are numbers up to 2^53 microseconds: the year 2255 at most.
+    # Entry times are numbers up to 2^53 microseconds: the year 2255 at most. A witness may say anything.
+    if ts_us >= YEAR_10000_US:
+        return "after the year 9999"
     moment = datetime.fromtimestamp(ts_us / 1_000_000, UTC).replace(tzinfo=None)
     return moment.isoformat(timespec="milliseconds") + "Z"
 

@@ -279,7 +279,10 @@ class AuditLog:
 
     def _write_cosigned(self, size: int, cosignatures: Sequence[Signature]) -> None:
         archived = f"archive/{size}"
-        note = with_cosignatures(self._env.files.read(self._directory / archived), cosignatures)
+        try:
+            note = with_cosignatures(self._env.files.read(self._directory / archived), cosignatures)
+        except (FileNotFoundError, MalformedInput):
+            return  # removed or damaged behind our back: an auditor's matter, and no reason to stop
         self._write(archived, note)
         if size == self._published.size:
             self._write("checkpoint", note)

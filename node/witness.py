@@ -249,18 +249,23 @@ class Witnessing:
 
     def _note_ended(self, tx: Transaction, peer: Peer, note: bytes) -> None:
         """How far a peer had seen the log that we ended: what goes beyond our backup is a declared loss."""
-        row = tx.one(
-            "SELECT l.origin, k.public FROM ended_log l JOIN note_key k ON k.name = l.origin AND k.type = ?"
-            " ORDER BY l.ended_ms DESC LIMIT 1",
-            (TYPE_ED25519,),
-        )
-        if row is None:
+        try:
+            origin = parse_checkpoint_untrusted(note)[0].origin
+            row = tx.one(
+                "SELECT public FROM note_key WHERE name = ? AND type = ?"
+                " AND peer = (SELECT office_id FROM office)",
+                (origin, TYPE_ED25519),
+            )
+            if row is None:
+                return
+            head = read_head_untrusted(note, VerifierKey(name=origin, type_byte=TYPE_ED25519, public=row[0]))
+        except (MalformedInput, VerificationFailed) as fault:
+            log.warning("ended_head_unusable", code=fault.code)  # a hold must not rest on it
             return
-        head = read_head_untrusted(note, VerifierKey(name=row[0], type_byte=TYPE_ED25519, public=row[1]))
         self._log.append(
             tx,
             "backup.head",
-            {"peer": peer.pseudonym, "origin": row[0], "size": head.size, "root": head.root.hex()},
+            {"peer": peer.pseudonym, "origin": origin, "size": head.size, "root": head.root.hex()},
         )
 
     def _answer(self, tx: Transaction, peer: Peer, *, prompt: bool) -> list[Item]:
@@ -418,6 +423,8 @@ class Witnessing:
             raise VerificationFailed("cosignature_missing", "a yes without a cosignature under its key")
         last = with_cosignatures(self._log.signed(head), lines)
         times_s = [found.time_s for found in verified if found.time_s is not None]
+        if max(times_s) * 1000 > limits.TIME_MS_MAX:
+            raise VerificationFailed("cosignature_missing", "a cosignature of a time that no calendar has")
         for line in lines:
             if (line.name, line.key_id) in keys:
                 tx.execute(
@@ -428,7 +435,7 @@ class Witnessing:
             "UPDATE cosigner SET size = max(size, ?2), held_size = max(size, ?2), cosigned_ms = ?3,"
             " asked_size = iif(asked_size <= ?2, NULL, asked_size), conflicts = 0, refused = NULL,"
             " refused_ms = NULL, last = iif(size <= ?2, ?4, last) WHERE peer = ?1",
-            (peer.office_id, head.size, min(max(times_s) * 1000, limits.TIME_MS_MAX), last),
+            (peer.office_id, head.size, max(times_s) * 1000, last),
         )
 
     def _meet_own_head(self, tx: Transaction, peer: Peer, note: bytes, now_ms: int) -> None:
