@@ -342,11 +342,15 @@ class _Bar:
 
 # What is shown
 
+YEAR_10000_US: Final = 253_402_300_800_000_000
+
 
 def _when(ts_us: int | None) -> str:
     if ts_us is None:
         return "never"
-    # Entry times are numbers up to 2^53 microseconds: the year 2255 at most.
+    # Entry times are numbers up to 2^53 microseconds: the year 2255 at most. A witness may say anything.
+    if ts_us >= YEAR_10000_US:
+        return "after the year 9999"
     moment = datetime.fromtimestamp(ts_us / 1_000_000, UTC).replace(tzinfo=None)
     return moment.isoformat(timespec="milliseconds") + "Z"
 
@@ -363,6 +367,10 @@ def _report_json(directory: str, report: Report) -> dict[str, Any]:
         "checkpoints": report.checkpoints,
         "first_entry_at": _when(report.first_ts_us),
         "newest_entry_at": _when(report.last_ts_us),
+        "witnesses": [
+            {"name": name, "size": size, "at": _when(time_s * 1_000_000)}
+            for name, (size, time_s) in sorted(report.cosigned.items())
+        ],
         "cosigners": [{"name": name, "at": _when(time_s * 1_000_000)} for name, time_s in report.cosigners],
         "types": dict(sorted(report.types.items())),
         "findings": [
@@ -422,6 +430,10 @@ def _show_report(console: Console, directory: str, report: Report, story: Story 
             ("time", f"{_when(report.first_ts_us)} to {_when(report.last_ts_us)}, by the log's own clock"),
             ("checkpoints", str(report.checkpoints)),
             ("cosigners", ", ".join(_cosigners(report)) or "none"),
+        ]
+        facts += [
+            ("witness", f"{name}: {size} of {report.size} entries, at {_when(time_s * 1_000_000)}")
+            for name, (size, time_s) in sorted(report.cosigned.items())
         ]
     facts += [("note", note) for note in (*report.notes, *(story.notes if story else ()))]
     if report.unknown_types:

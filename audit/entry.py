@@ -147,6 +147,7 @@ TYPES: Final[Mapping[str, EntryType]] = dict(
         _entry_type("backup.made", "all", {"size": INT, "root": HASH}),
         _entry_type("backup.loss", "node", {"peer": PSEUDONYM, "sent": INT, "gone": INT}),
         _entry_type("backup.refused", "node", {"peer": PSEUDONYM, "ver": INT, "known": INT}),
+        _entry_type("backup.head", "node", {"peer": PSEUDONYM, "origin": ORIGIN, "size": INT, "root": HASH}),
         _entry_type("peer.reset", "node", {"peer": PSEUDONYM, "ver": INT, "inst": ID8, "n": INT}),
         _entry_type("backup.restore", "all", {"size": INT, "root": HASH}, {"code": CODE}),
         _entry_type("audit.export", "all", {"digest": HASH}, {"actor": ACTOR, "purpose": CODE}),

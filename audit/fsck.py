@@ -99,6 +99,8 @@ class Report:
     verified_size: int = 0
     """Entries below this lead to a signed root."""
     witnessed_size: int = 0
+    cosigned: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """By witness: the largest size it cosigned, and when it says it did (POSIX seconds)."""
     """Entries below this are under a checkpoint that reached the policy's quorum."""
     checkpoints: int = 0
     first_ts_us: int | None = None
@@ -240,7 +242,7 @@ class _Heads:
             self._report.find(Verdict.CORRUPT, f"{name} is of another log, {checkpoint.origin}")
             return
         before = self.by_size.get(checkpoint.size)
-        if before is None or (head.quorum and not before.quorum):
+        if before is None or _strength(head) > _strength(before):
             self.by_size[checkpoint.size] = head
         if before is not None and before.checkpoint.root != checkpoint.root:
             self._report.find(
@@ -268,6 +270,10 @@ class _Heads:
                 f" {newer[-1]}",
                 self._shown.checkpoint.size,
             )
+
+
+def _strength(head: SignedHead) -> tuple[bool, int]:
+    return head.quorum, len(head.cosigners)
 
 
 # The pass over entries and tiles
@@ -684,6 +690,9 @@ class _Walk:
 
 def _judge_witnesses(report: Report, policy: Policy, heads: Mapping[int, SignedHead]) -> None:
     report.witnessed_size = max((size for size, head in heads.items() if head.quorum), default=0)
+    for size in sorted(heads):
+        for cosigner in heads[size].cosigners:
+            report.cosigned[cosigner.name] = (size, cosigner.time_s)
     tail = report.size - report.witnessed_size
     if policy.quorum != QUORUM_NONE and tail > 0:
         report.find(

@@ -1,7 +1,8 @@
 """Signed notes: a text, and signatures under named keys.
 
-Spec: C2SP signed-note and tlog-cosignature; docs/spec/log.md#notes. Signature types used here: 0x01 Ed25519
-over the text (a log's own), 0x04 timestamped Ed25519 cosignature (a witness's).
+Spec: C2SP signed-note and tlog-cosignature (https://c2sp.org/tlog-cosignature); docs/spec/log.md#notes.
+Signature types used here: 0x01 Ed25519 over the text (a log's own), 0x04 timestamped Ed25519 cosignature and
+0x06 timestamped ML-DSA-44 cosignature (a witness's).
 
 One rule: signatures of keys nobody gave us are ignored, and a bad signature of a key we hold refuses the
 whole note. Does not: decide which keys count (policy) or what the text means (checkpoint).
@@ -16,7 +17,14 @@ from hashlib import sha256
 from typing import Final, Protocol
 
 from keys.errors import MalformedInput, VerificationFailed
-from keys.primitives import ed25519_verify_raw
+from keys.primitives import (
+    ED25519_PUBLIC_BYTES,
+    ED25519_SIGNATURE_BYTES,
+    MLDSA44_PUBLIC_BYTES,
+    MLDSA44_SIGNATURE_BYTES,
+    ed25519_verify_raw,
+    mldsa44_verify_raw,
+)
 
 NOTE_BYTES_MAX: Final = 65_536
 SIGNATURES_MAX: Final = 64
@@ -25,8 +33,14 @@ SIGNATURES_MAX: Final = 64
 KEY_NAME_BYTES_MAX: Final = 120
 TYPE_ED25519: Final = 0x01
 TYPE_COSIGNATURE: Final = 0x04
-ED25519_PUBLIC_BYTES: Final = 32
-ED25519_SIGNATURE_BYTES: Final = 64
+TYPE_COSIGNATURE_MLDSA44: Final = 0x06
+COSIGNATURES: Final = frozenset({TYPE_COSIGNATURE, TYPE_COSIGNATURE_MLDSA44})
+_PUBLIC_BYTES: Final = {
+    TYPE_ED25519: ED25519_PUBLIC_BYTES,
+    TYPE_COSIGNATURE: ED25519_PUBLIC_BYTES,
+    TYPE_COSIGNATURE_MLDSA44: MLDSA44_PUBLIC_BYTES,
+}
+_SUBTREE_LABEL: Final = b"subtree/v1\n\x00"
 _TIMESTAMP_BYTES: Final = 8
 
 _SEPARATOR: Final = "\n\n"
@@ -36,15 +50,15 @@ KEY_NAME: Final = re.compile(r"[!-*,-~]{1,120}")
 
 
 class RawSigner(Protocol):
-    """What signs: keys.primitives.Ed25519PrivateKey, or a token that answers alike."""
+    """What signs: a private key of keys.primitives, or a token that answers alike."""
 
     @property
     def public_bytes(self) -> bytes:
-        """32 bytes."""
+        """32 bytes of Ed25519, 1312 of ML-DSA-44."""
         ...
 
     def sign_raw(self, message: bytes) -> bytes:
-        """Ed25519 signature over ``message`` itself, 64 bytes."""
+        """Signature over ``message`` itself, 64 or 2420 bytes."""
         ...
 
 
@@ -82,14 +96,14 @@ class VerifierKey:
 
 
 def parse_vkey_untrusted(text: str) -> VerifierKey:
-    """Read a vkey. MalformedInput ``bad_vkey``; only the two Ed25519 signature types are known here."""
+    """Read a vkey. MalformedInput ``bad_vkey``; only the three signature types of this file are known."""
     parts = text.split("+", 2)
     if len(parts) != 3:
         raise MalformedInput("bad_vkey", "a verifier key is written name+id+key")
     name = check_key_name(parts[0])
     material = _base64_untrusted(parts[2], "bad_vkey")
-    if len(material) != 1 + ED25519_PUBLIC_BYTES or material[0] not in (TYPE_ED25519, TYPE_COSIGNATURE):
-        raise MalformedInput("bad_vkey", "not an Ed25519 note key (type 1) or cosignature key (type 4)")
+    if not material or len(material) - 1 != _PUBLIC_BYTES.get(material[0]):
+        raise MalformedInput("bad_vkey", "not a note key (type 1) or cosignature key (type 4 or 6)")
     key = VerifierKey(name=name, type_byte=material[0], public=material[1:])
     if parts[1] != key.key_id.hex():
         raise MalformedInput("bad_vkey", f"the key id of {name} does not match its key: mistyped or altered")
@@ -187,15 +201,20 @@ def verify_note(note: Note, keys: Iterable[VerifierKey]) -> list[Verified]:
 
 
 def _verify_signature(text: str, signature: Signature, key: VerifierKey) -> int | None:
-    if key.type_byte == TYPE_ED25519:
-        time_s, message, raw = None, text.encode(), signature.blob
-    else:
-        time_s = int.from_bytes(signature.blob[:_TIMESTAMP_BYTES], "big")
-        message, raw = cosigned_message(text, time_s), signature.blob[_TIMESTAMP_BYTES:]
-    if len(raw) != ED25519_SIGNATURE_BYTES or (time_s or 0) >= 2**63:
+    time_s, raw = None, signature.blob
+    if key.type_byte != TYPE_ED25519:
+        time_s, raw = int.from_bytes(raw[:_TIMESTAMP_BYTES], "big"), raw[_TIMESTAMP_BYTES:]
+    is_post_quantum = key.type_byte == TYPE_COSIGNATURE_MLDSA44
+    size = MLDSA44_SIGNATURE_BYTES if is_post_quantum else ED25519_SIGNATURE_BYTES
+    if len(raw) != size or (time_s or 0) >= 2**63:
         raise VerificationFailed("bad_signature", f"the signature of {key.name} has the wrong form")
     try:
-        ed25519_verify_raw(key.public, message, raw)
+        if is_post_quantum:
+            mldsa44_verify_raw(key.public, subtree_message(key.name, text, time_s or 0), raw)
+        elif time_s is None:
+            ed25519_verify_raw(key.public, text.encode(), raw)
+        else:
+            ed25519_verify_raw(key.public, cosigned_message(text, time_s), raw)
     except VerificationFailed as error:
         raise VerificationFailed("bad_signature", f"the signature of {key.name} does not hold") from error
     return time_s
@@ -204,6 +223,49 @@ def _verify_signature(text: str, signature: Signature, key: VerifierKey) -> int 
 def cosigned_message(text: str, time_s: int) -> bytes:
     """What a witness signs: header line, time line, the note text (C2SP tlog-cosignature)."""
     return f"cosignature/v1\ntime {time_s}\n{text}".encode()
+
+
+def subtree_message(name: str, text: str, time_s: int) -> bytes:
+    """What a witness of this name signs with ML-DSA-44: C2SP tlog-cosignature, "ML-DSA-44 signed message".
+
+    ``struct { uint8 label[12]; opaque cosigner_name<1..255>; uint64 timestamp; opaque log_origin<1..255>;
+    uint64 start, end; uint8 hash[32]; }``, start being 0 for a checkpoint. VerificationFailed
+    ``bad_signature`` for a text that is none.
+    """
+    try:
+        origin, size, root = text.removesuffix("\n").split("\n")
+        return b"".join(
+            (
+                _SUBTREE_LABEL,
+                len(name).to_bytes() + name.encode("ascii"),
+                time_s.to_bytes(8, "big"),
+                len(origin).to_bytes() + origin.encode("ascii"),
+                bytes(8),
+                int(size).to_bytes(8, "big"),
+                _base64_untrusted(root, "bad_note"),
+            )
+        )
+    except (ValueError, OverflowError, MalformedInput) as error:
+        raise VerificationFailed("bad_signature", "only a checkpoint is cosigned") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostQuantumSigner:
+    """A witness's ML-DSA-44 key under its name, which is that of its Ed25519 key."""
+
+    name: str
+    key: RawSigner
+
+    @property
+    def witness_key(self) -> VerifierKey:
+        """The verifier key of ``cosign``."""
+        return VerifierKey(name=self.name, type_byte=TYPE_COSIGNATURE_MLDSA44, public=self.key.public_bytes)
+
+    def cosign(self, text: str, time_s: int) -> Signature:
+        """Cosign a checkpoint's text at ``time_s`` (POSIX seconds)."""
+        raw = self.key.sign_raw(subtree_message(self.name, text, time_s))
+        blob = time_s.to_bytes(_TIMESTAMP_BYTES, "big") + raw
+        return Signature(name=check_key_name(self.name), key_id=self.witness_key.key_id, blob=blob)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

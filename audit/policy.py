@@ -14,7 +14,7 @@ from typing import Final
 
 from audit.checkpoint import Checkpoint, parse_checkpoint_untrusted
 from audit.note import (
-    TYPE_COSIGNATURE,
+    COSIGNATURES,
     TYPE_ED25519,
     Verified,
     VerifierKey,
@@ -105,9 +105,9 @@ class _Reading:
     def take(self, words: list[str]) -> None:
         match words:
             case ["log", vkey] | ["log", vkey, _]:
-                self.logs.append(self._new_key(vkey, TYPE_ED25519, self.logs))
+                self.logs.append(self._new_key(vkey, {TYPE_ED25519}, self.logs))
             case ["witness", name, vkey] | ["witness", name, vkey, _]:
-                key = self._new_key(vkey, TYPE_COSIGNATURE, self.witnesses.values())
+                key = self._new_key(vkey, COSIGNATURES, self.witnesses.values())
                 self.witnesses[self._new_name(name)] = key
             case ["group", name, threshold, *members] if members:
                 group = self._group(threshold, members)
@@ -126,10 +126,10 @@ class _Reading:
             raise MalformedInput("bad_policy", "no quorum line")
         return Policy(logs=tuple(self.logs), witnesses=self.witnesses, groups=self.groups, quorum=self.quorum)
 
-    def _new_key(self, vkey: str, type_byte: int, others: Collection[VerifierKey]) -> VerifierKey:
+    def _new_key(self, vkey: str, kinds: Collection[int], others: Collection[VerifierKey]) -> VerifierKey:
         key = parse_vkey_untrusted(vkey)
-        if key.type_byte != type_byte:
-            raise MalformedInput("bad_policy", f"signature type {key.type_byte} where {type_byte} is needed")
+        if key.type_byte not in kinds:
+            raise MalformedInput("bad_policy", f"signature type {key.type_byte} has no place here")
         if any(key.public == other.public for other in others):
             raise MalformedInput("bad_policy", "this key is listed twice")
         return key

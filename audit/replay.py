@@ -433,6 +433,7 @@ WORDS: Final[Mapping[str, str]] = {
     "cfg.change": "setting %(what)s changed",
     "backup.made": "backup of the first %(size)s entries made",
     "backup.loss": "peer %(peer).8s… answered a reset: %(sent)s alerts of ours lost, %(gone)s numbers gone",
+    "backup.head": "peer %(peer).8s… holds a head of %(origin)s, the log that ended, with %(size)s entries",
     "backup.refused": "peer %(peer).8s… refused a reset under key version %(ver)s; it knows %(known)s",
     "peer.reset": "peer %(peer).8s… began again under key version %(ver)s; %(n)s alerts sent again",
     "backup.restore": "restored from a backup that ended at entry %(size)s",

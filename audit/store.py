@@ -33,7 +33,7 @@ from audit.checkpoint import (
     sign_checkpoint,
 )
 from audit.entry import Json, decode_entry_untrusted, encode_entry
-from audit.note import NoteSigner, verify_note
+from audit.note import NoteSigner, Signature, VerifierKey, parse_note_untrusted, verify_note
 from audit.tree import (
     EMPTY_ROOT,
     ENTRIES,
@@ -42,14 +42,17 @@ from audit.tree import (
     TILE_BYTES,
     TILE_HEIGHT,
     TILE_WIDTH,
+    consistency_path,
     encode_bundle,
     leaf_hash,
+    perfect_from_tiles,
     root_from_edge,
     split_bundle_untrusted,
     subtree_root,
     tile_path,
     tiles_at_level,
 )
+from audit.witness import Request, with_cosignatures
 from keys.errors import BrokenInvariant, MalformedInput, PolicyRefused, VerificationFailed
 from runtime.env import Env
 from runtime.sqlite import Database, Snapshot, Transaction
@@ -90,6 +93,7 @@ class AuditLog:
         self._due = asyncio.Event()  # something waits to be published
         self._full = asyncio.Event()  # so much waits that it is published now
         self._publication: asyncio.Task[Checkpoint] | None = None
+        self._one_writer = asyncio.Lock()  # of signed checkpoints
 
     @classmethod
     async def open(
@@ -222,6 +226,74 @@ class AuditLog:
             self._full.clear()
         return self._published
 
+    # For witnesses
+
+    def request(self, tx: Snapshot, old_size: int) -> Request:
+        """What to ask a witness that holds our head of ``old_size``: to cosign the published one."""
+        head = self._published
+        size = min(old_size, head.size)
+
+        def read_tile(level: int, n: int, width: int) -> bytes:
+            return _read_hashes(tx, level, n, width)
+
+        path = consistency_path(size, head.size, perfect_from_tiles(head.size, read_tile)) if size else []
+        return Request(old_size=size, proof=tuple(path), note=self.signed(head))
+
+    def signed(self, head: Checkpoint) -> bytes:
+        """The signed note of a head that was committed: the same bytes every time."""
+        return sign_checkpoint(head, self._signer)
+
+    def head_at(self, tx: Snapshot, size: int) -> Checkpoint | None:
+        """The head this log committed, and may have signed, at exactly this size."""
+        row = tx.one("SELECT root FROM cp WHERE size = ?", (size,))
+        return None if row is None else Checkpoint(origin=self.origin, size=size, root=row[0])
+
+    def has_own_entry(self, tx: Snapshot, begin: int, end: int) -> bool:
+        """Whether one of the entries [begin, end) is not about another log's head.
+
+        Those ask for no witness: two logs would have each other cosigned for ever.
+        """
+        return self.own_entry_since_us(tx, begin, end) is not None
+
+    def own_entry_since_us(self, tx: Snapshot, begin: int, end: int) -> int | None:
+        """When the first such entry was written."""
+        row = tx.one(
+            "SELECT ts_us FROM leaf WHERE idx >= ? AND idx < ?"
+            ' AND instr(entry, CAST(\'"t":"wit.\' AS BLOB)) = 0 ORDER BY idx LIMIT 1',
+            (begin, end),
+        )
+        return None if row is None else row[0]
+
+    @property
+    def key(self) -> VerifierKey:
+        """What this log's checkpoints are verified with."""
+        return self._signer.log_key
+
+    async def add_cosignatures(self, size: int, cosignatures: Sequence[Signature]) -> None:
+        """Put these lines under the archived checkpoint of ``size``, and the published one if it is that.
+
+        May be repeated. The checkpoint must have been signed before.
+        """
+        async with self._one_writer:
+            await self._env.run_blocking(self._write_cosigned, size, cosignatures)
+
+    def _write_cosigned(self, size: int, cosignatures: Sequence[Signature]) -> None:
+        archived = f"archive/{size}"
+        try:
+            note = with_cosignatures(self._env.files.read(self._directory / archived), cosignatures)
+        except (FileNotFoundError, MalformedInput):
+            return  # removed or damaged behind our back: an auditor's matter, and no reason to stop
+        self._write(archived, note)
+        if size == self._published.size:
+            self._write("checkpoint", note)
+
+    async def give_up(self, head: Checkpoint, why: str) -> None:
+        """A head that we signed and the database does not hold is somewhere else: it went back, or there are
+        two of us. Nothing is recorded or signed from here on, nor after the next start."""
+        async with self._one_writer:
+            await self._env.run_blocking(self._write_high_water, head)
+            self._refuse_rolled_back(why)
+
     def _publication_ended(self, publication: "asyncio.Task[Checkpoint]") -> None:
         self._publication = None
         # A waiter that was cancelled leaves the outcome to nobody; the next publication meets the same fault.
@@ -319,7 +391,10 @@ class AuditLog:
 
     async def _publish(self) -> Checkpoint:
         try:
-            return await self._publish_steps()
+            async with self._one_writer:
+                if self._refusal is not None:
+                    raise self._refusal
+                return await self._publish_steps()
         except BrokenInvariant as error:
             self._refusal = PolicyRefused(
                 "log_frozen",
@@ -397,9 +472,17 @@ class AuditLog:
 
     def _sign_and_show(self, head: Checkpoint) -> None:
         self._write_high_water(head)
-        signed = sign_checkpoint(head, self._signer)
+        signed = self._with_earlier_lines(head, sign_checkpoint(head, self._signer))
         self._write(f"archive/{head.size}", signed)
         self._write("checkpoint", signed)
+
+    def _with_earlier_lines(self, head: Checkpoint, signed: bytes) -> bytes:
+        """A head that is shown again, after its file was lost, keeps what witnesses put under it."""
+        try:
+            archived = parse_note_untrusted(self._env.files.read(self._directory / f"archive/{head.size}"))
+        except (FileNotFoundError, MalformedInput):
+            return signed
+        return with_cosignatures(signed, archived.signatures) if archived.text == head.text else signed
 
     def _remove_partials(self, before: int, size: int) -> None:
         """Remove the partial tiles that a full tile has replaced since ``before``."""

@@ -32,7 +32,12 @@ _WHICH_WHEEL: Final = (
 try:
     from cryptography.cobblestone import Cobblestone256Decryptor, Cobblestone256Encryptor
     from cryptography.hazmat.primitives import hpke
-    from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey, MLDSA65PublicKey
+    from cryptography.hazmat.primitives.asymmetric.mldsa import (
+        MLDSA44PrivateKey,
+        MLDSA44PublicKey,
+        MLDSA65PrivateKey,
+        MLDSA65PublicKey,
+    )
     from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
 except ImportError as missing:
     raise BrokenInvariant("missing_algorithm", _WHICH_WHEEL) from missing
@@ -45,6 +50,10 @@ AEAD_OVERHEAD_BYTES: Final = 16
 ED25519_PUBLIC_BYTES: Final = 32
 ED25519_SIGNATURE_BYTES: Final = 64
 ED25519_SEED_BYTES: Final = 32
+
+MLDSA44_PUBLIC_BYTES: Final = 1312
+MLDSA44_SIGNATURE_BYTES: Final = 2420
+MLDSA44_SEED_BYTES: Final = 32
 
 _MLDSA_PUBLIC_BYTES: Final = 1952
 _MLDSA_SIGNATURE_BYTES: Final = 3309
@@ -182,6 +191,38 @@ class Ed25519PrivateKey(Guarded):
     def sign_raw(self, message: bytes) -> bytes:
         """64-byte signature over the bare message. For C2SP notes only: their text names its origin."""
         return nacl.bindings.crypto_sign(message, self._expanded.reveal())[:ED25519_SIGNATURE_BYTES]
+
+
+# --- ML-DSA-44, for C2SP cosignatures alone ---
+
+
+def mldsa44_verify_raw(public: bytes, message: bytes, signature: bytes) -> None:
+    """Verify a pure ML-DSA-44 signature (FIPS 204, empty context); raise VerificationFailed."""
+    try:
+        MLDSA44PublicKey.from_public_bytes(public).verify(signature, message)
+    except (InvalidSignature, ValueError) as error:
+        raise VerificationFailed("signature_invalid", "an ML-DSA-44 signature does not verify") from error
+
+
+@final
+class MlDsa44PrivateKey(Guarded):
+    """A witness's post-quantum key. Signatures are randomised."""
+
+    __slots__ = ("_key", "public_bytes")
+
+    def __init__(self, key: MLDSA44PrivateKey) -> None:
+        self._key = key
+        self.public_bytes: Final = key.public_key().public_bytes_raw()
+
+    @classmethod
+    def from_seed(cls, seed: SecretBytes) -> "MlDsa44PrivateKey":
+        """The key of a 32-byte seed (FIPS 204 xi)."""
+        _check_size("an ML-DSA-44 seed", seed, MLDSA44_SEED_BYTES)
+        return cls(MLDSA44PrivateKey.from_seed_bytes(seed.reveal()))
+
+    def sign_raw(self, message: bytes) -> bytes:
+        """2420-byte signature over the bare message, which names its purpose and signer itself."""
+        return self._key.sign(message)
 
 
 # --- composite ML-DSA-65 + Ed25519 ---

@@ -997,6 +997,7 @@ def status(directory: str, passphrase_file: str | None, as_json: bool) -> None:
             f"Log: {result['log']['size']} entries, {result['log']['published_size']} published,"
             f" {result['log']['state']}"
         )
+        _show_witness(result)
         _table(
             ("Office", "State", "Waiting", "Missing"),
             [(p["name"], p["state"], str(p["waiting_out"]), str(p["missing_in"])) for p in result["peers"]],
@@ -1014,6 +1015,16 @@ def status(directory: str, passphrase_file: str | None, as_json: bool) -> None:
                     f"DOUBT   {peer['name']} sends only what is sealed to keys given up here: it may have"
                     " lost its state and be unable to say so. Telephone it; then: salween-node pair"
                 )
+            witness = peer["witness"] or {}
+            if witness.get("their_refusal"):
+                click.echo(
+                    f"ALARM   We refuse to witness the log of {peer['name']}: {witness['their_refusal']}."
+                    " Both versions are kept. Telephone it."
+                )
+            if witness.get("refused"):
+                click.echo(
+                    f"ALARM   {peer['name']} refuses to witness our log: {witness['refused']}. Telephone it."
+                )
             for beginning in peer["beginnings"]:
                 click.echo(f"RESET   {beginning_words(peer['name'], beginning)}")
             if peer["no_proof_since_ms"] is not None:
@@ -1028,6 +1039,21 @@ def status(directory: str, passphrase_file: str | None, as_json: bool) -> None:
             _show_loss(loss)
 
     _finish(_run(lambda env: _call(env, directory, passphrase_file, "status", {})), as_json, show_status)
+
+
+def _show_witness(result: dict[str, Any]) -> None:
+    log = result["log"]
+    words = {
+        "nobody": "no partner yet",
+        "ok": "in time",
+        "late": "LATE",
+        "unwitnessed": "UNWITNESSED",
+    }
+    late = ""
+    if log["witness"] in ("late", "unwitnessed"):
+        minutes = (result["now_ms"] - log["unwitnessed_since_ms"]) // 60_000
+        late = f", the oldest that is not for {minutes} minutes"
+    click.echo(f"Witnessed by a partner: {log['witnessed_size']} entries, {words[log['witness']]}{late}")
 
 
 def _show_loss(loss: dict[str, Any]) -> None:

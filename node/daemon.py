@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from audit.note import NoteSigner
-from audit.policy import single_log_policy
+from audit.note import NoteSigner, PostQuantumSigner
 from audit.store import AuditLog
 from keys.brokercard import parse_broker_address_untrusted, parse_broker_card_untrusted
 from keys.errors import SalweenError
 from keys.keystore import Keystore
-from keys.primitives import Ed25519PrivateKey, self_test
+from keys.primitives import Ed25519PrivateKey, MlDsa44PrivateKey, self_test
 from keys.secret import SecretBytes
 from node import __version__
 from node.alerts import Alerts
@@ -26,6 +25,7 @@ from node.answers import Answers
 from node.api.app import Api
 from node.api.openapi import BASE
 from node.backup import Manifest, clear_leftovers, make_backup
+from node.broker_heads import BrokerHeads
 from node.broker_link import BrokerLink
 from node.ceremony import Ceremonies
 from node.config import NodeConfig, load_config
@@ -74,6 +74,7 @@ from node.views import LinkView, Role
 from node.watch import Heartbeats
 from node.web.app import make_app
 from node.web.guard import local_hosts
+from node.witness import Witnessing
 from protocol.release import ReleasePolicy
 from runtime import logs
 from runtime.env import Env, Listener
@@ -161,6 +162,25 @@ class Node:
             look_again=self._reread,
             changed=lambda: self.events.tell("link"),
         )
+        self.witnessing = Witnessing(
+            env,
+            db,
+            log,
+            NoteSigner(
+                name=witness_name(log.origin),
+                key=Ed25519PrivateKey.from_seed(secrets.get(SecretName.WITNESS)),
+            ),
+            PostQuantumSigner(
+                name=witness_name(log.origin),
+                key=MlDsa44PrivateKey.from_seed(secrets.get(SecretName.WITNESS_MLDSA44)),
+            ),
+            self._outbox,
+            stirred=self._stirred.set,
+            changed=lambda: self.events.tell("link"),
+        )
+        self.broker_heads = BrokerHeads(
+            env, db, log, clients=lambda: [entry.link.client for entry in self._links.values()]
+        )
         self._nacks = Nacks(env, db, self.keys, self._outbox, key_version=identity.key_version)
         self._heartbeats = Heartbeats(
             env,
@@ -168,6 +188,7 @@ class Node:
             self._outbox,
             key_version=identity.key_version,
             interval_ms=config.heartbeat_s * 1000,
+            company=self.witnessing.company,
         )
         self._deadlines = Deadlines(
             env, db, log, office_name=identity.name, changed=lambda: self.events.tell("outbox")
@@ -213,6 +234,7 @@ class Node:
             owes=self._stirred.set,
             ladder_moved=lambda: self.events.tell("outbox"),
             revocations=self.revocations.learn_items,
+            witnessing=self.witnessing,
         )
         self.mailboxes = Mailboxes(
             env,
@@ -283,6 +305,7 @@ class Node:
             self.revocations,
             self.meeting_desk,
             self._photos,
+            self.witnessing,
             thawed=lambda: self._reread(""),
             version=__version__,
             directory=self._directory,
@@ -327,6 +350,9 @@ class Node:
         opened("database_opened")
         try:
             await finish_epoch(env, db, Secrets(env, keystore), base)
+            if not keystore.names(SecretName.WITNESS_MLDSA44):
+                # Of a node from before there was one.
+                await Secrets(env, keystore).put({SecretName.WITNESS_MLDSA44: SecretBytes(env.random(32))})
             signer = NoteSigner(
                 name=keystore.get(SecretName.ORIGIN).reveal().decode(),
                 key=Ed25519PrivateKey.from_seed(keystore.get(SecretName.LOG)),
@@ -343,14 +369,26 @@ class Node:
             await node.routes.load()
             await node.mailboxes.adopt()
             await node.reset_keys.load()
-            # What an auditor needs to verify our log, beside it; a real auditor brings a copy of their own.
-            policy = single_log_policy(signer.log_key).encode()
-            await env.run_blocking(env.files.write_atomic, str(base / POLICY_NAME), policy, 0o644)
+            await node.write_policy()
             opened("keys_loaded")
         except BaseException:
             await db.close()
             raise
         return node
+
+    async def write_policy(self) -> None:
+        """What an auditor needs to verify our log, beside it; a real auditor brings a copy of their own."""
+        self.witnessing.keys_changed = False
+        await self.witnessing.keep_keys_once()
+        policy = (await self._db.read(self.witnessing.policy)).encode()
+        path = str(self._directory / POLICY_NAME)
+        files = self._env.files
+
+        def write() -> None:
+            if not files.exists(path) or files.read(path) != policy:
+                files.write_atomic(path, policy, 0o644)
+
+        await self._env.run_blocking(write)
 
     @property
     def config(self) -> NodeConfig:
@@ -382,6 +420,7 @@ class Node:
         self._run(self.log.run(), "log")
         self._run(self.revocations.run(), "notices")
         self._run(self.mailboxes.run(), "mailboxes")
+        self._run(self.broker_heads.run(), "broker-heads")
 
     def link_views(self) -> Sequence[LinkView]:
         """Every link as screens show it."""
@@ -412,6 +451,7 @@ class Node:
             await self._ensure_links()
 
     async def _after_pairing(self) -> None:
+        await self.write_policy()
         await self.reset_keys.load()
         await self.mailboxes.adopt()
         await self._follow_brokers()
@@ -466,10 +506,14 @@ class Node:
             await self.revocations.forward_once()
             await self._deadlines.record_once()
             await self._nacks.send_once()
+            await self.witnessing.housekeep_once()
+            if self.witnessing.keys_changed:
+                await self.write_policy()
             await self._heartbeats.beat_once()
             if rounds % KEY_ROUNDS == 0:
                 await self.keys.close_old_once()
                 await self.reset_keys.load()
+                await self.write_policy()
                 await self._outbox.forget_settled_once()
                 await forget_old_service_once(self._db, self._env.clock.now_ms())
                 await self._erasure.forget_evidence_once()

@@ -50,6 +50,7 @@ from node.views import (
     VerifyView,
 )
 from node.watch import Heartbeats
+from node.witness import Witnessing
 from protocol import limits
 from protocol.alert import Alert
 from protocol.release import Mode
@@ -82,6 +83,7 @@ class Desk:
         revocations: Revocations,
         meeting: MeetingDesk,
         photos: Photos,
+        witnessing: Witnessing,
         *,
         thawed: Callable[[], None],
         version: str,
@@ -104,6 +106,7 @@ class Desk:
         self._revocations = revocations
         self._meeting = meeting
         self._photos = photos
+        self._witnessing = witnessing
         self._version = version
         self._directory = directory
         self._log_directory = log_directory
@@ -319,7 +322,9 @@ class Desk:
         us = self._identity.office_id
         return tuple(
             replace(
-                self._heartbeats.watched(tx, peer, peer_view(tx, peer, us)), beginnings=beginnings(tx, peer)
+                self._heartbeats.watched(tx, peer, peer_view(tx, peer, us)),
+                beginnings=beginnings(tx, peer),
+                witness=self._witnessing.view(tx, peer),
             )
             for peer in load_peers(tx)
         )
@@ -338,7 +343,7 @@ class Desk:
 
         def look(
             tx: Snapshot,
-        ) -> tuple[int, int, int, int, tuple[PeerView, ...], tuple[BrokerLossView, ...]]:
+        ) -> tuple[int, int, int, int, tuple[PeerView, ...], tuple[BrokerLossView, ...], LogView]:
             return (
                 tx.value(
                     "SELECT count(*) FROM delivery INDEXED BY delivery_unsettled"
@@ -352,9 +357,10 @@ class Desk:
                 tx.value("SELECT count(*) FROM quarantine"),
                 self._peer_views(tx),
                 broker_losses(tx, self._env.clock.now_ms()),
+                self._log_view(tx),
             )
 
-        waiting, unopened, pending, quarantined, peers, losses = await self._db.read(look)
+        waiting, unopened, pending, quarantined, peers, losses, log = await self._db.read(look)
         link = self._worst_link()
         offset = link.broker_clock_offset_ms
         doubt = None
@@ -368,7 +374,7 @@ class Desk:
             now_ms=self._env.clock.now_ms(),
             started_ms=self._started_ms,
             link=link,
-            log=self._log_view(),
+            log=log,
             peers=peers,
             outbox_waiting=waiting,
             inbox_unopened=unopened,
@@ -394,7 +400,8 @@ class Desk:
 
     # --- the log --------------------------------------------------------------------------------------------
 
-    def _log_view(self) -> LogView:
+    def _log_view(self, tx: Snapshot) -> LogView:
+        witness, witnessed_size, since_ms = self._witnessing.coverage(tx)
         published = self._log.published
         refusal = self._log.refusal
         return LogView(
@@ -408,6 +415,9 @@ class Desk:
             else "rolled_back"
             if refusal.code == "log_rolled_back"
             else "broken",
+            witness=witness,
+            witnessed_size=witnessed_size,
+            unwitnessed_since_ms=since_ms,
         )
 
     async def log_entries(

@@ -9,6 +9,7 @@ from typing import Any
 
 from audit.store import AuditLog
 from keys.errors import SalweenError
+from node.broker_heads import refused_heads
 from node.broker_link import BrokerClient
 from node.identity import Identity
 from node.layout import KEYSTORE_NAME
@@ -108,6 +109,15 @@ async def check_node(
         checks.append(await _check_broker(client))
     if failure is None:
         checks += await db.read(lambda tx: _check_addresses(tx, now_ms))
+        checks += [
+            _check(
+                f"log of the broker {address.split('#')[0]}",
+                False,
+                f"{code}: not the log it showed before, for {_minutes(now_ms - at_ms)}",
+                "Ask its operator whether its disk was lost or put back. Our log keeps what it showed.",
+            )
+            for address, code, at_ms in await db.read(refused_heads)
+        ]
     return checks
 
 

@@ -32,6 +32,7 @@ from node.reset_keys import ResetKeyRing, check_not_reset_key, keep_theirs
 from node.resets import Resets, settle_by_receipt
 from node.secrets import MailboxKeys, Secrets
 from node.vault import Vault
+from node.witness import Witnessing
 from protocol import limits
 from protocol.alert import headline
 from protocol.conversation import Judgement, after_receiving, apply_acknowledgement, judge, seen_ranges
@@ -53,6 +54,10 @@ from protocol.items import (
     ResetRefused,
     RevocationItem,
     UnknownKeyNotice,
+    WitnessAnswer,
+    WitnessKey,
+    WitnessMemory,
+    WitnessRequest,
     is_service,
 )
 from protocol.message import Header, LeafOpening, MessageType, parse_header_untrusted
@@ -188,6 +193,7 @@ class Inbox:
         owes: Callable[[], None],
         ladder_moved: Callable[[], None],
         revocations: Callable[[Transaction, Peer, Sequence[RevocationItem]], None],
+        witnessing: Witnessing,
     ) -> None:
         self._env = env
         self._db = db
@@ -211,6 +217,7 @@ class Inbox:
         self._owes = owes
         self._ladder_moved = ladder_moved
         self._revocations = revocations
+        self._witnessing = witnessing
         # Envelopes of one mailbox are taken in one after another, whoever brings them.
         self._one_at_a_time = asyncio.Lock()
         self._deletions_rest_until_ms: dict[str, int] = {}  # monotonic, by broker
@@ -400,9 +407,8 @@ class Inbox:
             case OpenedMessage() if opened.header.type is MessageType.RESET:
                 self.resets.begin(tx, peer, opened, now_ms)
                 self._mark(tx, peer, opened, "ok", now_ms, outcome)
-                self._apply_items(
-                    tx, peer, opened.header.key_version, (*opened.items, *opened.piggyback_items), outcome
-                )
+                items = (*opened.items, *opened.piggyback_items)
+                self._apply_items(tx, peer, opened.header.key_version, items, outcome, is_reset=True)
                 self._log_received(tx, peer, arrival, opened, "ok")
                 self.resets.finish(tx, peer, opened, now_ms)
                 outcome.look_again = outcome.ladder_moved = True
@@ -569,12 +575,20 @@ class Inbox:
         outcome.shown = True
 
     def _apply_items(
-        self, tx: Transaction, peer: Peer, signed_under: int, items: Sequence[Item], outcome: _Outcome
+        self,
+        tx: Transaction,
+        peer: Peer,
+        signed_under: int,
+        items: Sequence[Item],
+        outcome: _Outcome,
+        *,
+        is_reset: bool = False,
     ) -> None:
         """Facts the peer signed beside its message. One that does not hold is dropped; the message stands.
 
         Keys come first, wherever they stand: what the other items have sealed anew is sealed to them. One
         acknowledgement counts, the first: each looks at every hole of the window, and a message holds 64.
+        Only a reset, which needs the root key, begins another log: one that lied could else begin anew.
         """
         first_ack = next((item for item in items if isinstance(item, Acknowledgement)), None)
         for item in sorted(items, key=lambda item: not isinstance(item, KeyAnnouncement | OneTimeOffer)):
@@ -608,7 +622,7 @@ class Inbox:
                         )
                     case ResetKeyItem():
                         keep_theirs(tx, peer, _usable_reset_key(item))
-                    case LogItem():
+                    case LogItem() if is_reset:
                         self.resets.take_log(tx, peer, item)
                     case ResetAnswer():
                         self.resets.take_answer(tx, peer, item)
@@ -618,6 +632,15 @@ class Inbox:
                     case ResetRefused():
                         self.resets.take_refusal(tx, peer, item)
                         outcome.ladder_moved = True
+                    case WitnessRequest():
+                        in_company = any(isinstance(other, HeartBeat) for other in items)
+                        self._witnessing.take_request(tx, peer, item, may_wait=in_company)
+                    case WitnessAnswer():
+                        self._witnessing.take_answer(tx, peer, item)
+                    case WitnessKey():
+                        self._witnessing.take_key(tx, peer, item)
+                    case WitnessMemory():
+                        self._witnessing.take_memory(tx, peer, item)
                     case EarlierInstance():
                         self.resets.take_earlier(peer, item)
                         outcome.look_again = True
@@ -952,7 +975,8 @@ def note_erased(
     index = log.append(tx, "content.erased", {"alert": alert_id.hex(), "parts": list(parts), "code": why})
     for peer_id, hh in told:
         if not tx.execute("SELECT 1 FROM peer WHERE office_id = ? AND retired_ms IS NOT NULL", (peer_id,)):
-            queue_receipt(tx, peer_id, alert_id, hh, ReceiptState.ERASED, now_ms, index)
+            # Its date was agreed: the time of this one tells nothing of an officer.
+            queue_receipt(tx, peer_id, alert_id, hh, ReceiptState.ERASED, now_ms, index, due_ms=now_ms)
 
 
 def content_commitments(salt: bytes, core: bytes, disclosures: bytes) -> list[str]:

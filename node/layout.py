@@ -21,10 +21,11 @@ POLICY_NAME = "policy"
 
 
 class SecretName:
-    """Names in the keystore. ``LOG`` and ``WITNESS`` are of the present epoch; keys of an ended one go."""
+    """Names in the keystore. ``LOG`` and ``WITNESS...`` are of the present epoch; keys of an ended one go."""
 
     LOG = "log/1"
     WITNESS = "witness/1"
+    WITNESS_MLDSA44 = "witness/ml-dsa-44"
     DATABASE = "database"
     ORIGIN = "log-origin"
 

@@ -12,11 +12,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from audit.note import TYPE_ED25519, VerifierKey
 from audit.store import AuditLog
+from audit.witness import read_head_untrusted
 from keys.brokercard import BrokerAddress, encode_broker_card
 from keys.bundle import Bundle, encode_signed_bundle
 from keys.card import Certificate, parse_officer_list_untrusted
-from keys.errors import BrokenInvariant, PolicyRefused, Unavailable, VerificationFailed
+from keys.errors import BrokenInvariant, MalformedInput, PolicyRefused, Unavailable, VerificationFailed
 from keys.inperson import Meeting
 from keys.invitation import INVITATION_LIFE_MS
 from keys.pairing import Ceremony, Confirms, Paired
@@ -327,6 +329,7 @@ class Partnering:
         bundle = step.peer.bundle
         if LOG_ORIGIN.fullmatch(bundle.log_origin) is None:
             raise VerificationFailed("bundle_log_origin", "The other office's log has a name nobody can use.")
+        _check_head(bundle)
         peer_id = bundle.office_id
         half = HalfPair(
             peer=peer_id,
@@ -367,3 +370,16 @@ class Partnering:
         """Unless the peer's word came over the pair itself meanwhile."""
         if any(known.number == half.number for known in half_pairs(tx, half.peer)):
             self._half_pairs.complete(tx, half, evidence)
+
+
+def _check_head(bundle: Bundle) -> None:
+    """VerificationFailed ``bundle_checkpoint``: later heads of its log are held against this one."""
+    if not bundle.checkpoint:
+        return
+    key = VerifierKey(name=bundle.log_origin, type_byte=TYPE_ED25519, public=bundle.log_public)
+    try:
+        read_head_untrusted(bundle.checkpoint, key)
+    except (MalformedInput, VerificationFailed) as fault:
+        raise VerificationFailed(
+            "bundle_checkpoint", "The other office's log did not sign the checkpoint it brought."
+        ) from fault

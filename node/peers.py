@@ -191,8 +191,8 @@ def insert_peer(tx: Transaction, peer: Peer) -> None:
             peer.checkpoint,
         ),
     )
-    for table in ("one_time_own", "one_time_offered", "address"):
-        # Keys and addresses of an earlier pairing with this office are nobody's now.
+    for table in ("one_time_own", "one_time_offered", "address", "witness_hold"):
+        # Keys, addresses and losses of an earlier pairing with this office are nobody's now.
         tx.execute(f"DELETE FROM {table} WHERE peer = ?", (peer.office_id,))  # noqa: S608
     save_peer(tx, peer)
 

@@ -22,6 +22,7 @@ from node.outbox import CONTROL_LIFE_MS, Outbox, ToSend, decode_row, row_columns
 from node.peers import Peer, load_peer, save_peer
 from node.reset_keys import note_carried, own_item
 from node.views import Beginning
+from node.witness import memory_for
 from protocol import limits
 from protocol.conversation import (
     close_gone,
@@ -36,6 +37,7 @@ from protocol.delivery import ResetAsked, step
 from protocol.items import (
     EarlierInstance,
     HeldAlert,
+    Item,
     KeyAnnouncement,
     LogItem,
     MailboxSuccessor,
@@ -123,7 +125,8 @@ class Resets:
         )
         # It may remember a receive key of ours that is long gone: the newest comes with the answer.
         newest = announce(peer.receive_keys.next or peer.receive_keys.cur, self._identity.key_version)
-        self._outbox.compose_control(tx, peer, [newest, answer], service=False)
+        items: list[Item] = [newest, answer, memory_for(tx, peer)]
+        self._outbox.compose_control(tx, peer, items, service=False)
 
     def _send_again(
         self, tx: Transaction, peer: Peer, seen: tuple[ReceivedRange, ...], now_ms: int

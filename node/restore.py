@@ -21,6 +21,7 @@ from keys.primitives import CompositePrivateKey, Ed25519PrivateKey, XWingPrivate
 from keys.recovery_sheet import RecoverySheet
 from keys.secret import SecretBytes
 from keys.trust import PairState
+from node import witness
 from node.backup import Contents, check_contents, extract
 from node.config import CONFIG_NAME
 from node.evidence import thaw
@@ -340,6 +341,7 @@ async def _draw(
         NEXT + SecretName.operational(version): seed,
         NEXT + SecretName.LOG: log_seed,
         NEXT + SecretName.WITNESS: witness_seed,
+        NEXT + SecretName.WITNESS_MLDSA44: SecretBytes(env.random(32)),
         NEXT + SecretName.ORIGIN: SecretBytes(origin.encode()),
     }
     receive: dict[bytes, tuple[bytes, bytes]] = {}
@@ -389,6 +391,9 @@ async def _begin(
         # Receive keys are in no backup: a ceremony that was not finished can only be held again.
         tx.execute("DELETE FROM half_pair")
         tx.execute("DELETE FROM pair_ok_due")
+        witness.begin_epoch(tx)
+        # What was accepted of brokers' logs stands; it is entered anew when they have more.
+        tx.execute("UPDATE broker_head SET at_size = 0")
         _keep_identity(tx, again.certificate, again.key_version)
         listed = _sign_list_again(env, tx, identity, version=again.key_version)
         told = []

@@ -96,6 +96,7 @@ async def initialise(
         SecretName.operational(key_version): operational_seed,
         SecretName.LOG: log_seed,
         SecretName.WITNESS: witness_seed,
+        SecretName.WITNESS_MLDSA44: SecretBytes(env.random(32)),
         SecretName.DATABASE: database_key,
         # Not secret; kept here because it must be known before the database is open.
         SecretName.ORIGIN: SecretBytes(f"{NETWORK}/{pseudonym}/log1".encode()),

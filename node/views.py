@@ -78,6 +78,24 @@ class Learnt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WitnessView:
+    """How we and a partner cosign each other's logs.
+
+    Ours by it: ``cosigned_size`` entries, last at ``cosigned_ms`` by its clock; ``refused`` is the status it
+    answered last, if not yes. Its by us: ``their_size`` entries; ``their_refusal``: why one of its
+    heads was refused.
+    """
+
+    cosigned_size: int = 0
+    cosigned_ms: int | None = None
+    refused: int | None = None
+    refused_ms: int | None = None
+    their_size: int = 0
+    their_refusal: str | None = None
+    their_refusal_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PeerView:
     """A paired office. ``state``: half, active, suspended, retired.
 
@@ -109,6 +127,7 @@ class PeerView:
     resent: int = 0  # alerts we send to it again since then
     key_version: int = 0
     beginnings: tuple[Beginning, ...] = ()
+    witness: WitnessView | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -305,7 +324,11 @@ class MadeIntegration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogView:
-    """Our own audit log: what is committed, what is published and signed."""
+    """Our own audit log: what is committed, what is published and signed, what a partner cosigned.
+
+    ``unwitnessed_since_ms``: when the oldest entry was written that no partner covers. ``witness``: nobody
+    (there is no partner), ok, late, unwitnessed.
+    """
 
     origin: str
     size: int
@@ -313,6 +336,9 @@ class LogView:
     root: str
     published_ms: int | None
     state: Literal["ok", "rolled_back", "broken"]
+    witness: Literal["nobody", "ok", "late", "unwitnessed"]
+    witnessed_size: int
+    unwitnessed_since_ms: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ Spec: docs/spec/conversation.md#heartbeats. Two rules: a heartbeat is never answ
 not talk for ever; and what a broker can make or repeat by itself fills neither our log nor anybody's mailbox.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
@@ -30,12 +31,22 @@ _DUE = (
 class Heartbeats:
     """Says to every peer, once an interval, that we are here and what our highest number is."""
 
-    def __init__(self, env: Env, db: Database, outbox: Outbox, *, key_version: int, interval_ms: int) -> None:
+    def __init__(
+        self,
+        env: Env,
+        db: Database,
+        outbox: Outbox,
+        *,
+        key_version: int,
+        interval_ms: int,
+        company: Callable[[Transaction, Peer], list[Item]],
+    ) -> None:
         self._env = env
         self._db = db
         self._outbox = outbox
         self._key_version = key_version
         self._interval_ms = interval_ms
+        self._company = company
 
     async def beat_once(self) -> None:
         """Keep a heartbeat for every peer that is due one."""
@@ -77,6 +88,7 @@ class Heartbeats:
         if peer.pair.unreported:
             # Costs no byte, and lets the peer forget its own heartbeats; not a reason to answer either.
             items.append(acknowledgement(peer.pair, self._key_version))
+        items += self._company(tx, peer)
         message = ToSend(
             type=MessageType.CONTROL,
             core=encode_items(items),
@@ -165,16 +177,22 @@ def may_note(tx: Transaction, peer_id: bytes, now_ms: int) -> bool:
 
 
 def take(
-    tx: Transaction, peer_id: bytes, what: Literal["unproven", "resealed"], now_ms: int, *, most: int
+    tx: Transaction,
+    peer_id: bytes,
+    what: Literal["unproven", "resealed", "witnessed"],
+    now_ms: int,
+    *,
+    most: int,
 ) -> bool:
     """Count one of this hour's ``most``; whether it was still to be had."""
     _row_of(tx, peer_id)
     hour_ms = tx.value("SELECT hour_ms FROM watch WHERE peer = ?", (peer_id,))
     if not hour_ms <= now_ms < hour_ms + limits.HOUR_MS:
         tx.execute(
-            "UPDATE watch SET hour_ms = ?, unproven = 0, resealed = 0 WHERE peer = ?", (now_ms, peer_id)
+            "UPDATE watch SET hour_ms = ?, unproven = 0, resealed = 0, witnessed = 0 WHERE peer = ?",
+            (now_ms, peer_id),
         )
-    used: int = tx.value(f"SELECT {what} FROM watch WHERE peer = ?", (peer_id,))  # noqa: S608 - one of two words
+    used: int = tx.value(f"SELECT {what} FROM watch WHERE peer = ?", (peer_id,))  # noqa: S608 - one of three words
     if used >= most:
         return False
     tx.execute(f"UPDATE watch SET {what} = {what} + 1 WHERE peer = ?", (peer_id,))  # noqa: S608

@@ -219,6 +219,46 @@ class PhotoReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WitnessRequest:
+    """Please cosign this head of our log: a C2SP ``add-checkpoint`` body (audit.witness). Service item."""
+
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WitnessAnswer:
+    """What the signer says to a request about a head of ``size`` entries. Service item.
+
+    ``status`` as HTTP numbers it. ``held_size``: of the head it holds, with 409. ``cosignatures``: the lines
+    of the response, with 200: key name, and what its base64 stands for. ``note``: the head it holds, as our
+    own log signed it, where it is not shorter than the one asked about.
+    """
+
+    status: int
+    size: int
+    held_size: int
+    cosignatures: tuple[tuple[str, bytes], ...]
+    note: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WitnessKey:
+    """The signer's post-quantum witness key of its present log epoch. Service item."""
+
+    name: str  # that of its Ed25519 witness key
+    public: bytes  # ML-DSA-44, 1312
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WitnessMemory:
+    """To an office that lost state: what it cosigned last of the signer's log, with its cosignature under it,
+    and what the signer holds of the log it ended. Signed notes; empty where there is none. Service item."""
+
+    cosigned: bytes
+    ended: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UnknownItem:
     """An item of a later version, kept whole so that it re-encodes to the same bytes."""
 
@@ -247,11 +287,16 @@ Item = (
     | ResetRefused
     | EarlierInstance
     | PhotoReport
+    | WitnessRequest
+    | WitnessAnswer
+    | WitnessKey
+    | WitnessMemory
     | UnknownItem
 )
 
 # Tags of items that later versions may bring and that are service by their family.
 _SERVICE_PREFIX: Final = "wit/"
+_SERVICE: Final = (Acknowledgement, HeartBeat, WitnessRequest, WitnessAnswer, WitnessKey, WitnessMemory)
 
 
 def is_service(items: Sequence[Item]) -> bool:
@@ -262,8 +307,7 @@ def is_service(items: Sequence[Item]) -> bool:
     acknowledgement that is sent for its own sake (receivekeys.wants_next).
     """
     return all(
-        isinstance(item, Acknowledgement | HeartBeat)
-        or (isinstance(item, UnknownItem) and item.k.startswith(_SERVICE_PREFIX))
+        isinstance(item, _SERVICE) or (isinstance(item, UnknownItem) and item.k.startswith(_SERVICE_PREFIX))
         for item in items
     )
 
@@ -403,6 +447,21 @@ def _to_wire(item: Item) -> Value:
             return {"k": "inst", "r": ranges_to_wire(item.ranges)}
         case PhotoReport():
             return {"k": "att", "a": item.alert_id, "n": item.number, "c": item.code}
+        case WitnessRequest():
+            return {"k": "wit/req", "b": item.body}
+        case WitnessAnswer():
+            return {
+                "k": "wit/rsp",
+                "s": item.status,
+                "z": item.size,
+                "w": item.held_size,
+                "l": [[name, signature] for name, signature in item.cosignatures],
+                "n": item.note,
+            }
+        case WitnessKey():
+            return {"k": "wit/key", "o": item.name, "p": item.public}
+        case WitnessMemory():
+            return {"k": "wit/mem", "n": item.cosigned, "e": item.ended}
         case UnknownItem():
             return wire.decode_untrusted(item.encoded, bytes_max=limits.BODY_BYTES_MAX)
 
@@ -510,8 +569,41 @@ def _read_known(tag: str, fields: Fields) -> Item | None:
                 number=fields.integer("n", most=2 * limits.PHOTOS_PER_ALERT_MAX - 1),
                 code=_read_code(fields),
             )
+        case "wit/req":
+            return WitnessRequest(body=fields.raw("b", bytes_max=limits.ITEM_BYTES_MAX))
+        case "wit/rsp":
+            return WitnessAnswer(
+                status=fields.integer("s", least=100, most=999),
+                size=fields.integer("z", most=limits.LOG_SIZE_MAX),
+                held_size=fields.integer("w", most=limits.LOG_SIZE_MAX),
+                cosignatures=_read_cosignatures(fields),
+                note=fields.raw("n", bytes_max=limits.ITEM_BYTES_MAX),
+            )
+        case "wit/key":
+            return WitnessKey(
+                name=fields.text("o", bytes_max=limits.KEY_NAME_BYTES_MAX),
+                public=fields.raw("p", size=limits.MLDSA44_PUBLIC_BYTES),
+            )
+        case "wit/mem":
+            return WitnessMemory(
+                cosigned=fields.raw("n", bytes_max=limits.ITEM_BYTES_MAX),
+                ended=fields.raw("e", bytes_max=limits.ITEM_BYTES_MAX),
+            )
         case _:
             return None
+
+
+def _read_cosignatures(fields: Fields) -> tuple[tuple[str, bytes], ...]:
+    lines: list[tuple[str, bytes]] = []
+    for value in fields.items("l", items_max=limits.COSIGNATURES_MAX):
+        match value:
+            case [str(name), bytes(signature)] if len(name) <= limits.KEY_NAME_BYTES_MAX and (
+                len(signature) <= limits.COSIGNATURE_BYTES_MAX
+            ):
+                lines.append((name, signature))
+            case _:
+                raise MalformedInput("item_wrong", "a cosignature is a key name and bytes")
+    return tuple(lines)
 
 
 def _read_code(fields: Fields) -> str:

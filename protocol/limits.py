@@ -210,6 +210,23 @@ MAILBOX_ROTATION_MS: Final = 7 * DAY_MS
 MAILBOX_ROTATION_SPREAD_MS: Final = 1 * DAY_MS
 # A peer that acknowledged an address and puts nothing there for so long does not use it.
 ANNOUNCED_UNUSED_MS: Final = 1 * DAY_MS
+# --- witnesses (docs/spec/log.md#witnessing) ---
+LOG_SIZE_MAX: Final = 2**53 - 1
+KEY_NAME_BYTES_MAX: Final = 120
+MLDSA44_PUBLIC_BYTES: Final = 1_312
+# A key id, a time and an ML-DSA-44 signature.
+COSIGNATURE_BYTES_MAX: Final = 4 + 8 + 2_420
+COSIGNATURES_MAX: Final = 4
+# A log that goes on all day asks each of its witnesses so often at most: half the service messages of once a
+# minute, and nobody waits for five minutes.
+WITNESS_INTERVAL_MS: Final = 2 * MINUTE_MS
+# A post-quantum cosignature is 2.4 kB, and every later head covers what an earlier one did.
+POST_QUANTUM_INTERVAL_MS: Final = 1 * HOUR_MS
+# Twice as many heads as an honest log shows in an hour.
+WITNESSED_PER_HOUR_MAX: Final = 60
+# Entries that no partner cosigned for so long are shown as late, and then as not witnessed.
+WITNESS_LATE_MS: Final = 15 * MINUTE_MS
+UNWITNESSED_MS: Final = 24 * HOUR_MS
 # --- carried by hand (docs/spec/stick.md): as many as a mailbox holds; a file is read and written whole ---
 STICK_ENVELOPES_MAX: Final = MAILBOX_ITEMS_MAX
 RENDEZVOUS_ITEMS_MAX: Final = 8

@@ -172,6 +172,13 @@ class Publish:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """The head of this broker's log, with the proof that it continues the one of ``old_size`` entries."""
+
+    old_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PartPut:
     """Lay part of an attachment beside a mailbox, from ``offset`` on; without ``data`` it only asks.
 
@@ -234,6 +241,7 @@ MailboxOp = (
     | Stats
     | Notices
     | Publish
+    | Head
     | PartPut
     | PartGet
     | AttachmentDelete
@@ -312,6 +320,13 @@ class NoticesAnswer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HeadAnswer:
+    """A C2SP ``add-checkpoint`` body (audit.witness): old size, proof, signed checkpoint."""
+
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
     """The broker shows this revocation, or a stronger one of the same office."""
 
@@ -360,6 +375,7 @@ Result = (
     | Deleted
     | StatsAnswer
     | NoticesAnswer
+    | HeadAnswer
     | Published
     | PartHeld
     | PartGot
@@ -752,6 +768,8 @@ def _op_to_wire(op: Op) -> Value:
             return {"k": "stat", "g": op.get_secret}
         case Notices():
             return {"k": "note", "c": op.cursor}
+        case Head():
+            return {"k": "head", "o": op.old_size}
         case Publish():
             return {"k": "pub", "n": op.notice, "g": op.get_secret}
         case PartPut():
@@ -842,6 +860,8 @@ def _read_op(tag: str, fields: Fields) -> Op:
             return Stats(get_secret=fields.raw("g", size=limits.SECRET_BYTES))
         case "note":
             return Notices(cursor=fields.integer("c"))
+        case "head":
+            return Head(old_size=fields.integer("o", most=limits.LOG_SIZE_MAX))
         case "pub":
             op = Publish(
                 notice=fields.raw("n", bytes_max=limits.NOTICE_BYTES_MAX),
@@ -949,6 +969,8 @@ def _result_to_wire(result: Result) -> Value:
             }
         case NoticesAnswer():
             return {"k": "note", "n": list(result.notices), "c": result.cursor, "m": result.more}
+        case HeadAnswer():
+            return {"k": "head", "b": result.body}
         case Published():
             return {"k": "pub"}
         case PartHeld():
@@ -1015,6 +1037,8 @@ def _read_result(tag: str, fields: Fields, op: Op, origin: str) -> Result:
             return NoticesAnswer(
                 notices=_read_notices(fields), cursor=fields.integer("c"), more=fields.boolean("m")
             )
+        case "head", Head():
+            return HeadAnswer(body=fields.raw("b", bytes_max=limits.ITEM_BYTES_MAX))
         case "pub", Publish():
             return Published()
         case "bput", PartPut():

@@ -18,6 +18,7 @@ from protocol.requests import (
     Create,
     Delete,
     Get,
+    Head,
     Held,
     List,
     ListedItem,
@@ -72,7 +73,7 @@ def order_of(op: MailboxOp, custody_public: bytes) -> Order:
             )
         case Remake():
             return Order(op=op, is_granted=_is_granted(op, custody_public))
-        case Notices():
+        case Notices() | Head():
             return Order(op=op)
         case Publish():
             return Order(op=op, box_hash=get_capability_hash(op.get_secret) if op.get_secret else b"")

@@ -43,6 +43,8 @@ from protocol.requests import (
     Get,
     Got,
     Granted,
+    Head,
+    HeadAnswer,
     Held,
     HeldAnswer,
     List,
@@ -224,6 +226,10 @@ class SqliteStore:
         op = order.op
         if isinstance(op, Notices):
             return shown_after(snapshot, op.cursor)
+        if isinstance(op, Head):
+            if not self._log.published.size:
+                return OpRefused(code=Refusal.NOT_FOUND)
+            return HeadAnswer(body=self._log.request(snapshot, op.old_size).encode())
         box = _find_box(snapshot, _BOX_BY_PUT if isinstance(op, Held) else _BOX_BY_GET, order.box_hash, turn)
         match op:
             case Held():

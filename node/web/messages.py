@@ -210,6 +210,9 @@ MESSAGES: Final[Mapping[str, str]] = {
     "bundle_log_origin": N_(
         "What came from the broker does not fit the two codes, so nothing was paired. Begin again."
     ),
+    "bundle_checkpoint": N_(
+        "What came from the broker does not fit the two codes, so nothing was paired. Begin again."
+    ),
     "meeting_code_malformed": N_("This is not a whole code. Copy the whole line, or read the picture again."),
     "meeting_code_mistyped": N_("This is not a whole code. Copy the whole line, or read the picture again."),
     "meeting_code_version": N_("The program of the other office has another version. Bring both up to date."),
@@ -280,6 +283,17 @@ MESSAGES: Final[Mapping[str, str]] = {
     "disk_low": N_("The disk is nearly full, so nothing new is taken in. Free some space."),
     "log_frozen": N_("The log of this office does not verify. Sending is stopped; tell your supervisor."),
     "log_broken": N_("The log of this office does not verify. Sending is stopped; tell your supervisor."),
+    "witness_unwitnessed": N_(
+        "UNWITNESSED: for more than a day no partner has witnessed our log. Nobody else could show what was"
+        " written here. Make sure that partners are reached, or tell your supervisor."
+    ),
+    "witness_their_log": N_(
+        "We refuse to witness the log of this office: it is not the log that it showed before. Both versions"
+        " are kept. Tell your supervisor, and telephone the office."
+    ),
+    "witness_our_log": N_(
+        "This office refuses to witness our log. Tell your supervisor, and telephone the office."
+    ),
     "log_rolled_back": N_(
         "The log of this office is older than what others have seen. Sending is stopped; tell your"
         " supervisor."

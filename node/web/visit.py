@@ -128,6 +128,7 @@ class Visit:
             name_of=lambda name: words.gettext(LABELS[name]),
             known_names=LABELS,
             options=options,
+            witness_alarms=witness_alarms,
             word=lambda group, code: word(group, code, words),
             has_word=has_word,
             rung=lambda step, office: rung(step, office, words),
@@ -198,6 +199,11 @@ def _banners(visit: Visit) -> list[Banner]:
     if status.log.state != "ok":
         code = f"log_{status.log.state}"
         found.append(Banner(level="danger", text=sentence(code, words), code=code))
+    if status.log.witness == "unwitnessed" and status.log.unwitnessed_since_ms is not None:
+        code = "witness_unwitnessed"
+        since = words.gettext("Since %(time)s.", time=show.when(status.log.unwitnessed_since_ms))
+        text = Markup(" ").join((sentence(code, words), since))
+        found.append(Banner(level="danger", text=text, code=code))
     if status.disk_free_bytes < DISK_LOW_BYTES:
         found.append(
             Banner(
@@ -236,6 +242,16 @@ def _banners(visit: Visit) -> list[Banner]:
     return found
 
 
+def witness_alarms(peer: PeerView) -> tuple[str, ...]:
+    """Codes of what one office refuses to witness of the other's log."""
+    alarms = []
+    if peer.witness is not None and peer.witness.their_refusal is not None:
+        alarms.append("witness_their_log")
+    if peer.witness is not None and peer.witness.refused is not None:
+        alarms.append("witness_our_log")
+    return tuple(alarms)
+
+
 def _banners_of(peer: PeerView, words: Words, show: Show) -> list[Banner]:
     """What stands still or is silent between us and one office."""
     name = Markup("<b>%s:</b> ") % foreign(peer.name)
@@ -249,6 +265,8 @@ def _banners_of(peer: PeerView, words: Words, show: Show) -> list[Banner]:
         if beginning.why in ("refused", "foreign", "not_newer"):
             code = f"reset_{beginning.why}"
             found.append(Banner(level="danger", text=name + sentence(code, words), code=code))
+    for code in witness_alarms(peer):
+        found.append(Banner(level="danger", text=name + sentence(code, words), code=code))
     if peer.no_proof_since_ms is not None and peer.frozen_code is None:
         since = words.gettext("Since %(time)s.", time=show.when(peer.no_proof_since_ms))
         text = name + Markup(" ").join((since, sentence("no_proof", words)))

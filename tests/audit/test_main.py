@@ -346,3 +346,16 @@ def test_a_witness_name_cannot_write_to_the_terminal(desk: Desk) -> None:
         assert (done.returncode, done.stderr) == (0, "")
         assert "\\udcff[red]" in done.stdout
     assert "2027-01-15T08:00:00.000Z" in done.stdout
+
+
+def test_a_witness_that_says_an_impossible_time_stops_no_auditor(desk: Desk) -> None:
+    """Its line is valid and its time beyond every calendar: it is shown so."""
+    witness = a_signer("test/b7/witness1", b"\x03")
+    data = (desk.log / "checkpoint").read_bytes()
+    text = data.decode().partition("\n\n")[0] + "\n"
+    (desk.log / "checkpoint").write_bytes(data + witness.cosign(text, 2**62).encode().encode())
+    line = f"witness late {witness.witness_key.encode()}\nquorum none"
+    desk.policy.write_bytes(desk.policy.read_bytes().replace(b"quorum none", line.encode()))
+    done = audit(*desk.verify())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "after the year 9999" in done.stdout

@@ -2,8 +2,12 @@
 
 import base64
 import contextlib
+import struct
+from dataclasses import replace
+from hashlib import sha256
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +20,7 @@ from audit.checkpoint import (
 from audit.note import (
     SIGNATURES_MAX,
     Note,
+    PostQuantumSigner,
     Signature,
     VerifierKey,
     cosigned_message,
@@ -25,6 +30,8 @@ from audit.note import (
 )
 from audit.tree import EMPTY_ROOT
 from keys.errors import MalformedInput, VerificationFailed
+from keys.primitives import MlDsa44PrivateKey
+from keys.secret import SecretBytes
 from tests.audit.logs import a_signer
 
 LOG = a_signer()
@@ -195,3 +202,34 @@ def test_a_checkpoint_is_signed_under_its_origin() -> None:
         sign_checkpoint(checkpoint, WITNESS)
     empty = Checkpoint(origin=LOG.name, size=0, root=EMPTY_ROOT)
     assert parse_checkpoint_text_untrusted(empty.text.encode()) == empty
+
+
+def test_a_post_quantum_cosignature_signs_name_time_origin_size_and_root() -> None:
+    """C2SP tlog-cosignature 0x06: the structure is built here byte by byte, and verified as it is."""
+    key = MlDsa44PrivateKey.from_seed(SecretBytes(b"\x07" * 32))
+    signer = PostQuantumSigner(name="test/b7/witness1", key=key)
+    root = sha256(b"root").digest()
+    text = Checkpoint(origin=LOG.name, size=1_000_000, root=root).text
+    line = signer.cosign(text, 1_800_000_000)
+    assert parse_vkey_untrusted(signer.witness_key.encode()) == signer.witness_key
+    assert line.key_id == sha256(b"test/b7/witness1\n\x06" + key.public_bytes).digest()[:4]
+    message = (
+        b"subtree/v1\n\x00"
+        + bytes([16]) + b"test/b7/witness1"
+        + struct.pack(">Q", 1_800_000_000)
+        + bytes([len(LOG.name)]) + LOG.name.encode()
+        + struct.pack(">QQ", 0, 1_000_000)
+        + root
+    )  # fmt: skip
+    assert line.blob[:8] == struct.pack(">Q", 1_800_000_000)
+    MLDSA44PublicKey.from_public_bytes(key.public_bytes).verify(line.blob[8:], message)
+    (verified,) = verify_note(Note(text=text, signatures=(line,)), [signer.witness_key])
+    assert verified.time_s == 1_800_000_000
+    for at in (0, 7, 8, len(line.blob) - 1):
+        altered = replace(line, blob=line.blob[:at] + bytes([line.blob[at] ^ 1]) + line.blob[at + 1 :])
+        with pytest.raises(VerificationFailed, match="bad_signature"):
+            verify_note(Note(text=text, signatures=(altered,)), [signer.witness_key])
+    other = Checkpoint(origin=LOG.name, size=1_000_001, root=root).text
+    for wrong in (other, text + "extension\n", "no checkpoint\n", "a\n-1\nAA==\n", "a\nb\nc\n"):
+        with pytest.raises(VerificationFailed, match="bad_signature"):
+            verify_note(Note(text=wrong, signatures=(line,)), [signer.witness_key])

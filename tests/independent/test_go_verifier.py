@@ -4,6 +4,7 @@ Both verifiers must accept every honest log and refuse every altered one; a faul
 would be a misreading of the formats by the other.
 """
 
+import asyncio
 import os
 import random
 import shutil
@@ -29,6 +30,8 @@ from tests.audit.logs import (
     publish_at,
     read_entries,
 )
+from tests.node.offices import Offices, an_alert, play
+from tests.node.test_witness import log_of, policy_for
 from tests.support import tools
 
 pytestmark = pytest.mark.independent
@@ -64,8 +67,8 @@ def tlogcheck(tmp_path_factory: pytest.TempPathFactory) -> Check:
     )
     assert built.returncode == 0, built.stderr
 
-    def run(directory: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        key = a_signer().log_key.encode()
+    def run(directory: Path, *arguments: str, key: str = "") -> "subprocess.CompletedProcess[str]":
+        key = key or a_signer().log_key.encode()
         return subprocess.run(
             [binary, *arguments, directory, key], capture_output=True, text=True, timeout=120
         )
@@ -221,6 +224,23 @@ def test_both_verify_a_cosignature(tlogcheck: Check, published: Path, tmp_path: 
     flip(checkpoint, (checkpoint.stat().st_size - 20) * 8)
     assert tlogcheck(directory, *wanted).returncode == 1
     assert verify(PublishedLog(str(directory)), policy).findings
+
+
+def test_go_verifies_what_two_offices_cosigned(tlogcheck: Check, tmp_path: Path) -> None:
+    """Real nodes, their own logs and keys: each log holds, cosigned by the other office, in Go's hands."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        await here.send(an_alert("KA-1"))
+        await asyncio.sleep(8 * 60)
+        for owner, witness in ((here, there), (there, here)):
+            policy = await policy_for(owner, witness)
+            wanted = ("-witness", policy.witnesses["partner"].encode())
+            checked = tlogcheck(log_of(owner), *wanted, key=policy.logs[0].encode())
+            assert checked.returncode == 0, checked.stderr
+            assert tlogcheck(log_of(owner), *wanted, *wanted, key=policy.logs[0].encode()).returncode == 1
+
+    play(tmp_path, script)
 
 
 def test_a_log_key_is_not_taken_for_a_witness(tlogcheck: Check, published: Path) -> None:

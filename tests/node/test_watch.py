@@ -79,7 +79,7 @@ def test_a_broker_that_withholds_is_seen_within_two_heartbeats(tmp_path: Path) -
     async def script(offices: Offices) -> None:
         here, there = offices.here, offices.there
         await here.send(an_alert("KA-1"))
-        await asyncio.sleep(3700)
+        await asyncio.sleep(3800)  # what a poll that was already open brings is not withheld
         withholding = True
         asked: list[int] = []
 
@@ -171,7 +171,7 @@ def test_an_office_that_is_shut_is_not_buried_under_heartbeats(tmp_path: Path) -
         there.host.kill()
         before = await count(here, "delivery")
         await asyncio.sleep(6 * 24 * 3600)
-        assert await count(here, "delivery") - before <= 3 * 24 + 4
+        assert await count(here, "delivery") - before <= 3 * 24 + 5  # one of them asks to cosign our log
         offices.broker.host.kill()
         await asyncio.sleep(1 * 24 * 3600)
         waiting = await count(here, "delivery")

@@ -163,13 +163,67 @@ class Witness:
         leaves = [hashlib.sha256(b"\0" + entry).digest() for entry in entries_of(log, size)]
         if _root(leaves) != root:
             raise Broken("I9", f"the log of {office} is not what its checkpoint signs")
+        # A publication that lost its power before its last name was synced: one newer head stands archived.
+        newer = [path for path in log if path.startswith("archive/") and _number(path) > size]
         for signed_size, signed_root in self.signed.setdefault(office, []):
+            if signed_size > size and newer == [f"archive/{signed_size}"]:
+                continue
             if signed_size > size or _root(leaves[:signed_size]) != signed_root:
                 raise Broken(
                     "I9", f"the log of {office} went back behind {signed_size} entries it had signed"
                 )
         if (size, root) not in self.signed[office]:
             self.signed[office].append((size, root))
+
+
+def check_cosigned(office: str, files: dict[str, bytes], partner: dict[str, bytes]) -> None:
+    """I21: what the partner signed of this office's log, and says in its own log, is this log; and no less.
+
+    ``files`` and ``partner``: of the two disks. Keys of witnesses come from the policy beside the log.
+    """
+    policy = next(data for path, data in files.items() if path.endswith("/policy") and "/log" not in path)
+    listed = [line.split() for line in policy.decode().splitlines() if line.startswith("witness ")]
+    known = [base64.b64decode(words[2].split("+", 2)[2]) for words in listed]
+    keys = [VerifyKey(key[1:]) for key in known if key[0] == 4]
+    log = {path.split("/log/", 1)[1]: data for path, data in files.items() if "/log/" in path}
+    text = log["checkpoint"].partition(b"\n\n")[0]
+    origin, size = text.split(b"\n")[0].decode(), int(text.split(b"\n")[1])
+    leaves = [hashlib.sha256(b"\0" + entry).digest() for entry in entries_of(log, size)]
+    cosigned = 0
+    for path, note in log.items():
+        if path.startswith("archive/") and _number(path) > 0:
+            head, _, lines = note.partition(b"\n\n")
+            at, root = head.split(b"\n")[1:3]
+            if base64.b64decode(root) != _root(leaves[: int(at)]):
+                raise Broken("I9", f"an archived head of {office} is of another log")
+            for line in lines.splitlines()[1:]:
+                raw = base64.b64decode(line.split(b" ")[2])[4:]
+                if len(raw) == 72 and any(_cosigns(key, head + b"\n", raw) for key in keys):
+                    cosigned = max(cosigned, int(at))
+    if not cosigned:
+        raise Broken("I21", f"nobody cosigned the log of {office}")
+    theirs = {path.split("/log/", 1)[1]: data for path, data in partner.items() if "/log/" in path}
+    published = int(theirs["checkpoint"].split(b"\n")[1])
+    for entry in map(json.loads, entries_of(theirs, published)):
+        if entry["t"].startswith("wit.") and entry["origin"] == origin:
+            if entry["t"] == "wit.refused":
+                raise Broken("I21", f"the log of {office} was refused: {entry['code']}")
+            if entry["size"] <= size and bytes.fromhex(entry["root"]) != _root(leaves[: entry["size"]]):
+                raise Broken("I21", f"the partner of {office} accepted a head that is not of its log")
+
+
+def _number(path: str) -> int:
+    name = path.rpartition("/")[2]
+    return int(name) if name.isdigit() else -1
+
+
+def _cosigns(key: VerifyKey, text: bytes, raw: bytes) -> bool:
+    time_s = int.from_bytes(raw[:8], "big")
+    try:
+        key.verify(b"cosignature/v1\ntime %d\n" % time_s + text, raw[8:])
+    except BadSignatureError:
+        return False
+    return True
 
 
 WAL_FRAME_HEAD_BYTES = 24  # https://sqlite.org/fileformat2.html#walformat

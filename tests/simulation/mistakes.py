@@ -18,9 +18,12 @@ import node.photos
 import node.receive_keys
 import node.restore
 import node.watch
+import node.witness
 import protocol.conversation
 import protocol.delivery
 import protocol.sealing
+from audit.store import AuditLog
+from audit.witness import judge_untrusted
 from keys.keystore import Keystore
 from node.broker_link import BrokerLink
 from protocol.conversation import Judgement
@@ -320,6 +323,52 @@ def _photo_shown_unverified() -> Undo:
     return _swap(node.photos.Photos, "_settle_download", hasty)
 
 
+def _witness_accepts_another_root() -> Undo:
+    """A witness records, and signs, another head than the one it was shown."""
+
+    def careless(*arguments: Any) -> Any:
+        judged = judge_untrusted(*arguments)
+        if judged.offered is None or judged.status != 200:
+            return judged
+        return replace(judged, offered=replace(judged.offered, root=bytes(32)))
+
+    return _swap(node.witness, "judge_untrusted", careless)
+
+
+def _log_shows_two_roots() -> Undo:
+    """A log asks its witness about another history than the one it published, now and then."""
+    real = AuditLog.signed
+
+    def forked(self: Any, head: Any) -> bytes:
+        if self._env.random(1)[0] < 64:
+            head = replace(head, root=bytes(32))
+        return real(self, head)
+
+    return _swap(AuditLog, "signed", forked)
+
+
+def _witnesses_wake_each_other() -> Undo:
+    """Entries about another log's head ask for witnesses like all others."""
+
+    def any_entry(self: Any, tx: Any, begin: int, end: int) -> int | None:
+        row = tx.one("SELECT min(ts_us) FROM leaf WHERE idx >= ? AND idx < ?", (begin, end))
+        return None if row is None else row[0]
+
+    real = AuditLog._note_commit
+
+    def wakes(self: Any, size: int, _: bool) -> None:
+        real(self, size, True)
+
+    undo_wake = _swap(AuditLog, "_note_commit", wakes)
+    undo_entry = _swap(AuditLog, "own_entry_since_us", any_entry)
+
+    def restore() -> None:
+        undo_entry()
+        undo_wake()
+
+    return restore
+
+
 MISTAKES: Final[dict[str, Callable[[], Undo]]] = {
     "sync_normal": _sync_normal,
     "no_checkpoint_at_open": _no_checkpoint_at_open,
@@ -344,6 +393,9 @@ MISTAKES: Final[dict[str, Callable[[], Undo]]] = {
     "stick_is_delivery": _stick_is_delivery,
     "photo_never_asked_again": _photo_never_asked_again,
     "photo_shown_unverified": _photo_shown_unverified,
+    "witness_accepts_another_root": _witness_accepts_another_root,
+    "log_shows_two_roots": _log_shows_two_roots,
+    "witnesses_wake_each_other": _witnesses_wake_each_other,
 }
 
 

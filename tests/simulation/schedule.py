@@ -24,7 +24,7 @@ from node.views import PeerView
 from protocol import requests, sealing
 from protocol.alert import Alert, FreeText, Vehicle
 from runtime import sqlite
-from tests.simulation.checkers import Broken, Sent, Witness, contradictions
+from tests.simulation.checkers import Broken, Sent, Witness, check_cosigned, contradictions
 from tests.simulation.daemons import BrokerHost, OfficeHost, pair
 from tests.simulation.disk import Killed, SimulatedDisk
 from tests.simulation.env import EPOCH_MS
@@ -48,7 +48,7 @@ HEAL_S: Final = 15 * 60  # reliability: idle within a quarter of an hour after t
 HEAL_AFTER_MALICE_S: Final = 100 * 60  # a broker's lie "I hold it" is asked again at growing intervals
 IDLE_S: Final = 10 * 60
 IDLE_WRITES_MAX: Final = 400  # of both offices in ten idle minutes: polls, and little else
-IDLE_MESSAGES_MAX: Final = 5  # new ones of an office in that time: signs of life, a key offered again
+IDLE_MESSAGES_MAX: Final = 8  # new ones of an office: signs of life, a key offered again, its log cosigned
 REST_S: Final = 3 * 60  # what the last look made the offices say is said
 CHECKPOINT_COMMITS: Final = 100
 TURN_CHANCE: Final = 0.4
@@ -330,6 +330,7 @@ class Schedule:
         self.witness.everything_arrived()
         for office in self.offices:
             await self._photos.check_all(office, await self.logged_in(office, office.inbox))
+        await self._check_witnessed()
         await self._check_idle()
         for office in self.offices:
             await self._check_database(office)
@@ -395,6 +396,16 @@ class Schedule:
         for host in self._hosts():
             if host.life is None:
                 await self._boot(host)
+
+    async def _check_witnessed(self) -> None:
+        """I21: each log is cosigned up to minutes ago, and it is that log."""
+        for office, partner in (self.offices, self.offices[::-1]):
+            node = office.node
+            assert node is not None
+            status = await office.host.run(lambda env, node=node: node.desk.status())  # type: ignore[misc]
+            if status.log.witness != "ok":
+                raise Broken("I21", f"the log of {office.name} is {status.log.witness}")
+            check_cosigned(office.name, disk_of(office.host).content(), disk_of(partner.host).content())
 
     async def _check_idle(self) -> None:
         """I12: with everything delivered, offices and broker come to rest."""

@@ -10,6 +10,7 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from keys.errors import PolicyRefused
 from keys.secret import SecretBytes
 from node.paper import read_sheet
 from node.resets import lost_after_restore
@@ -135,7 +136,12 @@ async def copy_office(schedule: "Schedule", office: OfficeHost, partner: OfficeH
     await schedule.send_apart(office)
     copy.host.boot()
     await copy.serve()
-    await schedule.send_apart(copy)
+    try:
+        await schedule.send_apart(copy)
+    except PolicyRefused as refused:
+        if refused.code != "pair_frozen":
+            raise
+        return  # an acknowledgement had told it that it is a copy before it could speak
     await asyncio.sleep(NOTICED_S)
     if (await schedule.partner_of(partner)).frozen_code is None:
         raise Broken("I16", f"{partner.name} hears two copies of {office.name} and goes on")

@@ -173,6 +173,7 @@ def _values() -> Iterator[Document]:
             ),
         ),
         ("aud", items.AudienceOpening(opening=drawn("salt", 16) + b"\0\0")),
+        ("auds", items.AudienceLeaves(leaves=(drawn("leaf one", 32), drawn("leaf two", 32)))),
         ("card", items.CardItem(certificate=MYITKYINA.certificate_bytes())),
         ("pok", items.PairOkItem(pair_ok=_pair_ok())),
         ("rev", items.RevocationItem(revocation=_revocation())),
@@ -214,6 +215,19 @@ def _values() -> Iterator[Document]:
         ("rsx", items.ResetRefused(instance=drawn("instance", 8), key_version=2, known_version=7)),
         ("inst", items.EarlierInstance(ranges=ranges)),
         ("att", items.PhotoReport(alert_id=drawn("alert", 32), number=1, code="photo_damaged")),
+        ("wit/req", items.WitnessRequest(body=b"old 0\n\na signed note")),
+        (
+            "wit/rsp",
+            items.WitnessAnswer(
+                status=409,
+                size=7,
+                held_size=9,
+                cosignatures=(("salween/office/test/witness2", drawn("cosignature", 76)),),
+                note=b"a signed note",
+            ),
+        ),
+        ("wit/key", items.WitnessKey(name="salween/office/test/witness2", public=drawn("ml-dsa", 1312))),
+        ("wit/mem", items.WitnessMemory(cosigned=b"a signed note", ended=b"")),
         ("nokey", items.UnknownKeyNotice(envelope_hashes=(drawn("envelope", 32),))),
     )
     for tag, item in each:
@@ -288,6 +302,7 @@ def _exchanges() -> Iterator[Document]:
         requests.Delete(get_secret=get, envelope_hash=named, signature=requests.sign_delete(key, named)),
         requests.Stats(get_secret=get),
         requests.Notices(cursor=2),
+        requests.Head(old_size=7),
         requests.Publish(notice=_notice(), get_secret=get),
         requests.Publish(notice=_notice()),
         requests.AskGrant(get_secret=get, put_hash=hashes[0], mailbox_public=key.public_bytes),
@@ -333,6 +348,7 @@ def _exchanges() -> Iterator[Document]:
         requests.Deleted(),
         requests.StatsAnswer(items=1, items_max=512, size_bytes=8_192, size_bytes_max=67_108_864),
         requests.NoticesAnswer(notices=(_notice(),), cursor=3, more=True),
+        requests.HeadAnswer(body=b"old 7\n\na signed note"),
         requests.Published(),
         requests.OpRefused(code=requests.Refusal.BUSY),
         requests.Granted(grant=grant),

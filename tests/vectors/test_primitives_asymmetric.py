@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey, MLDSA65PublicKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import (
+    MLDSA44PrivateKey,
+    MLDSA44PublicKey,
+    MLDSA65PrivateKey,
+    MLDSA65PublicKey,
+)
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -77,26 +82,33 @@ def test_ed25519_refuses_keys_that_sign_for_anyone(public_hex: str) -> None:
         ed25519_verify_raw(bytes.fromhex(public_hex), b"message", signature)
 
 
-def test_ml_dsa_65_keys_and_signatures_verify_as_nist_has_them() -> None:
-    """The ML-DSA half of the composite: key generation from the seed, verification with its context."""
+@pytest.mark.parametrize(
+    ("level", "private_key", "signature_bytes"),
+    [("44", MLDSA44PrivateKey, 2420), ("65", MLDSA65PrivateKey, 3309)],
+)
+def test_ml_dsa_keys_and_signatures_verify_as_nist_has_them(
+    level: str, private_key: Any, signature_bytes: int
+) -> None:
+    """Of cosignatures, and of the composite: key generation from the seed, verification with its context."""
     count = 0
-    for case in records(pyca("asymmetric/MLDSA/kat_MLDSA_65_det_pure.rsp"), "count"):
+    for case in records(pyca(f"asymmetric/MLDSA/kat_MLDSA_{level}_det_pure.rsp"), "count"):
         message, context = bytes.fromhex(case["msg"]), bytes.fromhex(case["ctx"])
-        private = MLDSA65PrivateKey.from_seed_bytes(bytes.fromhex(case["xi"]))
+        private = private_key.from_seed_bytes(bytes.fromhex(case["xi"]))
         assert private.public_key().public_bytes_raw().hex() == case["pk"]
-        private.public_key().verify(bytes.fromhex(case["sm"])[:3309], message, context)
+        private.public_key().verify(bytes.fromhex(case["sm"])[:signature_bytes], message, context)
         count += 1
     assert count >= 25
 
 
-def test_ml_dsa_65_refuses_all_that_wycheproof_calls_invalid() -> None:
-    """Verification of the library behind the composite, fault by fault."""
+@pytest.mark.parametrize(("level", "public_key"), [("44", MLDSA44PublicKey), ("65", MLDSA65PublicKey)])
+def test_ml_dsa_refuses_all_that_wycheproof_calls_invalid(level: str, public_key: Any) -> None:
+    """Verification of the library behind both, fault by fault."""
     counts = {"valid": 0, "invalid": 0}
-    for case in wycheproof("Signature/wycheproof/mldsa_65_verify_test.json"):
+    for case in wycheproof(f"Signature/wycheproof/mldsa_{level}_verify_test.json"):
         context = bytes.fromhex(case.get("ctx", ""))
 
         def verify(case: dict[str, Any] = case, context: bytes = context) -> None:
-            key = MLDSA65PublicKey.from_public_bytes(bytes.fromhex(case["publicKey"]))
+            key = public_key.from_public_bytes(bytes.fromhex(case["publicKey"]))
             key.verify(bytes.fromhex(case["sig"]), bytes.fromhex(case["msg"]), context)
 
         if case["result"] == "valid":

@@ -209,6 +209,7 @@ class FakeDesk:
     fails_with: Exception | None = None
     login_gate: asyncio.Event | None = None
     log_state: str = "ok"
+    log_witness: str = "ok"
     listeners: list["asyncio.Queue[Event]"] = field(default_factory=list)
     extra_inbox: list[AlertRow] = field(default_factory=list)
     inbox_is_empty: bool = False
@@ -655,6 +656,9 @@ class FakeDesk:
                 root="0f" * 32,
                 published_ms=NOW_MS - MINUTE_MS,
                 state=self.log_state,  # type: ignore[arg-type]
+                witness=self.log_witness,  # type: ignore[arg-type]
+                witnessed_size=1_188,
+                unwitnessed_since_ms=NOW_MS - 26 * 60 * MINUTE_MS,
             ),
             peers=tuple(peers),
             outbox_waiting=1 + len(self.sent),

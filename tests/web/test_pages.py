@@ -1,13 +1,14 @@
 """The screens: every one in every language, hostile text inert, and what happens after each button."""
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 from keys.errors import BrokenInvariant, PolicyRefused, Unavailable, VerificationFailed
 from keys.notice import notice_text
-from node.views import AlertSentAgain, BrokerLossView, StatusView
+from node.views import AlertSentAgain, BrokerLossView, StatusView, WitnessView
 from node.web import forms
 from node.web.guard import cookie_name
 from node.web.languages import LANGUAGES
@@ -517,6 +518,31 @@ async def test_a_link_that_is_down_is_said_on_every_page(officer: Client, desk: 
         assert "signed two different messages under one number" in found.words
         assert "The broker does not answer in time." in found.words
         assert "Next try in 2 minutes." in found.words
+
+
+async def test_a_log_that_no_partner_witnesses_is_said_and_a_refusal_by_its_partner(
+    officer: Client, desk: FakeDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Late stands on the status page; UNWITNESSED, and what an office refuses to witness, on every one."""
+    assert page(await officer.get("/inbox")).having("data-code") == ["equivocation", "unknown_keys"]
+    desk.log_witness = "late"
+    assert "witness_unwitnessed" not in page(await officer.get("/status")).having("data-code")
+    assert "1,188 · late" in page(await officer.get("/status")).words
+    desk.log_witness = "unwitnessed"
+    real = desk.status
+
+    async def alarmed() -> StatusView:
+        view = await real()
+        witness = WitnessView(
+            cosigned_size=7, cosigned_ms=view.now_ms, refused=422, their_refusal="not_a_prefix"
+        )
+        return replace(view, peers=(replace(view.peers[0], witness=witness), *view.peers[1:]))
+
+    monkeypatch.setattr(desk, "status", alarmed)
+    found = page(await officer.get("/inbox"))
+    assert {"witness_unwitnessed", "witness_their_log", "witness_our_log"} <= set(found.having("data-code"))
+    assert "UNWITNESSED" in page(await officer.get("/status")).words
+    assert "We refuse to witness the log of this office" in found.words
 
 
 @pytest.mark.parametrize(
