@@ -17,7 +17,8 @@ Read in this order:
 8. ``reader``      read-only view of a published directory
 9. ``fsck``        is what was published what was signed?  (structure)
 10. ``replay``     what did the office know, and when?  (meaning)
-11. ``__main__``   ``salween-audit verify | replay``
+11. ``reconcile``  do several logs agree?
+12. ``__main__``   ``salween-audit verify | replay | reconcile``
 
 Spec: docs/spec/log.md. Formats are C2SP's (signed-note, tlog-checkpoint, tlog-tiles, tlog-cosignature,
 tlog-policy, tlog-proof) and RFC 6962's; only the entries are ours.
