@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import islice
 from typing import Any, Final
 
 from audit.entry import glance_untrusted
@@ -165,14 +166,24 @@ def reconcile(sources: Sequence[Source], *, progress: Progress = lambda _: None)
     for source in ordered:
         log = PublishedLog(source.directory)
         size = source.report.size
-        first = replay(log, min(size, 1))
-        before = stories.get(first.prior) if first.prior is not None else None
+        before = stories.get(_prior_of(log, size))
         source.story = replay(log, size, before=before, progress=progress)
         stories[source.report.origin] = source.story
     case = _Case(ordered)
     for source in ordered:
         case.read(source)
     return case.close()
+
+
+def _prior_of(log: PublishedLog, size: int) -> str:
+    """The origin of the epoch that ended before this log began; empty for none."""
+    first = next(read_entries(log, size), b"{}")
+    try:
+        glance_untrusted(first)
+    except MalformedInput:
+        return ""
+    prior: str = json.loads(first).get("prior", "")
+    return prior
 
 
 def _by_epoch(sources: Iterable[Source]) -> list[Source]:
@@ -506,8 +517,8 @@ class _Case:
             if custody.index >= source.report.size and self._is_recent(custody.at_us):
                 continue  # newer than the copy of the broker's log
             return (
-                f"the sender holds a custody note for entry {custody.index} of {custody.origin}, which does not"
-                " take in this envelope there; the note itself, asked of the sender, is the proof"
+                f"the sender says it holds a custody note for entry {custody.index} of {custody.origin}, where this"
+                " envelope is not: the note itself, asked of the sender, is the proof"
             )
         return None
 
@@ -543,7 +554,8 @@ class _Case:
         if sent.receipt and not self._is_recent(sent.at_us):
             return (
                 Fate.RECEIVER_OMISSION,
-                f"the sender holds the receiver's signed receipt ({sent.receipt}), asked of the sender it is the proof",
+                f"the sender says it holds the receiver's signed receipt ({sent.receipt}):"
+                " asked of the sender, that is the proof",
             )
         for each in kept:
             if each.ack_us and not self._is_recent(each.ack_us):
@@ -639,7 +651,9 @@ def _hold_roots(source: Source, named: list[_Named]) -> None:
         return
     frontier = Frontier()
     sizes = set(wanted)
-    for index, data in enumerate(read_entries(PublishedLog(source.directory), max(sizes))):
+    # All are asked for: a bundle is named by its width at the published size, and no other is there.
+    whole = read_entries(PublishedLog(source.directory), source.report.size)
+    for index, data in enumerate(islice(whole, max(sizes))):
         frontier.append(leaf_hash(data))
         if index + 1 not in sizes:
             continue
@@ -665,7 +679,7 @@ def _untold(
         tail = source.report.size - (source.report.witnessed_size if source.report.cosigners else 0)
         if tail:
             told.append(
-                f"{source.report.origin}: nobody outside vouches for its last {tail} entries; that none were cut"
-                " before anybody saw them cannot be known"
+                f"{source.report.origin}: nobody outside vouches for its last {tail} entries; that none"
+                " were cut before anybody saw them cannot be known"
             )
     return told

@@ -10,11 +10,13 @@ from typing import Any, cast
 
 import pytest
 
+from audit.__main__ import Exit
 from audit.entry import encode_entry
 from audit.note import NoteSigner
 from audit.policy import single_log_policy
 from audit.reconcile import Fate, Reconciled, authenticate, reconcile
 from tests.audit.logs import decoded_root, forge, read_entries
+from tests.audit.test_main import audit
 from tests.simulation.daemons import BrokerHost, OfficeHost, pair
 from tests.simulation.test_first_light import an_alert
 from tests.simulation.world import World
@@ -41,7 +43,7 @@ class Party:
         """What its cheating owner publishes instead: changed, numbered anew, signed with the real key."""
         changed = change(self.entries())
         moved = {entry["seq"]: seq for seq, entry in enumerate(changed)}
-        told = [
+        told: list[Entry] = [
             {key: moved.get(value, value) if key in REFERENCES else value for key, value in entry.items()}
             | {"seq": seq}
             for seq, entry in enumerate(changed)
@@ -65,7 +67,7 @@ class Logs:
 
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Logs:
-    """Four alerts over two days: a killed broker, restarts of both, a stick, a clock set ahead, hours offline."""
+    """Four alerts: a killed broker, restarts of both, a stick, a clock set ahead, hours offline."""
     home = tmp_path_factory.mktemp("reconcile")
     with World(seed=11, directory=home / "world") as world:
         broker = BrokerHost(world)
@@ -148,11 +150,6 @@ def test_two_logs_without_the_brokers_say_what_cannot_be_told(logs: Logs) -> Non
     assert alone.is_clean, labels(alone)
     assert set(fates(alone)) == {"IN-FLIGHT"}
     assert any("what it received" in words for words in alone.untold)
-
-
-def one_alert(logs: Logs) -> str:
-    """The message that went last by the broker alone."""
-    return str([entry for entry in logs.sender.entries() if entry["t"] == "msg.submit"][1]["msg"])
 
 
 def first_alert(logs: Logs) -> tuple[str, str]:
@@ -406,3 +403,40 @@ def test_a_log_under_no_policy_says_nothing(logs: Logs) -> None:
     answer = reconcile(sources)
     assert "UNKNOWN-KEY" in labels(answer)
     assert set(fates(answer)) == {"IN-FLIGHT"}
+
+
+def command(logs: Logs, home: Path, *more: str) -> list[str]:
+    """``salween-audit reconcile`` over these logs, each under a policy file of its own."""
+    arguments = ["reconcile", str(logs.sender.directory), str(logs.receiver.directory)]
+    arguments += ["--broker", str(logs.broker.directory)]
+    for number, party in enumerate((logs.sender, logs.receiver, logs.broker)):
+        (home / f"policy{number}").write_bytes(single_log_policy(party.signer.log_key).encode())
+        arguments += ["--policy", str(home / f"policy{number}")]
+    return [*arguments, *more]
+
+
+def test_the_command_tells_people_and_scripts(logs: Logs, tmp_path: Path) -> None:
+    """Exit 0 and every message; the same in JSON; one log given twice is wrong usage."""
+    done = audit(*command(logs, tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "no finding"
+    assert first_alert(logs)[0][:16] in done.stdout
+    told = json.loads(audit(*command(logs, tmp_path, "--json")).stdout)
+    assert told["clean"]
+    assert {log["origin"] for log in told["logs"]} == {
+        party.signer.name for party in (logs.sender, logs.receiver, logs.broker)
+    }
+    assert sum(told["counts"].values()) == len(told["messages"])
+    twice = audit(*command(logs, tmp_path, str(logs.sender.directory)))
+    assert (twice.returncode, "given twice" in twice.stderr) == (Exit.USAGE, True)
+
+
+def test_the_command_ends_with_a_finding(logs: Logs, tmp_path: Path) -> None:
+    """Exit 1, the finding first, and what its proof would be."""
+    msg, _ = first_alert(logs)
+    receiver = logs.receiver.rewritten(tmp_path / "log", without(lambda entry: entry.get("msg") == msg))
+    done = audit(*command(Logs(logs.sender, receiver, logs.broker), tmp_path))
+    assert done.returncode == Exit.FINDING
+    listed = [line for line in done.stdout.splitlines() if " to salween/" in line]
+    assert "RECEIVER-OMISSION-PROVEN" in listed[0]
+    assert done.stdout.splitlines()[-1] == "FINDINGS"
