@@ -517,8 +517,8 @@ class _Case:
             if custody.index >= source.report.size and self._is_recent(custody.at_us):
                 continue  # newer than the copy of the broker's log
             return (
-                f"the sender says it holds a custody note for entry {custody.index} of {custody.origin}, where this"
-                " envelope is not: the note itself, asked of the sender, is the proof"
+                f"the sender names a custody note for entry {custody.index} of {custody.origin}, where this"
+                " envelope is not: the note is the proof"
             )
         return None
 
@@ -554,8 +554,7 @@ class _Case:
         if sent.receipt and not self._is_recent(sent.at_us):
             return (
                 Fate.RECEIVER_OMISSION,
-                f"the sender says it holds the receiver's signed receipt ({sent.receipt}):"
-                " asked of the sender, that is the proof",
+                f"the sender names a receipt ({sent.receipt}) that the receiver signed: it is the proof",
             )
         for each in kept:
             if each.ack_us and not self._is_recent(each.ack_us):
