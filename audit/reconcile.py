@@ -3,8 +3,10 @@
 Spec: docs/auditing.md#reconcile. Each log is verified and replayed by itself first. Then:
 
 1. Every (size, root) that one log names of another, or of its own past, must be a prefix of that log.
-2. A message of one office is joined with what another received by its message id; instance, pair sequence
-   and header hash must agree. It was altered only if what was received is in no set of sealed envelopes.
+2. A message of one office is joined with what another received by its message id; pair sequence and header
+   hash must agree: the header names its instance, while ``msg.seal`` names the one that stands when a message
+   is sealed again, which after a reset is another. It was altered only if what was received is in no set of
+   sealed envelopes.
 3. The broker's entries are joined through the set of envelopes that the sender's ``msg.seal`` name. What
    went by stick has none there.
 4. Each clock is held against the others', raw and with its own declared steps taken back.
@@ -213,7 +215,6 @@ class _Moment:
 class _Seal:
     env: str
     hh: str
-    inst: str
     ps: int
     via: str
     at: _Moment
@@ -366,7 +367,7 @@ class _Case:
 
     def _seal(self, source: Source, _: int, entry: Entry, at: _Moment) -> None:
         sent = self._begin(source, entry, at)
-        sent.seals.append(_Seal(entry["env"], entry["hh"], entry["inst"], entry["ps"], entry["via"], at))
+        sent.seals.append(_Seal(entry["env"], entry["hh"], entry["ps"], entry["via"], at))
         self._sealed[entry["env"]] = sent
 
     def _held(self, source: Source, _: int, entry: Entry, at: _Moment) -> None:
@@ -483,6 +484,14 @@ class _Case:
             return Fate.BROKER_OMISSION, omitted
         if (altered := _altered(sent, arrivals)) is not None:
             return Fate.ALTERED, altered
+        sealed = {seal.env for seal in sent.seals}
+        if strange := [arrival.env for arrival in arrivals if arrival.env not in sealed]:
+            if sent.office in self._losses:
+                return Fate.LOST_DECLARED, "the sender declares a loss; what it sealed before may be gone"
+            return (
+                Fate.ALTERED,
+                f"received as envelope {strange[0][:16]}, which no msg.seal of this message names",
+            )
         accepted = Counter((a.log, a.inst, a.ps) for a in arrivals if a.verdict == "ok")
         if any(count > 1 for count in accepted.values()):
             return Fate.DUPLICATE_ACCEPTED, "the receiver's log took it in twice"
@@ -629,10 +638,8 @@ def _altered(sent: _Sent, arrivals: list[_Arrival]) -> str | None:
     by_env = {seal.env: seal for seal in sent.seals}
     for arrival in arrivals:
         seal = by_env.get(arrival.env)
-        if seal is None:
-            return f"received as envelope {arrival.env[:16]}, which no msg.seal of this message names"
-        if (seal.hh, seal.inst, seal.ps) != (arrival.hh, arrival.inst, arrival.ps):
-            return "one envelope, and header hash, instance or pair sequence differ between the two logs"
+        if seal is not None and (seal.hh, seal.ps) != (arrival.hh, arrival.ps):
+            return "one envelope, and header hash or pair sequence differ between the two logs"
     return None
 
 
