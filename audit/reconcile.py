@@ -234,7 +234,6 @@ class _Sent:
     office: str
     id: str
     peer: str
-    end_us: int = 0
     at_us: int = 0
     seals: list[_Seal] = field(default_factory=list)
     custody: list[_Custody] = field(default_factory=list)
@@ -344,8 +343,9 @@ class _Case:
 
     def _message(self, source: Source, entry: Entry) -> _Sent | None:
         """The message that an entry of its sender speaks of."""
-        if "env" in entry and entry["env"] in self._sealed:
-            return self._sealed[entry["env"]]
+        sealed = self._sealed.get(entry.get("env", ""))
+        if sealed is not None and sealed.office == source.office:  # another office may name it, and lie
+            return sealed
         known = self._by_message.get((source.office, entry["msg"]), [])
         for sent in known:
             if entry.get("peer", sent.peer) == sent.peer:
@@ -363,12 +363,12 @@ class _Case:
         return sent
 
     def _submitted(self, source: Source, _: int, entry: Entry, at: _Moment) -> None:
-        self._begin(source, entry, at).end_us = entry["exp"] * 1000
+        self._begin(source, entry, at)
 
     def _seal(self, source: Source, _: int, entry: Entry, at: _Moment) -> None:
         sent = self._begin(source, entry, at)
         sent.seals.append(_Seal(entry["env"], entry["hh"], entry["ps"], entry["via"], at))
-        self._sealed[entry["env"]] = sent
+        self._sealed.setdefault(entry["env"], sent)
 
     def _held(self, source: Source, _: int, entry: Entry, at: _Moment) -> None:
         if (sent := self._message(source, entry)) is not None:
