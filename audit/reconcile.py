@@ -266,6 +266,7 @@ class _Kept:
     box: str
     indices: list[int]
     in_us: int
+    steady_in_us: int
     out_us: int = 0
     ack_us: int = 0
     end: str = ""
@@ -412,7 +413,7 @@ class _Case:
             if (each.broker, each.box) == (source.office, entry["box"]):
                 each.indices.append(index)
                 return
-        kept.append(_Kept(source.office, entry["box"], [index], at.raw))
+        kept.append(_Kept(source.office, entry["box"], [index], at.raw, at.steady))
 
     def _went(self, source: Source, _: int, entry: Entry, at: _Moment) -> None:
         for each in self._kept.get(entry["env"], ()):
@@ -421,7 +422,7 @@ class _Case:
             if entry["t"] == "bk.out":
                 each.out_us = each.out_us or at.raw
             elif entry["t"] == "bk.ack":
-                each.ack_us = each.ack_us or at.raw
+                each.ack_us = each.ack_us or max(at.raw, at.steady)
             else:
                 each.end = entry["t"]
                 continue
@@ -533,19 +534,23 @@ class _Case:
 
     def _judge_times(self, sent: _Sent, arrivals: list[_Arrival]) -> tuple[Fate, str] | None:
         for custody in sent.custody:
-            if custody.written.is_before(custody.at_us):
+            # The broker's clock may have been set as well: what it declared is taken back on its side too.
+            here = [each.steady_in_us for each in self._kept.get(custody.env, ())]
+            if custody.written.is_before(min([custody.at_us, *here])):
                 return Fate.BACKDATED, "the sender noted the broker's custody before the broker had it"
         noted = {custody.env: custody.at_us for custody in sent.custody}
         for seal in sent.seals:
             kept = self._kept.get(seal.env, ())
             came = min((each.in_us for each in kept), default=noted.get(seal.env))
-            if came is not None and seal.at.is_after(came):
+            latest = max([came or 0, *(each.steady_in_us for each in kept)])
+            earliest = min([came or 0, *(each.steady_in_us for each in kept)])
+            if came is not None and seal.at.is_after(latest):
                 return Fate.POSTDATED, "the sender sealed it after the broker had it"
             gone = max((each.ack_us for each in kept), default=0)
             for arrival in arrivals:
                 if arrival.env != seal.env or arrival.verdict == "dup":
                     continue
-                if came is not None and arrival.at.is_before(came):
+                if came is not None and arrival.at.is_before(earliest):
                     return Fate.BACKDATED, "the receiver took it in before the broker had it"
                 if gone and arrival.at.is_after(gone):
                     return Fate.POSTDATED, "the receiver took it in after it had deleted it at the broker"
