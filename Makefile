@@ -9,6 +9,7 @@
 #   make simulate  play one schedule of faults over the real daemons: SEED=7
 #   make simulate-several  one with five offices and alerts to some of them: SEED=7
 #   make simulate-300  300 new ones; make simulate-mistakes finds every mistake planted on purpose
+#   make reconcile-schedules  1000 whose published logs, held against each other, must give no finding
 #   make bench     measurements; `make -s bench` prints JSON lines and nothing else on standard output
 #   make kills     kill real processes at random for long: KILLS=100 SEED=1
 #   make lock      write requirements.lock anew from pyproject.toml (UPGRADE=1 takes newer versions)
@@ -23,7 +24,7 @@ PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install check test demo kills simulate simulate-300 simulate-several simulate-mistakes simulate-keys bench lock \
+.PHONY: help install check test demo kills simulate simulate-300 reconcile-schedules simulate-several simulate-mistakes simulate-keys bench lock \
   clean debian opener opener-lock
 
 help:
@@ -90,6 +91,9 @@ simulate-300: install
 
 simulate-several: install
 	@PYTHONHASHSEED=0 $(BIN)/python -W ignore -m tests.simulation.several $(SEED)
+
+reconcile-schedules: install
+	@SALWEEN_RECONCILE_FIRST=1000 SALWEEN_RECONCILE_COUNT=1000 $(BIN)/python -m pytest -q tests/simulation/test_reconcile.py
 
 simulate-mistakes: install
 	@PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation.campaign --find

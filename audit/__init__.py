@@ -16,9 +16,10 @@ Read in this order:
 8. ``store``       the writer: appends in the caller's transaction, publishes     the only file with a
    database
 9. ``reader``      read-only view of a published directory
-10. ``fsck``        is what was published what was signed?  (structure)
+10. ``fsck``       is what was published what was signed?  (structure)
 11. ``replay``     what did the office know, and when?  (meaning)
-12. ``__main__``   ``salween-audit verify | replay``
+12. ``reconcile``  do several logs agree?
+13. ``__main__``   ``salween-audit verify | replay | reconcile``
 
 Spec: docs/spec/log.md. Formats are C2SP's (signed-note, tlog-checkpoint, tlog-tiles, tlog-cosignature,
 tlog-policy, tlog-proof) and RFC 6962's; only the entries are ours.

@@ -1,4 +1,4 @@
-"""``salween-audit verify | replay``: check and read a published log, offline.
+"""``salween-audit verify | replay | reconcile``: check, read and compare published logs, offline.
 
 Spec: docs/auditing.md. Exit codes: 0 clean, 1 a finding, 2 the input cannot be read, 64 wrong usage, 70 a
 bug of ours, 74 the disk failed. An uncaught exception is 70, never 1: "refused" and "broken" must not look
@@ -36,6 +36,7 @@ from audit.fsck import Chunk, Report, Task, verify
 from audit.note import NOTE_BYTES_MAX
 from audit.policy import POLICY_BYTES_MAX, QUORUM_NONE, Policy, parse_policy_untrusted
 from audit.reader import PublishedLog
+from audit.reconcile import Judgement, Reconciled, Source, authenticate, reconcile
 from audit.replay import BORDER, Message, Story, Until, replay
 from keys.errors import MalformedInput
 
@@ -214,6 +215,41 @@ def replay_command(
     )
 
 
+@cli.command("reconcile")
+@click.argument("directories", type=click.Path(), nargs=-1, required=True)
+@click.option(
+    "--broker", "brokers", type=click.Path(), multiple=True, help="A broker's log; may be given again."
+)
+@click.option(
+    "--policy",
+    "policy_files",
+    type=click.Path(),
+    multiple=True,
+    required=True,
+    help="tlog-policy file with the keys you trust; may be given again.",
+)
+@_JSON
+def reconcile_command(
+    directories: tuple[str, ...], brokers: tuple[str, ...], policy_files: tuple[str, ...], as_json: bool
+) -> Answer:
+    """Verify DIRECTORIES, logs of offices, and hold them against each other, message by message."""
+    policies = [parse_policy_untrusted(_read_file(name, POLICY_BYTES_MAX)) for name in policy_files]
+    sources = []
+    for directory in (*directories, *brokers):
+        with _bar("verify", quiet=as_json) as bar, _Pool() as pool:
+            progress = bar or (lambda _: None)
+            sources.append(authenticate(directory, policies, progress=progress, run=pool.map))
+    names = [source.report.origin for source in sources if source.report.origin]
+    if len(set(names)) < len(names):
+        raise click.UsageError("one log was given twice; compare two copies of it with verify --known")
+    with _bar("replay", quiet=as_json) as bar:
+        answer = reconcile(sources, progress=bar or (lambda _: None))
+    return Answer(
+        code=Exit.CLEAN if answer.is_clean else Exit.FINDING,
+        text=_json_line(_reconciled_json(answer)) if as_json else _tell_reconciled(answer),
+    )
+
+
 def _hold_against(story: Story, ended: Report, before: Story) -> None:
     """What is wrong with the border between two epochs, and in the epoch that ended, added to the story."""
     if story.prior != ended.origin:
@@ -355,6 +391,37 @@ def _when(ts_us: int | None) -> str:
     return moment.isoformat(timespec="milliseconds") + "Z"
 
 
+def _reconciled_json(answer: Reconciled) -> dict[str, Any]:
+    return {
+        "clean": answer.is_clean,
+        "logs": [
+            _report_json(source.directory, source.report)
+            | {
+                "verdicts": source.verdicts,
+                "oddities": [
+                    {"verdict": oddity.label, "index": oddity.index, "detail": oddity.detail}
+                    for oddity in source.oddities
+                ],
+                "held_against_others": source.details,
+            }
+            for source in answer.sources
+        ],
+        "messages": [
+            {
+                "id": each.id,
+                "sender": each.sender,
+                "receiver": each.receiver,
+                "verdict": each.fate.value,
+                "finding": each.is_finding,
+                "detail": each.detail,
+            }
+            for each in answer.judgements
+        ],
+        "counts": dict(sorted(answer.fates.items())),
+        "cannot_be_told": answer.untold,
+    }
+
+
 def _report_json(directory: str, report: Report) -> dict[str, Any]:
     return {
         "directory": directory,
@@ -419,6 +486,39 @@ def _tell(directory: str, report: Report, story: Story | None = None) -> str:
             _show_story(console, story)
         _show_report(console, directory, report, story)
     return told.get()
+
+
+def _tell_reconciled(answer: Reconciled) -> str:
+    """Each log, then the messages, findings first, then what cannot be told."""
+    console = Console(file=io.StringIO(), force_terminal=sys.stdout.isatty(), highlight=False)
+    with console.capture() as told:
+        for source in answer.sources:
+            _show_source(console, source)
+        judged = sorted(answer.judgements, key=lambda each: not each.is_finding)
+        for each in judged[:STEPS_SHOWN]:
+            _show_judgement(console, each)
+        if len(judged) > STEPS_SHOWN:
+            console.print(f"({len(judged) - STEPS_SHOWN} more messages not shown; --json has all)")
+        counts = (f"{count} {fate}" for fate, count in sorted(answer.fates.items()))
+        console.print(f"\nmessages     {', '.join(counts) or 'none'}", soft_wrap=True)
+        for words in answer.untold:
+            console.print(f"not told     {escape(words)}", soft_wrap=True)
+        console.print(f"[bold]{'no finding' if answer.is_clean else 'FINDINGS'}[/bold]")
+    return told.get()
+
+
+def _show_source(console: Console, source: Source) -> None:
+    _show_report(console, source.directory, source.report, source.story)
+    for label, detail in zip(source.crossed, source.details, strict=True):
+        console.print(f"[bold]{label}[/bold]  {escape(detail)}", soft_wrap=True)
+    console.print()
+
+
+def _show_judgement(console: Console, each: Judgement) -> None:
+    way = f"{each.sender or 'nobody here'} to {each.receiver or 'an office not here'}"
+    console.print(f"{each.id[:16]}  [bold]{each.fate.value}[/bold]  {escape(way)}", soft_wrap=True)
+    if each.detail:
+        console.print(f"    {escape(each.detail)}", soft_wrap=True)
 
 
 def _show_report(console: Console, directory: str, report: Report, story: Story | None) -> None:

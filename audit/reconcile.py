@@ -1,0 +1,696 @@
+"""Several logs held against each other: what two offices and their broker say of the same messages.
+
+Spec: docs/auditing.md#reconcile. Each log is verified and replayed by itself first. Then:
+
+1. Every (size, root) that one log names of another, or of its own past, must be a prefix of that log.
+2. A message of one office is joined with what another received by its message id; pair sequence and header
+   hash must agree: the header names its instance, while ``msg.seal`` names the one that stands when a message
+   is sealed again, which after a reset is another. It was altered only if what was received is in no set of
+   sealed envelopes.
+3. The broker's entries are joined through the set of envelopes that the sender's ``msg.seal`` name. What
+   went by stick has none there.
+4. Each clock is held against the others', raw and with its own declared steps taken back.
+
+One rule: that something is missing counts only when the log that should have it goes on well beyond, and
+has declared no loss. Memory grows with messages and envelopes, not with entries.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from itertools import islice
+from typing import Any, Final
+
+from audit.entry import glance_untrusted
+from audit.fsck import Mapper, Progress, Report, Verdict, verify
+from audit.policy import Policy
+from audit.reader import PublishedLog
+from audit.replay import Oddity, Story, read_entries, replay
+from audit.tree import Frontier, leaf_hash
+from keys.errors import MalformedInput
+
+Entry = dict[str, Any]
+
+LEEWAY_US: Final = 600_000_000
+"""Copies of logs are not taken in one moment, and clocks differ: ten minutes either way prove nothing."""
+
+
+class Fate(Enum):
+    """One verdict on one message. FAULTS are the findings among them."""
+
+    CONSISTENT = "CONSISTENT"
+    IN_FLIGHT = "IN-FLIGHT"
+    EXPIRED_DECLARED = "EXPIRED-DECLARED"
+    NEVER_REACHED_BROKER = "NEVER-REACHED-BROKER"
+    DUPLICATE_BLOCKED = "DUPLICATE-BLOCKED"
+    REORDERED = "REORDERED"
+    LOST_DECLARED = "DECLARED-LOSS"
+    HELD_OR_DROPPED = "HELD-OR-DROPPED-AT-BROKER"
+    LOST_IN_DELIVERY = "LOST-IN-DELIVERY"
+    BROKER_OMISSION = "BROKER-OMISSION-PROVEN"
+    RECEIVER_OMISSION = "RECEIVER-OMISSION-PROVEN"
+    ALTERED = "ALTERED-IN-TRANSIT"
+    DUPLICATE_ACCEPTED = "DUPLICATE-ACCEPTED"
+    UNSOLICITED = "UNSOLICITED"
+    BACKDATED = "BACKDATED"
+    POSTDATED = "POSTDATED"
+    TIME_CONFLICT = "TIME-CONFLICT"
+
+
+FAULTS: Final = frozenset(Fate) - {
+    Fate.CONSISTENT,
+    Fate.IN_FLIGHT,
+    Fate.EXPIRED_DECLARED,
+    Fate.NEVER_REACHED_BROKER,
+    Fate.DUPLICATE_BLOCKED,
+    Fate.REORDERED,
+    Fate.LOST_DECLARED,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What the logs together say of one message, or of one envelope that belongs to none."""
+
+    id: str
+    sender: str
+    """Office, as its log's origin without the epoch; empty if no log given sealed it."""
+    receiver: str
+    fate: Fate
+    detail: str
+
+    @property
+    def is_finding(self) -> bool:
+        """Whether somebody has something to explain."""
+        return self.fate in FAULTS
+
+
+@dataclass(slots=True, kw_only=True)
+class Source:
+    """One log under audit, authenticated and replayed."""
+
+    directory: str
+    report: Report
+    story: Story
+    crossed: list[str] = field(default_factory=list)
+    """``FORKED``, ``TRUNCATED``: found by what other logs hold."""
+    details: list[str] = field(default_factory=list)
+
+    @property
+    def is_broker(self) -> bool:
+        """By its origin."""
+        return self.report.origin.split("/")[1:2] == ["broker"]
+
+    @property
+    def office(self) -> str:
+        """The origin without its epoch: logs before and after a restore are one office's."""
+        return self.report.origin.rpartition("/log")[0]
+
+    @property
+    def oddities(self) -> list[Oddity]:
+        """What its replay found."""
+        return self.story.oddities
+
+    @property
+    def verdicts(self) -> list[str]:
+        """Distinct findings, or VERIFIED."""
+        alone = [label for label in self.report.verdicts if label != Verdict.VERIFIED.value]
+        labels = [*alone, *(oddity.verdict for oddity in self.oddities), *self.crossed]
+        return list(dict.fromkeys(labels)) or [Verdict.VERIFIED.value]
+
+    @property
+    def is_clean(self) -> bool:
+        """No finding, alone or by what others hold."""
+        return self.verdicts == [Verdict.VERIFIED.value]
+
+
+@dataclass(slots=True, kw_only=True)
+class Reconciled:
+    """The whole answer."""
+
+    sources: list[Source]
+    judgements: list[Judgement] = field(default_factory=list)
+    untold: list[str] = field(default_factory=list)
+    """What cannot be told, and for want of what."""
+
+    @property
+    def is_clean(self) -> bool:
+        """No finding about any log or message."""
+        return all(source.is_clean for source in self.sources) and not any(
+            judgement.is_finding for judgement in self.judgements
+        )
+
+    @property
+    def fates(self) -> Counter[str]:
+        """How many messages met which fate."""
+        return Counter(judgement.fate.value for judgement in self.judgements)
+
+
+def authenticate(
+    directory: str, policies: Sequence[Policy], *, progress: Progress = lambda _: None, run: Mapper = map
+) -> Source:
+    """Verify a log under the first policy that knows its key, and replay it."""
+    log = PublishedLog(directory)
+    report = Report()
+    for policy in policies:
+        report = verify(log, policy, progress=progress, run=run)
+        if Verdict.UNKNOWN_KEY not in {finding.verdict for finding in report.findings}:
+            break
+    return Source(directory=directory, report=report, story=Story())
+
+
+def reconcile(sources: Sequence[Source], *, progress: Progress = lambda _: None) -> Reconciled:
+    """Hold logs against each other. Their entries are read twice: each alone, then all together."""
+    ordered = _by_epoch(sources)
+    stories: dict[str, Story] = {}
+    for source in ordered:
+        log = PublishedLog(source.directory)
+        size = source.report.size
+        before = stories.get(_prior_of(log, size))
+        source.story = replay(log, size, before=before, progress=progress)
+        stories[source.report.origin] = source.story
+    case = _Case(ordered)
+    for source in ordered:
+        case.read(source)
+    return case.close()
+
+
+def _prior_of(log: PublishedLog, size: int) -> str:
+    """The origin of the epoch that ended before this log began; empty for none."""
+    first = next(read_entries(log, size), b"{}")
+    try:
+        glance_untrusted(first)
+    except MalformedInput:
+        return ""
+    prior: str = json.loads(first).get("prior", "")
+    return prior
+
+
+def _by_epoch(sources: Iterable[Source]) -> list[Source]:
+    def key(source: Source) -> tuple[str, int]:
+        epoch = source.report.origin.rpartition("/log")[2]
+        return source.office, int(epoch) if epoch.isdecimal() else 0
+
+    return sorted(sources, key=key)
+
+
+@dataclass(slots=True)
+class _Moment:
+    """A time by one clock: as written, and with the steps that its log declared taken back."""
+
+    raw: int
+    steady: int
+
+    def is_after(self, us: int) -> bool:
+        """Later than leeway and declared steps allow."""
+        return min(self.raw, self.steady) > us + LEEWAY_US
+
+    def is_before(self, us: int) -> bool:
+        return max(self.raw, self.steady) < us - LEEWAY_US
+
+
+@dataclass(slots=True)
+class _Seal:
+    env: str
+    hh: str
+    ps: int
+    via: str
+    at: _Moment
+
+
+@dataclass(slots=True)
+class _Custody:
+    env: str
+    origin: str
+    index: int
+    at_us: int
+    written: _Moment
+
+
+@dataclass(slots=True)
+class _Sent:
+    office: str
+    id: str
+    peer: str
+    at_us: int = 0
+    seals: list[_Seal] = field(default_factory=list)
+    custody: list[_Custody] = field(default_factory=list)
+    receipt: str = ""
+    is_over: bool = False
+
+
+@dataclass(slots=True)
+class _Arrival:
+    office: str
+    log: str
+    index: int
+    env: str
+    verdict: str
+    msg: str
+    peer: str
+    hh: str
+    inst: str
+    ps: int
+    at: _Moment
+    is_late: bool = False
+    """Whether one that was sealed later had been taken in before."""
+
+
+@dataclass(slots=True)
+class _Kept:
+    """One envelope at one broker."""
+
+    broker: str
+    box: str
+    indices: list[int]
+    in_us: int
+    steady_in_us: int
+    out_us: int = 0
+    ack_us: int = 0
+    end: str = ""
+
+
+@dataclass(slots=True)
+class _Named:
+    by: str
+    origin: str
+    size: int
+    root: str
+
+
+class _Case:
+    """Everything the logs say, gathered; ``close`` judges."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = list(sources)
+        self._sent: dict[tuple[str, str, str], _Sent] = {}
+        self._by_message: dict[tuple[str, str], list[_Sent]] = {}
+        self._sealed: dict[str, _Sent] = {}
+        self._arrivals: dict[str, list[_Arrival]] = {}
+        self._junk: list[_Arrival] = []
+        self._arrived: dict[str, list[_Arrival]] = {}
+        self._kept: dict[str, list[_Kept]] = {}
+        self._fetched: dict[tuple[str, str], int] = {}
+        """(broker, mailbox) -> when the newest envelope that was ever fetched from it had come in."""
+        self._peers: dict[tuple[str, str], str] = {}
+        self._named: list[_Named] = []
+        self._until: dict[str, int] = {}
+        self._losses: set[str] = set()
+        self._reached: dict[tuple[str, str], int] = {}
+        """(log, instance) -> highest pair sequence taken in so far."""
+        self._now_us = 0
+
+    def read(self, source: Source) -> None:
+        """Take in every entry of one log."""
+        shift = 0
+        take: dict[str, Callable[[Source, int, Entry, _Moment], None]] = {
+            "pair.ok": self._paired,
+            "msg.submit": self._submitted,
+            "msg.seal": self._seal,
+            "msg.custody": self._held,
+            "msg.receipt": self._receipt,
+            "msg.expired": self._over,
+            "msg.cancel": self._over,
+            "msg.recv": self._received,
+            "bk.in": self._came,
+            "bk.out": self._went,
+            "bk.ack": self._went,
+            "bk.expire": self._went,
+            "bk.drop": self._went,
+            "wit.cosigned": self._cosigned,
+            "backup.made": self._own_past,
+            "backup.restore": self._restored,
+        }
+        for index, data in enumerate(read_entries(PublishedLog(source.directory), source.report.size)):
+            try:
+                glance_untrusted(data)
+            except MalformedInput:
+                continue  # fsck has found it
+            entry = json.loads(data)
+            if entry["t"] == "clk.step":
+                shift += entry["to"] - entry["from"]
+            elif (taker := take.get(entry["t"])) is not None:
+                taker(source, index, entry, _Moment(entry["ts"], entry["ts"] - shift))
+            self._until[source.office] = max(self._until.get(source.office, 0), entry["ts"] - shift)
+        self._now_us = max(self._now_us, self._until.get(source.office, 0))
+
+    # --- one entry each -------------------------------------------------------------------------------------
+
+    def _paired(self, source: Source, _: int, entry: Entry, __: _Moment) -> None:
+        if "origin" in entry:
+            self._peers[source.office, entry["peer"]] = entry["origin"].rpartition("/log")[0]
+
+    def _message(self, source: Source, entry: Entry) -> _Sent | None:
+        """The message that an entry of its sender speaks of."""
+        sealed = self._sealed.get(entry.get("env", ""))
+        if sealed is not None and sealed.office == source.office:  # another office may name it, and lie
+            return sealed
+        known = self._by_message.get((source.office, entry["msg"]), [])
+        for sent in known:
+            if entry.get("peer", sent.peer) == sent.peer:
+                return sent
+        return None
+
+    def _begin(self, source: Source, entry: Entry, at: _Moment) -> _Sent:
+        key = (source.office, entry["msg"], entry.get("peer", ""))
+        sent = self._sent.get(key)
+        if sent is None:
+            sent = self._sent[key] = _Sent(
+                source.office, entry["msg"], entry.get("peer", ""), at_us=at.steady
+            )
+            self._by_message.setdefault(key[:2], []).append(sent)
+        return sent
+
+    def _submitted(self, source: Source, _: int, entry: Entry, at: _Moment) -> None:
+        self._begin(source, entry, at)
+
+    def _seal(self, source: Source, _: int, entry: Entry, at: _Moment) -> None:
+        sent = self._begin(source, entry, at)
+        sent.seals.append(_Seal(entry["env"], entry["hh"], entry["ps"], entry["via"], at))
+        self._sealed.setdefault(entry["env"], sent)
+
+    def _held(self, source: Source, _: int, entry: Entry, at: _Moment) -> None:
+        if (sent := self._message(source, entry)) is not None:
+            sent.custody.append(_Custody(entry["env"], entry["origin"], entry["idx"], entry["at"] * 1000, at))
+
+    def _receipt(self, source: Source, _: int, entry: Entry, __: _Moment) -> None:
+        if (sent := self._message(source, entry)) is not None:
+            sent.receipt = sent.receipt or entry["step"]
+
+    def _over(self, source: Source, _: int, entry: Entry, __: _Moment) -> None:
+        for sent in self._by_message.get((source.office, entry["msg"]), []):
+            sent.is_over = True
+
+    def _received(self, source: Source, index: int, entry: Entry, at: _Moment) -> None:
+        arrival = _Arrival(
+            source.office,
+            source.report.origin,
+            index,
+            entry["env"],
+            entry["verdict"],
+            entry.get("msg", ""),
+            entry.get("peer", ""),
+            entry.get("hh", ""),
+            entry.get("inst", ""),
+            entry.get("ps", 0),
+            at,
+        )
+        self._arrived.setdefault(arrival.env, []).append(arrival)
+        if arrival.verdict == "ok":
+            key = (arrival.log, arrival.inst)
+            arrival.is_late = self._reached.get(key, 0) > arrival.ps
+            self._reached[key] = max(self._reached.get(key, 0), arrival.ps)
+        if arrival.msg:
+            self._arrivals.setdefault(arrival.msg, []).append(arrival)
+        elif arrival.verdict == "badsig":
+            self._junk.append(arrival)
+
+    def _came(self, source: Source, index: int, entry: Entry, at: _Moment) -> None:
+        kept = self._kept.setdefault(entry["env"], [])
+        for each in kept:
+            if (each.broker, each.box) == (source.office, entry["box"]):
+                each.indices.append(index)
+                return
+        kept.append(_Kept(source.office, entry["box"], [index], at.raw, at.steady))
+
+    def _went(self, source: Source, _: int, entry: Entry, at: _Moment) -> None:
+        for each in self._kept.get(entry["env"], ()):
+            if (each.broker, each.box) != (source.office, entry["box"]):
+                continue
+            if entry["t"] == "bk.out":
+                each.out_us = each.out_us or at.raw
+            elif entry["t"] == "bk.ack":
+                each.ack_us = each.ack_us or max(at.raw, at.steady)
+            else:
+                each.end = entry["t"]
+                continue
+            key = (each.broker, each.box)
+            self._fetched[key] = max(self._fetched.get(key, 0), each.in_us)
+
+    def _cosigned(self, source: Source, _: int, entry: Entry, __: _Moment) -> None:
+        self._named.append(_Named(source.report.origin, entry["origin"], entry["size"], entry["root"]))
+
+    def _own_past(self, source: Source, _: int, entry: Entry, __: _Moment) -> None:
+        origin = source.report.origin
+        self._named.append(_Named(origin, origin, entry["size"], entry["root"]))
+
+    def _restored(self, source: Source, _: int, entry: Entry, __: _Moment) -> None:
+        self._losses.add(source.office)
+        if source.story.prior is not None:
+            self._named.append(_Named(source.report.origin, source.story.prior, entry["size"], entry["root"]))
+
+    # --- judging --------------------------------------------------------------------------------------------
+
+    def close(self) -> Reconciled:
+        """Every verdict."""
+        answer = Reconciled(sources=self._sources)
+        for source in self._sources:
+            _hold_roots(source, [named for named in self._named if named.origin == source.report.origin])
+        self._hold_witnesses()
+        # A log that nobody authenticated has no origin, and says nothing.
+        offices = {source.office for source in self._sources if source.office and not source.is_broker}
+        brokers = {source.office for source in self._sources if source.is_broker}
+        for sent in self._sent.values():
+            receiver = self._peers.get((sent.office, sent.peer), "")
+            fate, detail = self._judge(sent, receiver, offices, brokers)
+            answer.judgements.append(
+                Judgement(id=sent.id, sender=sent.office, receiver=receiver, fate=fate, detail=detail)
+            )
+        answer.judgements += self._judge_strangers(offices, brokers)
+        answer.untold = _untold(self._sources, offices, brokers, self._peers)
+        return answer
+
+    def _hold_witnesses(self) -> None:
+        """A witness that cosigned two roots of one size is no witness."""
+        seen: dict[tuple[str, str, int], str] = {}
+        for named in self._named:
+            if seen.setdefault((named.by, named.origin, named.size), named.root) != named.root:
+                for source in self._sources:
+                    if source.report.origin == named.by:
+                        source.crossed.append(Verdict.FORKED.value)
+                        source.details.append(
+                            f"it cosigned two roots of {named.origin} at {named.size} entries"
+                        )
+
+    def _judge(self, sent: _Sent, receiver: str, offices: set[str], brokers: set[str]) -> tuple[Fate, str]:
+        arrivals = [
+            arrival
+            for arrival in self._arrivals.get(sent.id, ())
+            if arrival.office != sent.office and receiver in ("", arrival.office)
+        ]
+        omitted = self._omitted(sent, brokers)
+        if omitted is not None:
+            return Fate.BROKER_OMISSION, omitted
+        if (altered := _altered(sent, arrivals)) is not None:
+            return Fate.ALTERED, altered
+        sealed = {seal.env for seal in sent.seals}
+        if strange := [arrival.env for arrival in arrivals if arrival.env not in sealed]:
+            if sent.office in self._losses:
+                return Fate.LOST_DECLARED, "the sender declares a loss; what it sealed before may be gone"
+            return (
+                Fate.ALTERED,
+                f"received as envelope {strange[0][:16]}, which no msg.seal of this message names",
+            )
+        accepted = Counter((a.log, a.inst, a.ps) for a in arrivals if a.verdict == "ok")
+        if any(count > 1 for count in accepted.values()):
+            return Fate.DUPLICATE_ACCEPTED, "the receiver's log took it in twice"
+        if (late := self._judge_times(sent, arrivals)) is not None:
+            return late
+        blocked = [a for seal in sent.seals for a in self._arrived.get(seal.env, ()) if a.verdict == "dup"]
+        if any(a.verdict in ("ok", "stale", "refused") for a in arrivals):
+            if blocked:
+                return (
+                    Fate.DUPLICATE_BLOCKED,
+                    f"a further copy came {len(blocked)} times and was not taken in",
+                )
+            if any(a.is_late for a in arrivals):
+                return Fate.REORDERED, "one that was sealed later was taken in first"
+            return Fate.CONSISTENT, ""
+        if receiver not in offices:
+            return self._judge_unseen(sent, brokers, "the receiver's log is not here")
+        if receiver in self._losses:
+            return Fate.LOST_DECLARED, "the receiver declares a loss; what it had before may be gone"
+        return self._judge_missing(sent, receiver, brokers)
+
+    def _omitted(self, sent: _Sent, brokers: set[str]) -> str | None:
+        """A custody note names a place in a broker's log where the envelope is not."""
+        for custody in sent.custody:
+            broker = custody.origin.rpartition("/log")[0]
+            source = next((each for each in self._sources if each.report.origin == custody.origin), None)
+            if broker not in brokers or source is None:
+                continue
+            places = [index for kept in self._kept.get(custody.env, ()) for index in kept.indices]
+            if custody.index in places:
+                continue
+            if custody.index >= source.report.size and self._is_recent(custody.at_us):
+                continue  # newer than the copy of the broker's log
+            return (
+                f"the sender names a custody note for entry {custody.index} of {custody.origin}, where this"
+                " envelope is not: the note is the proof"
+            )
+        return None
+
+    def _judge_times(self, sent: _Sent, arrivals: list[_Arrival]) -> tuple[Fate, str] | None:
+        for custody in sent.custody:
+            # The broker's clock may have been set as well: what it declared is taken back on its side too.
+            here = [each.steady_in_us for each in self._kept.get(custody.env, ())]
+            if custody.written.is_before(min([custody.at_us, *here])):
+                return Fate.BACKDATED, "the sender noted the broker's custody before the broker had it"
+        noted = {custody.env: custody.at_us for custody in sent.custody}
+        for seal in sent.seals:
+            kept = self._kept.get(seal.env, ())
+            came = min((each.in_us for each in kept), default=noted.get(seal.env))
+            latest = max([came or 0, *(each.steady_in_us for each in kept)])
+            earliest = min([came or 0, *(each.steady_in_us for each in kept)])
+            if came is not None and seal.at.is_after(latest):
+                return Fate.POSTDATED, "the sender sealed it after the broker had it"
+            gone = max((each.ack_us for each in kept), default=0)
+            for arrival in arrivals:
+                if arrival.env != seal.env or arrival.verdict == "dup":
+                    continue
+                if came is not None and arrival.at.is_before(earliest):
+                    return Fate.BACKDATED, "the receiver took it in before the broker had it"
+                if gone and arrival.at.is_after(gone):
+                    return Fate.POSTDATED, "the receiver took it in after it had deleted it at the broker"
+                if came is None and arrival.at.is_before(min(seal.at.raw, seal.at.steady)):
+                    return Fate.TIME_CONFLICT, "received before it was sealed: one of two clocks is wrong"
+        return None
+
+    def _judge_missing(self, sent: _Sent, receiver: str, brokers: set[str]) -> tuple[Fate, str]:
+        """Nothing at the receiver, whose log is here and declares no loss."""
+        if any(self._arrived.get(seal.env) for seal in sent.seals):
+            return Fate.IN_FLIGHT, "it came, and the receiver could not open it yet"
+        if self._until.get(receiver, 0) + LEEWAY_US < self._now_us and self._is_recent(sent.at_us):
+            return Fate.IN_FLIGHT, "the receiver's log ends earlier"
+        kept = [each for seal in sent.seals for each in self._kept.get(seal.env, ())]
+        if sent.receipt and not self._is_recent(sent.at_us):
+            return (
+                Fate.RECEIVER_OMISSION,
+                f"the sender names a receipt ({sent.receipt}) that the receiver signed: it is the proof",
+            )
+        for each in kept:
+            if each.ack_us and not self._is_recent(each.ack_us):
+                return (
+                    Fate.RECEIVER_OMISSION,
+                    "it was deleted at the broker by its recipient, whose log has none of it",
+                )
+        for each in kept:
+            passed_by = self._fetched.get((each.broker, each.box), 0) > each.in_us + LEEWAY_US
+            if each.end == "bk.drop" or (not each.end and not each.out_us and passed_by):
+                return (
+                    Fate.HELD_OR_DROPPED,
+                    "the broker took it in and did not hand it out, while later ones were fetched",
+                )
+            if each.out_us and passed_by and not each.end:
+                return Fate.LOST_IN_DELIVERY, "handed out by the broker, and not in the receiver's log"
+        return self._judge_unseen(sent, brokers, "the receiver has none of it yet")
+
+    def _judge_unseen(self, sent: _Sent, brokers: set[str], why: str) -> tuple[Fate, str]:
+        kept = any(self._kept.get(seal.env) for seal in sent.seals)
+        if sent.is_over:
+            return Fate.EXPIRED_DECLARED, "the sender says it is over"
+        if brokers and sent.seals and not kept and not any(seal.via != "broker" for seal in sent.seals):
+            return Fate.NEVER_REACHED_BROKER, "sealed, and at no broker whose log is here"
+        return Fate.IN_FLIGHT, why
+
+    def _judge_strangers(self, offices: set[str], brokers: set[str]) -> list[Judgement]:
+        """What was received and belongs to no message sent."""
+        found = []
+        truncated: dict[str, int] = {}
+        for msg, arrivals in self._arrivals.items():
+            for arrival in arrivals:
+                sender = self._peers.get((arrival.office, arrival.peer), "")
+                if arrival.verdict != "ok" or sender not in offices or (sender, msg) in self._by_message:
+                    continue
+                if sender in self._losses or self._is_recent(arrival.at.steady):
+                    continue
+                if self._until[sender] < arrival.at.steady:
+                    truncated[sender] = truncated.get(sender, 0) + 1
+                found.append(
+                    Judgement(
+                        id=msg,
+                        sender=sender,
+                        receiver=arrival.office,
+                        fate=Fate.UNSOLICITED,
+                        detail="received under the sender's signature, and the sender's log has none of it",
+                    )
+                )
+        for source in self._sources:
+            if source.office in truncated:
+                source.crossed.append(Verdict.TRUNCATED.value)
+                source.details.append(f"its peer received {truncated[source.office]} messages after its end")
+        for arrival in self._junk:
+            if brokers and arrival.env not in self._sealed and arrival.env not in self._kept:
+                found.append(
+                    Judgement(
+                        id=arrival.env,
+                        sender="",
+                        receiver=arrival.office,
+                        fate=Fate.ALTERED,
+                        detail="this envelope was sealed by nobody here and taken in by no broker here",
+                    )
+                )
+        return found
+
+    def _is_recent(self, us: int) -> bool:
+        """Too close to the end of all logs for anything missing to mean something."""
+        return us + LEEWAY_US > self._now_us
+
+
+def _altered(sent: _Sent, arrivals: list[_Arrival]) -> str | None:
+    by_env = {seal.env: seal for seal in sent.seals}
+    for arrival in arrivals:
+        seal = by_env.get(arrival.env)
+        if seal is not None and (seal.hh, seal.ps) != (arrival.hh, arrival.ps):
+            return "one envelope, and header hash or pair sequence differ between the two logs"
+    return None
+
+
+def _hold_roots(source: Source, named: list[_Named]) -> None:
+    """Everything said of this log's (size, root) anywhere must be a prefix of what is here."""
+    wanted: dict[int, list[_Named]] = {}
+    for each in named:
+        if each.size > source.report.size:
+            # A restored office may have lost more than its backup; a witness never signs what was not there.
+            source.crossed.append(Verdict.TRUNCATED.value)
+            source.details.append(f"{each.by} knows {each.size} entries, this copy has {source.report.size}")
+        else:
+            wanted.setdefault(each.size, []).append(each)
+    if not wanted:
+        return
+    frontier = Frontier()
+    sizes = set(wanted)
+    # All are asked for: a bundle is named by its width at the published size, and no other is there.
+    whole = read_entries(PublishedLog(source.directory), source.report.size)
+    for index, data in enumerate(islice(whole, max(sizes))):
+        frontier.append(leaf_hash(data))
+        if index + 1 not in sizes:
+            continue
+        root = frontier.root().hex()
+        for each in wanted[index + 1]:
+            if each.root != root:
+                source.crossed.append(Verdict.FORKED.value)
+                source.details.append(f"{each.by} knows another root for {each.size} entries")
+
+
+def _untold(
+    sources: Sequence[Source], offices: set[str], brokers: set[str], peers: dict[tuple[str, str], str]
+) -> list[str]:
+    told = []
+    if not brokers:
+        told.append(
+            "without the broker's log: where a message was lost (before the broker, at it, or after it),"
+            " and when it passed there"
+        )
+    missing = sorted({peer for (office, _), peer in peers.items() if office in offices} - offices)
+    told += [f"without the log of {peer}: what it received, and what it sent" for peer in missing]
+    for source in sources:
+        tail = source.report.size - (source.report.witnessed_size if source.report.cosigners else 0)
+        if tail:
+            told.append(
+                f"{source.report.origin}: nobody outside vouches for its last {tail} entries; that none"
+                " were cut before anybody saw them cannot be known"
+            )
+    return told

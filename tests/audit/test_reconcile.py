@@ -1,0 +1,442 @@
+"""Logs of real daemons held against each other: an honest history gives nothing, each forgery its verdict."""
+
+import asyncio
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from audit.__main__ import Exit
+from audit.entry import encode_entry
+from audit.note import NoteSigner
+from audit.policy import single_log_policy
+from audit.reconcile import Fate, Reconciled, authenticate, reconcile
+from tests.audit.logs import decoded_root, forge, read_entries
+from tests.audit.test_main import audit
+from tests.simulation.daemons import BrokerHost, OfficeHost, pair
+from tests.simulation.test_first_light import an_alert
+from tests.simulation.world import World
+
+HOUR_S = 3600
+HOUR_US = HOUR_S * 1_000_000
+REFERENCES = {"prev", "first", "in"}  # fields that name another entry of the same log
+Entry = dict[str, Any]
+Change = Callable[[list[Entry]], list[Entry]]
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """One published log and the key its owner signs with."""
+
+    directory: Path
+    signer: NoteSigner
+
+    def entries(self) -> list[Entry]:
+        size = int((self.directory / "checkpoint").read_bytes().split(b"\n")[1])
+        return [json.loads(data) for data in read_entries(self.directory, size)]
+
+    def rewritten(self, directory: Path, change: Change) -> "Party":
+        """What its cheating owner publishes instead: changed, numbered anew, signed with the real key."""
+        changed = change(self.entries())
+        moved = {entry["seq"]: seq for seq, entry in enumerate(changed)}
+        told: list[Entry] = [
+            {key: moved.get(value, value) if key in REFERENCES else value for key, value in entry.items()}
+            | {"seq": seq}
+            for seq, entry in enumerate(changed)
+        ]
+        encoded = [encode_entry(entry) for entry in told]
+        return Party(forge(directory, encoded, self.signer), self.signer)
+
+
+@dataclass(frozen=True, slots=True)
+class Logs:
+    sender: Party
+    receiver: Party
+    broker: Party
+
+    def judge(self, **others: Party | None) -> Reconciled:
+        parties = [others.get(name, getattr(self, name)) for name in ("sender", "receiver", "broker")]
+        there = [party for party in parties if party is not None]
+        policies = [single_log_policy(party.signer.log_key) for party in there]
+        return reconcile([authenticate(str(party.directory), policies) for party in there])
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Logs:
+    """Four alerts: a killed broker, restarts of both, a stick, a clock set ahead, hours offline."""
+    home = tmp_path_factory.mktemp("reconcile")
+    with World(seed=11, directory=home / "world") as world:
+        broker = BrokerHost(world)
+        here, there = OfficeHost(world, "Myitkyina", "MM"), OfficeHost(world, "Tengchong", "CN")
+
+        async def script() -> Logs:
+            await broker.make()
+            await here.make()
+            await there.make()
+            await pair(broker, here, there)
+            await here.send(an_alert("KA-1111"))
+            await asyncio.sleep(HOUR_S)
+            await here.log_in()
+            there.host.kill()
+            await here.send(an_alert("KA-2222"))
+            await asyncio.sleep(HOUR_S)
+            await there.restart()
+            broker.host.kill()
+            await here.log_in()
+            await here.send(an_alert("KA-3333"))
+            await asyncio.sleep(60)
+            await there.import_stick(await here.export_stick("Tengchong"))
+            await asyncio.sleep(HOUR_S)
+            here.host.kill()
+            await broker.restart()
+            await here.restart()
+            await asyncio.sleep(HOUR_S)
+            here.host.step_clock(2 * HOUR_S * 1000)
+            await asyncio.sleep(60)
+            await here.log_in()
+            await here.send(an_alert("KA-4444"))
+            await asyncio.sleep(HOUR_S)
+            await there.log_in()
+            for row in await there.inbox():
+                await there.open_alert(row.alert_id)
+            await asyncio.sleep(HOUR_S)
+            await here.log_in()
+            await asyncio.sleep(600)
+            assert here.node is not None
+            assert there.node is not None
+            assert broker.broker is not None
+            owners = {
+                "sender": (here.host, here.node.log),
+                "receiver": (there.host, there.node.log),
+                "broker": (broker.host, cast(Any, broker.broker)._log),
+            }
+            kept = {}
+            for name, (host, log) in owners.items():
+                (published,) = (path.parent for path in host.disk.rglob("log/checkpoint"))
+                shutil.copytree(published, home / name)
+                kept[name] = Party(home / name, cast(Any, log)._signer)
+            return Logs(**kept)
+
+        return world.run(script())
+
+
+def fates(answer: Reconciled) -> list[str]:
+    return [each.fate.value for each in answer.judgements]
+
+
+def labels(answer: Reconciled) -> set[str]:
+    return {label for source in answer.sources for label in source.verdicts} | set(fates(answer))
+
+
+def test_an_honest_history_gives_no_finding(logs: Logs) -> None:
+    """Kills, restarts, an absent broker, a stick and a clock set ahead explain themselves."""
+    answer = logs.judge()
+    assert answer.is_clean, labels(answer)
+    assert len(answer.judgements) > 8
+    assert set(fates(answer)) <= {"CONSISTENT", "DUPLICATE-BLOCKED", "REORDERED"}
+    assert "DUPLICATE-BLOCKED" in fates(answer), "the stick and the line brought one message twice"
+
+
+def test_two_logs_without_the_brokers_say_what_cannot_be_told(logs: Logs) -> None:
+    """No finding either, and the want is named."""
+    answer = logs.judge(broker=None)
+    assert answer.is_clean, labels(answer)
+    assert any("without the broker's log" in words for words in answer.untold)
+    alone = logs.judge(broker=None, receiver=None)
+    assert alone.is_clean, labels(alone)
+    assert set(fates(alone)) == {"IN-FLIGHT"}
+    assert any("what it received" in words for words in alone.untold)
+
+
+def first_alert(logs: Logs) -> tuple[str, str]:
+    """Message and envelope of the first alert, which one sealing brought over."""
+    entry = next(entry for entry in logs.sender.entries() if entry["t"] == "msg.seal")
+    return entry["msg"], entry["env"]
+
+
+def fate_of(answer: Reconciled, msg: str) -> list[Fate]:
+    return [each.fate for each in answer.judgements if each.id == msg]
+
+
+def without(*drop: Callable[[Entry], bool]) -> Change:
+    return lambda entries: [entry for entry in entries if not any(each(entry) for each in drop)]
+
+
+def shifted(us: int, where: Callable[[Entry], bool] = lambda _: True) -> Change:
+    def change(entries: list[Entry]) -> list[Entry]:
+        for entry in entries:
+            if where(entry):
+                entry["ts"] += us
+                if entry["t"] == "clk.step":
+                    entry |= {"from": entry["from"] + us, "to": entry["to"] + us}
+        return entries
+
+    return change
+
+
+def witnessed(logs: Logs, home: Path, *, root: bytes | None = None) -> Party:
+    """The receiver's log with one more entry: it cosigned the sender's log as it is."""
+    size = len(logs.sender.entries())
+    root = root or decoded_root(logs.sender.directory)
+
+    def change(entries: list[Entry]) -> list[Entry]:
+        common = {key: entries[-1][key] for key in ("v", "bt", "mo", "ts", "z")}
+        fields = {"t": "wit.cosigned", "origin": logs.sender.signer.name, "size": size, "root": root.hex()}
+        return [*entries, common | fields | {"seq": len(entries)}]
+
+    return logs.receiver.rewritten(home, change)
+
+
+def swap_two(entries: list[Entry]) -> list[Entry]:
+    """Two that were written at one time: neither clock nor table shows it."""
+    at = next(
+        at for at, one in enumerate(entries) if one["t"] == "msg.recv" and one["ts"] == entries[at + 1]["ts"]
+    )
+    entries[at], entries[at + 1] = entries[at + 1], entries[at]
+    return entries
+
+
+def other_value(entries: list[Entry]) -> list[Entry]:
+    entries[-1]["z"] = "00" * 16
+    return entries
+
+
+REWRITINGS: dict[str, tuple[Change, str]] = {
+    "the witnessed tail cut": (lambda entries: entries[:-3], "TRUNCATED"),
+    "an entry rewritten": (other_value, "FORKED"),
+    "an entry removed": (
+        lambda entries: [*entries[:-2], entries[-1], entries[-1] | {"z": "00" * 16}],
+        "FORKED",
+    ),
+    "two swapped": (swap_two, "FORKED"),
+    "rolled back and continued": (
+        lambda entries: [*entries[:-5], *(entry | {"z": "11" * 16} for entry in entries[-5:]), entries[-1]],
+        "FORKED",
+    ),
+    "one inserted late": (
+        lambda entries: [*entries[:3], entries[2] | {"z": "22" * 16}, *entries[3:]],
+        "FORKED",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REWRITINGS)
+def test_a_witness_holds_what_was_rewritten(name: str, logs: Logs, tmp_path: Path) -> None:
+    """The receiver's log names (size, root) of the sender's: what its owner signs anew contradicts it."""
+    change, verdict = REWRITINGS[name]
+    receiver = witnessed(logs, tmp_path / "receiver")
+    assert logs.judge(receiver=receiver).is_clean
+    sender = logs.sender.rewritten(tmp_path / "sender", change)
+    assert verdict in labels(logs.judge(sender=sender, receiver=receiver))
+
+
+def test_a_witness_that_signs_two_roots_shows(logs: Logs, tmp_path: Path) -> None:
+    """Its own log contradicts itself, whether the other log is here or not."""
+    once = Logs(logs.sender, witnessed(logs, tmp_path / "once"), logs.broker)
+    twice = witnessed(once, tmp_path / "twice", root=b"\x01" * 32)
+    assert "FORKED" in labels(logs.judge(receiver=twice, sender=None))
+
+
+def test_a_tail_that_only_the_peer_saw_is_missed(logs: Logs, tmp_path: Path) -> None:
+    """Cut where nobody cosigned: what the receiver took in of it shows."""
+    msg = [entry for entry in logs.sender.entries() if entry["t"] == "msg.submit"][-1]["msg"]
+
+    def cut(entries: list[Entry]) -> list[Entry]:
+        return entries[: next(at for at, entry in enumerate(entries) if entry.get("msg") == msg)]
+
+    answer = logs.judge(sender=logs.sender.rewritten(tmp_path / "log", cut))
+    assert fate_of(answer, msg) == [Fate.UNSOLICITED]
+
+
+def test_a_tail_that_nobody_saw_is_said_to_be_unknowable(logs: Logs, tmp_path: Path) -> None:
+    """The residual case: no finding, and the output says so."""
+    answer = logs.judge(sender=logs.sender.rewritten(tmp_path / "log", lambda entries: entries[:-1]))
+    assert answer.is_clean
+    assert any("cannot be known" in words for words in answer.untold)
+
+
+def test_a_message_taken_out_of_the_senders_log(logs: Logs, tmp_path: Path) -> None:
+    """Removed, numbered anew, signed: the receiver has what nobody sent."""
+    msg, _ = first_alert(logs)
+    sender = logs.sender.rewritten(tmp_path / "log", without(lambda entry: entry.get("msg") == msg))
+    assert fate_of(logs.judge(sender=sender), msg) == [Fate.UNSOLICITED]
+
+
+def test_a_receiver_that_hides_a_message(logs: Logs, tmp_path: Path) -> None:
+    """It deleted it at the broker under its key and signed a receipt; either shows alone."""
+    msg, _ = first_alert(logs)
+    receiver = logs.receiver.rewritten(tmp_path / "receiver", without(lambda entry: entry.get("msg") == msg))
+    assert fate_of(logs.judge(receiver=receiver), msg) == [Fate.RECEIVER_OMISSION]
+    assert fate_of(logs.judge(receiver=receiver, broker=None), msg) == [Fate.RECEIVER_OMISSION]
+    no_receipt = without(lambda entry: entry["t"] == "msg.receipt" and entry["msg"] == msg)
+    sender = logs.sender.rewritten(tmp_path / "sender", no_receipt)
+    assert fate_of(logs.judge(receiver=receiver, sender=sender), msg) == [Fate.RECEIVER_OMISSION]
+
+
+def dropping(logs: Logs, home: Path, broken: Callable[[Entry], Entry]) -> tuple[Reconciled, str]:
+    """The first alert never came over; the broker's log is broken as given."""
+    msg, env = first_alert(logs)
+    sender = logs.sender.rewritten(
+        home / "sender", without(lambda entry: entry["t"] == "msg.receipt" and entry["msg"] == msg)
+    )
+    receiver = logs.receiver.rewritten(home / "receiver", without(lambda entry: entry.get("msg") == msg))
+    broker = logs.broker.rewritten(
+        home / "broker",
+        lambda entries: [broken(entry) if entry.get("env") == env else entry for entry in entries],
+    )
+    return logs.judge(sender=sender, receiver=receiver, broker=broker), msg
+
+
+def other_envelope(entry: Entry) -> Entry:
+    return entry | {"env": "ee" * 32}
+
+
+def test_a_broker_that_drops_after_custody(logs: Logs, tmp_path: Path) -> None:
+    """Taken in, never handed out, while later ones were."""
+    answer, msg = dropping(logs, tmp_path, lambda entry: entry if entry["t"] == "bk.in" else _a_part(entry))
+    assert fate_of(answer, msg) == [Fate.HELD_OR_DROPPED]
+
+
+def _a_part(entry: Entry) -> Entry:
+    """Another entry of the same broker in its place, so that no number moves."""
+    common = {key: entry[key] for key in ("v", "bt", "mo", "ts", "z", "seq", "box")}
+    return common | {"t": "bk.part", "step": "begun", "bytes": 1}
+
+
+def test_a_broker_that_hands_out_what_never_arrives(logs: Logs, tmp_path: Path) -> None:
+    """Fetched by its own word, deleted by nobody, and the receiver has none of it."""
+    answer, msg = dropping(logs, tmp_path, lambda entry: entry if entry["t"] != "bk.ack" else _a_part(entry))
+    assert fate_of(answer, msg) == [Fate.LOST_IN_DELIVERY]
+
+
+def test_a_broker_that_gives_custody_and_logs_nothing(logs: Logs, tmp_path: Path) -> None:
+    """The custody note names the place where it should stand."""
+    answer, msg = dropping(logs, tmp_path, other_envelope)
+    assert fate_of(answer, msg) == [Fate.BROKER_OMISSION]
+
+
+def test_a_sending_that_never_was(logs: Logs, tmp_path: Path) -> None:
+    """Sealed by its own word alone: the broker never had it. An office that was offline says the same."""
+
+    def claim(entries: list[Entry]) -> list[Entry]:
+        at = next(at for at, entry in enumerate(entries) if entry["t"] == "msg.seal")
+        made = [
+            entry | {"msg": "77" * 16, "z": "33" * 16} | ({"env": "dd" * 32} if "env" in entry else {})
+            for entry in entries[at - 1 : at + 1]
+        ]
+        return [*entries[: at + 1], *made, *entries[at + 1 :]]
+
+    answer = logs.judge(sender=logs.sender.rewritten(tmp_path / "log", claim))
+    assert fate_of(answer, "77" * 16) == [Fate.NEVER_REACHED_BROKER]
+
+
+@pytest.mark.parametrize("verdict", ["ok", "badsig"])
+def test_an_envelope_altered_on_the_way(logs: Logs, tmp_path: Path, verdict: str) -> None:
+    """What was received is in no set of sealed envelopes, whether it opened or not."""
+    msg, env = first_alert(logs)
+
+    def alter(entries: list[Entry]) -> list[Entry]:
+        for entry in entries:
+            if entry.get("env") == env:
+                entry |= {"env": "aa" * 32, "verdict": verdict}
+                if verdict == "badsig":
+                    for key in ("msg", "peer", "hh", "inst", "ps", "com", "alert"):
+                        entry.pop(key, None)
+        return entries
+
+    answer = logs.judge(receiver=logs.receiver.rewritten(tmp_path / "log", alter))
+    assert fate_of(answer, msg if verdict == "ok" else "aa" * 32) == [Fate.ALTERED]
+
+
+def test_a_second_acceptance(logs: Logs, tmp_path: Path) -> None:
+    """One delivery taken in twice."""
+    msg, _ = first_alert(logs)
+
+    def again(entries: list[Entry]) -> list[Entry]:
+        at = next(at for at, entry in enumerate(entries) if entry.get("msg") == msg)
+        return [*entries[: at + 1], entries[at] | {"z": "44" * 16}, *entries[at + 1 :]]
+
+    answer = logs.judge(receiver=logs.receiver.rewritten(tmp_path / "log", again))
+    assert fate_of(answer, msg) == [Fate.DUPLICATE_ACCEPTED]
+    assert "DUPLICATE-ACCEPTED" in {label for source in answer.sources for label in source.verdicts}
+
+
+def test_what_came_out_of_order_is_told(logs: Logs, tmp_path: Path) -> None:
+    """No finding: a line may do that. But it is seen."""
+    msg, _ = first_alert(logs)
+
+    def later(entries: list[Entry]) -> list[Entry]:
+        (first,) = [entry for entry in entries if entry.get("msg") == msg and entry["t"] == "msg.recv"]
+        rest = [entry for entry in entries if entry is not first]
+        at = next(
+            at for at, entry in enumerate(rest) if entry["t"] == "msg.recv" and entry["verdict"] == "ok"
+        )
+        return [*rest[: at + 1], first | {"ts": rest[at]["ts"]}, *rest[at + 1 :]]
+
+    answer = logs.judge(receiver=logs.receiver.rewritten(tmp_path / "log", later), broker=None)
+    assert fate_of(answer, msg) == [Fate.REORDERED]
+
+
+def test_times_that_other_clocks_contradict(logs: Logs, tmp_path: Path) -> None:
+    """Back-dated, behind and ahead, with nothing declared: the broker's times bound them."""
+    behind = logs.sender.rewritten(tmp_path / "behind", shifted(-24 * HOUR_US))
+    assert "BACKDATED" in fates(logs.judge(sender=behind))
+    assert "BACKDATED" in fates(logs.judge(sender=behind, broker=None)), "the custody notes say it too"
+    ahead = logs.sender.rewritten(tmp_path / "ahead", without(lambda entry: entry["t"] == "clk.step"))
+    assert "POSTDATED" in fates(logs.judge(sender=ahead)), "two hours ahead, and nobody says so"
+    late = logs.receiver.rewritten(tmp_path / "late", shifted(24 * HOUR_US))
+    assert "POSTDATED" in fates(logs.judge(receiver=late))
+    early = logs.receiver.rewritten(tmp_path / "early", shifted(-24 * HOUR_US))
+    assert "BACKDATED" in fates(logs.judge(receiver=early))
+
+
+def test_a_log_under_no_policy_says_nothing(logs: Logs) -> None:
+    """UNKNOWN-KEY, and nothing that it holds counts."""
+    sources = [
+        authenticate(str(party.directory), [single_log_policy(logs.sender.signer.log_key)])
+        for party in (logs.sender, logs.receiver)
+    ]
+    answer = reconcile(sources)
+    assert "UNKNOWN-KEY" in labels(answer)
+    assert set(fates(answer)) == {"IN-FLIGHT"}
+
+
+def command(logs: Logs, home: Path, *more: str) -> list[str]:
+    """``salween-audit reconcile`` over these logs, each under a policy file of its own."""
+    arguments = ["reconcile", str(logs.sender.directory), str(logs.receiver.directory)]
+    arguments += ["--broker", str(logs.broker.directory)]
+    for number, party in enumerate((logs.sender, logs.receiver, logs.broker)):
+        (home / f"policy{number}").write_bytes(single_log_policy(party.signer.log_key).encode())
+        arguments += ["--policy", str(home / f"policy{number}")]
+    return [*arguments, *more]
+
+
+def test_the_command_tells_people_and_scripts(logs: Logs, tmp_path: Path) -> None:
+    """Exit 0 and every message; the same in JSON; one log given twice is wrong usage."""
+    done = audit(*command(logs, tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "no finding"
+    assert first_alert(logs)[0][:16] in done.stdout
+    told = json.loads(audit(*command(logs, tmp_path, "--json")).stdout)
+    assert told["clean"]
+    assert {log["origin"] for log in told["logs"]} == {
+        party.signer.name for party in (logs.sender, logs.receiver, logs.broker)
+    }
+    assert sum(told["counts"].values()) == len(told["messages"])
+    twice = audit(*command(logs, tmp_path, str(logs.sender.directory)))
+    assert (twice.returncode, "given twice" in twice.stderr) == (Exit.USAGE, True)
+
+
+def test_the_command_ends_with_a_finding(logs: Logs, tmp_path: Path) -> None:
+    """Exit 1, the finding first, and what its proof would be."""
+    msg, _ = first_alert(logs)
+    receiver = logs.receiver.rewritten(tmp_path / "log", without(lambda entry: entry.get("msg") == msg))
+    done = audit(*command(Logs(logs.sender, receiver, logs.broker), tmp_path))
+    assert done.returncode == Exit.FINDING
+    listed = [line for line in done.stdout.splitlines() if " to salween/" in line]
+    assert "RECEIVER-OMISSION-PROVEN" in listed[0]
+    assert done.stdout.splitlines()[-1] == "FINDINGS"
