@@ -15,7 +15,7 @@ from audit.reconcile import Reconciled, authenticate, reconcile
 from tests.simulation.schedule import FAULTS, Schedule, disk_of, paired
 
 HONEST = tuple(fault for fault in FAULTS if fault not in ("trick", "rollback", "erase"))
-RESTORED = 7  # a seed in which an office comes back from a backup
+RESTORED = 20  # a seed in which an office comes back from a backup
 FIRST = int(os.environ.get("SALWEEN_RECONCILE_FIRST", "4"))
 COUNT = int(os.environ.get("SALWEEN_RECONCILE_COUNT", "1"))
 
