@@ -249,6 +249,7 @@ class Node:
         )
         self.sticks = Sticks(
             env,
+            self._directory,
             db,
             log,
             self.officers,

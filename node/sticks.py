@@ -10,6 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from audit.store import AuditLog
 from keys.errors import MalformedInput, PolicyRefused, Unavailable
@@ -54,6 +55,7 @@ class Sticks:
     def __init__(
         self,
         env: Env,
+        directory: Path,
         db: Database,
         audit_log: AuditLog,
         officers: Officers,
@@ -65,6 +67,7 @@ class Sticks:
         changed: Callable[[], None],
     ) -> None:
         self._env = env
+        self._directory = directory
         self._db = db
         self._log = audit_log
         self._officers = officers
@@ -125,7 +128,8 @@ class Sticks:
     async def export(self, session: Session, peer_id: bytes, path: str, *, force: bool) -> StickOut:
         """Write the file of ``pack``; nothing is marked when that fails, and the node goes on.
 
-        PolicyRefused also ``stick_exists``, ``stick_unwritable``; Unavailable ``stick_full``.
+        PolicyRefused also ``stick_exists``, ``stick_in_node``, ``stick_unwritable``; Unavailable
+        ``stick_full``.
         """
         _check_role(session)
         await self._env.run_blocking(self._check_place, path, force)
@@ -145,6 +149,10 @@ class Sticks:
         return packed.out
 
     def _check_place(self, path: str, force: bool) -> None:
+        if self._env.files.is_within(path, self._directory):
+            raise PolicyRefused(
+                "stick_in_node", f"{path} is among the files of this node, which no stick may replace."
+            )
         if not self._env.files.exists(path):
             return
         if not force:
@@ -186,19 +194,21 @@ class Sticks:
         broken_off = False
         waiting: list[bytes] = []
         size = 0
-        try:
-            async for piece in pieces:
-                size += len(piece)
-                waiting += reader.feed(piece)
-                while len(waiting) >= BATCH_ENVELOPES:
-                    counts.update(await self._take_in(waiting[:BATCH_ENVELOPES], via))
-                    del waiting[:BATCH_ENVELOPES]
-                if size > FILE_BYTES_MAX:
-                    break
-        except (OSError, DiskFailed) as failed:
-            # A stick that was pulled out: not the disk this node lives on.
-            log.warning("stick_broken_off", code=getattr(failed, "code", "os_error"))
-            broken_off = True
+        while size <= FILE_BYTES_MAX:
+            try:
+                piece = await anext(pieces, b"")
+            except (OSError, DiskFailed) as failed:
+                # A stick that was pulled out. The disk this node lives on fails below, uncaught.
+                log.warning("stick_broken_off", code=getattr(failed, "code", "os_error"))
+                broken_off = True
+                break
+            if not piece:
+                break
+            size += len(piece)
+            waiting += reader.feed(piece)
+            while len(waiting) >= BATCH_ENVELOPES:
+                counts.update(await self._take_in(waiting[:BATCH_ENVELOPES], via))
+                del waiting[:BATCH_ENVELOPES]
         counts.update(await self._take_in(waiting, via))
         if broken_off and reader.count is None:
             raise Unavailable("stick_unreadable", "Nothing could be read. Put the stick in again.")

@@ -112,6 +112,10 @@ class Files(Protocol):
         """Whether an ordinary file stands there, and not a link to one."""
         ...
 
+    def is_within(self, path: AnyPath, directory: AnyPath) -> bool:
+        """Whether what would be written to ``path`` is in ``directory``, links on the way followed."""
+        ...
+
     def listdir(self, path: AnyPath) -> list[str]:
         """Names in a directory, sorted."""
         ...
@@ -603,6 +607,14 @@ class RealFiles:
         """See Files."""
         native = self.native_path(path)
         return os.path.lexists(native) and _is_regular(os.lstat(native))
+
+    def is_within(self, path: AnyPath, directory: AnyPath) -> bool:
+        """See Files."""
+        parent, home = (
+            os.path.realpath(native)
+            for native in (os.path.dirname(self.native_path(path)), self.native_path(directory))
+        )
+        return os.path.commonpath((parent, home)) == home
 
     def listdir(self, path: AnyPath) -> list[str]:
         """See Files."""

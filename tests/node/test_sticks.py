@@ -512,3 +512,52 @@ def test_a_file_that_is_there_is_not_overwritten_unless_asked(tmp_path: Path) ->
             await run(here, "export", to="Tengchong BLO", file="/no/such/folder")
 
     play(tmp_path, script)
+
+
+def test_no_stick_is_written_over_the_files_of_the_node(tmp_path: Path) -> None:
+    """With --force neither the database nor a new file beside it, and not by way of a link."""
+
+    async def script(offices: Offices) -> None:
+        await settled(offices)
+        here = offices.here
+        await send(here, "KA-1")
+        root = Path(here.host.disk)
+        sticks = node_of(here).sticks
+        home = str(sticks._directory)
+        inside = Path(sticks._env.files.native_path(home))
+        (root / "way").symlink_to(inside)
+        before = {path.name: path.stat().st_ino for path in inside.iterdir()}
+        for place in (
+            *(f"{home}/{name}" for name in before),
+            f"{home}/new",
+            f"{home}/../{home}/new",
+            "/way/new",
+        ):
+            with pytest.raises(PolicyRefused, match="stick_in_node"):
+                await run(here, "export", to="Tengchong BLO", file=place, force=True)
+        assert {path.name: path.stat().st_ino for path in inside.iterdir()} == before
+        assert await entries(here, "stick.out") == []
+
+    play(tmp_path, script)
+
+
+def test_a_failing_disk_of_the_node_is_not_taken_for_a_bad_stick(tmp_path: Path) -> None:
+    """What the inbox cannot keep is an end of the node, not a file to put in again."""
+
+    async def script(offices: Offices) -> None:
+        stick = await _a_stick(offices)
+        sticks = node_of(offices.there).sticks
+        tries = 0
+
+        async def fail(*_: Any) -> Any:
+            nonlocal tries
+            tries += 1
+            raise DiskFailed("disk_full", "no space left to write node.db")
+
+        cast(Any, sticks)._take_in = fail
+        copies = encode_stick(StickReader().feed(stick)[-1:] * 40)
+        with pytest.raises(DiskFailed):
+            await offices.there.import_stick(copies)
+        assert tries == 1
+
+    play(tmp_path, script)

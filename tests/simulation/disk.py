@@ -337,6 +337,11 @@ class SimulatedFiles:
         """See Files."""
         return self.disk.find(self.native_path(path)) is not None
 
+    def is_within(self, path: AnyPath, directory: AnyPath) -> bool:
+        """See Files; this disk has no links."""
+        home = self.native_path(directory)
+        return os.path.commonpath((self.native_path(path), home)) == home
+
     def listdir(self, path: AnyPath) -> list[str]:
         """See Files."""
         if not self.is_dir(path):
