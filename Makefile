@@ -8,6 +8,7 @@
 #   make simulate-keys   40 pairs over 90 days: what a thief of an office's keys could still open
 #   make simulate  play one schedule of faults over the real daemons: SEED=7
 #   make simulate-several  one with five offices and alerts to some of them: SEED=7
+#   make simulate-week   seven days between two regions: what brokers' disks and the lines then hold
 #   make simulate-300  300 new ones; make simulate-mistakes finds every mistake planted on purpose
 #   make reconcile-schedules  1000 whose published logs, held against each other, must give no finding
 #   make bench     measurements; `make -s bench` prints JSON lines and nothing else on standard output
@@ -24,8 +25,8 @@ PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install check test demo kills simulate simulate-300 reconcile-schedules simulate-several simulate-mistakes simulate-keys bench lock \
-  clean debian opener opener-lock
+.PHONY: help install check test demo kills simulate simulate-week simulate-300 reconcile-schedules \
+  simulate-several simulate-mistakes simulate-keys bench lock clean debian opener opener-lock
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -85,6 +86,9 @@ simulate-keys: install
 
 simulate: install
 	@PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation.campaign $(SEED)
+
+simulate-week: install
+	@SALWEEN_DAYS=7 $(BIN)/python -m pytest -q -n 0 tests/simulation/test_metadata.py
 
 simulate-300: install
 	@PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation.campaign --new 300
