@@ -499,10 +499,20 @@ class Alerts:
         and as Photos.open.
         """
         named = id_untrusted(alert_id)
-        incoming = self._opened.get((session.token, named))
+        return await self._photos.open(named, self._opened_by(session, named), number)
+
+    async def photos(self, session: Session, alert_id: str) -> tuple[PhotoView, ...]:
+        """How far the photos of an alert this session opened are. PolicyRefused ``photo_alert_first``."""
+        named = id_untrusted(alert_id)
+        incoming = self._opened_by(session, named)
+        return await self._db.read(lambda tx: self._photos.views(tx, named, incoming))
+
+    def _opened_by(self, session: Session, alert_id: bytes) -> bool:
+        """Whether the alert this session opened came in."""
+        incoming = self._opened.get((session.token, alert_id))
         if incoming is None:
             raise PolicyRefused("photo_alert_first", "Open the alert first; its photos belong to it.")
-        return await self._photos.open(named, incoming, number)
+        return incoming
 
     def _record_access(
         self, tx: Transaction, *, session: Session, alert_id: bytes, purpose: str, access: Access

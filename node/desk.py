@@ -27,7 +27,7 @@ from node.losses import broker_losses
 from node.meetingdesk import MeetingDesk
 from node.officers import Officers
 from node.peers import load_peers, peer_view
-from node.photos import Photos
+from node.photos import STAGED_MAX, Photos
 from node.resets import beginnings
 from node.revocations import Revocations
 from node.views import (
@@ -44,6 +44,7 @@ from node.views import (
     OutboxRow,
     PeerView,
     PendingView,
+    PhotoView,
     Session,
     StatusView,
     Submitted,
@@ -195,19 +196,24 @@ class Desk:
         self._alive(session)
         return await self._alerts.photo(session, alert_id, number)
 
+    async def photos(self, session: Session, alert_id: str) -> tuple[PhotoView, ...]:
+        """The photos beside an alert this session opened, and how far each is."""
+        self._alive(session)
+        return await self._alerts.photos(session, alert_id)
+
     async def pending_photo(self, session: Session, draft_id: str, number: int) -> tuple[str, bytes]:
         """The same of a draft that waits for a second officer."""
         self._alive(session)
         return await self._photos.open_draft(draft_id, number)
 
-    async def stage_photo(self, session: Session, picture: bytes) -> str:
+    async def stage_photo(self, session: Session, picture: bytes, *, waiting_max: int = STAGED_MAX) -> str:
         """Make a photo anew and keep it for a form; its name there."""
         self._alive(session)
         if session.role not in ("officer", "supervisor"):
             raise PolicyRefused(
                 "role_may_not", "Auditors and operators read; they do not write or release alerts."
             )
-        return await self._photos.stage(session.officer, picture)
+        return await self._photos.stage(session.officer, picture, waiting_max=waiting_max)
 
     async def staged_thumbnail(self, session: Session, name: str) -> bytes:
         """The thumbnail, a JPEG, of a photo in a form."""

@@ -9,7 +9,7 @@ ends with its date, its revocation, and the officer's PIN or rights.
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 from audit.store import AuditLog
 from keys import labels
@@ -25,7 +25,7 @@ from keys.primitives import (
 )
 from keys.secret import SecretBytes
 from node.officers import Officers
-from node.views import IntegrationView, MadeIntegration, Session, Submitted
+from node.views import IntegrationView, MadeIntegration, Session, StagedPhoto, Submitted
 from protocol import limits
 from protocol.tokens import API_PREFIX, encode_token, parse_token_untrusted
 from runtime.env import Env
@@ -45,6 +45,8 @@ DAYS_MAX: Final = 366
 INTEGRATIONS_MAX: Final = 16  # at one time; their sessions share the room of the officers'
 SENT_REMEMBERED_MS: Final = 30 * limits.DAY_MS
 USED_NOTED_MS: Final = limits.MINUTE_MS
+
+_Result = TypeVar("_Result", Submitted, StagedPhoto)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,15 +214,35 @@ class Integrations:
         PolicyRefused ``sending_unclear`` when the first began and its end is not known: the program was too
         quick, or power failed in between. A sending that was refused may be tried again.
         """
+        return await self._once(acting, key, send, Submitted, is_harmless_twice=False)
+
+    async def upload_once(
+        self, acting: Acting, key: str, stage: Callable[[], Awaitable[StagedPhoto]]
+    ) -> StagedPhoto:
+        """The same of a photo. One that broke off is begun again: at worst a copy waits that nobody sends."""
+        # No key has a space, so that none is meant for both.
+        return await self._once(acting, f"photo {key}", stage, StagedPhoto, is_harmless_twice=True)
+
+    async def _once(
+        self,
+        acting: Acting,
+        key: str,
+        carry_out: Callable[[], Awaitable[_Result]],
+        kind: type[_Result],
+        *,
+        is_harmless_twice: bool,
+    ) -> _Result:
         key_hash = sha256(key.encode())
         now_ms = self._env.clock.now_ms()
-        where = (acting.number, key_hash)
+        where: tuple[int, bytes] = (acting.number, key_hash)
 
         def begin(tx: Transaction) -> str | None:
             rows = tx.execute(
                 "SELECT result FROM integration_sent WHERE integration = ? AND key_hash = ?", where
             )
             if rows:
+                if rows[0][0] is None and is_harmless_twice:
+                    return None
                 if rows[0][0] is None:
                     raise PolicyRefused(
                         "sending_unclear",
@@ -237,9 +259,9 @@ class Integrations:
 
         known = await self._db.transact(begin)
         if known is not None:
-            return Submitted(**json.loads(known))
+            return kind(**json.loads(known))
         try:
-            submitted = await send()
+            result = await carry_out()
         except PolicyRefused:
             await self._db.transact(
                 lambda tx: tx.execute(
@@ -250,10 +272,10 @@ class Integrations:
         await self._db.transact(
             lambda tx: tx.execute(
                 "UPDATE integration_sent SET result = ? WHERE integration = ? AND key_hash = ?",
-                (json.dumps(asdict(submitted)), *where),
+                (json.dumps(asdict(result)), *where),
             )
         )
-        return submitted
+        return result
 
     async def _note_used(self, row: _Row, now_ms: int) -> None:
         if row.used_ms is None or abs(now_ms - row.used_ms) >= USED_NOTED_MS:

@@ -50,6 +50,7 @@ WORKER_SECONDS: Final = 60.0
 WORKER_ANSWER_BYTES_MAX: Final = limits.PHOTO_BYTES_MAX + limits.THUMBNAIL_BYTES_MAX + 64
 WORKER_TRIES: Final = 3  # a machine short of memory may end one that would have done well
 STAGED_MAX: Final = 32
+STAGED_BY_PROGRAMS_MAX: Final = 16  # no program takes the room of officers at the pages
 STAGED_MS: Final = 1 * limits.DAY_MS
 STORED_AT_ONCE: Final = 1 * 2**20  # bytes in one transaction, so that no alert waits for a photo's commit
 _TRANSFER: Final = "size_bytes, done_bytes, furthest_bytes, setbacks, next_at_ms"
@@ -88,9 +89,10 @@ class Photos:
 
     # --- made anew and put aside ----------------------------------------------------------------------------
 
-    async def stage(self, officer: int, picture: bytes) -> str:
+    async def stage(self, officer: int, picture: bytes, *, waiting_max: int = STAGED_MAX) -> str:
         """Make a picture an officer chose anew, seal it and keep it for a form; its name, 32 hex digits.
 
+        ``waiting_max``: with so many waiting already it is not taken.
         PolicyRefused ``photo_kind``, ``photo_pixels``, ``photo_damaged``, ``photo_too_hard``,
         ``photo_too_large``, ``photos_too_many``.
         """
@@ -99,7 +101,7 @@ class Photos:
         staged: int = await self._db.read(
             lambda tx: tx.value("SELECT count(*) FROM photo_staged WHERE draft IS NULL")
         )
-        if staged >= STAGED_MAX:
+        if staged >= waiting_max:
             raise PolicyRefused("photos_too_many", "Too many photos wait in forms that nobody has sent.")
         answer = await self._ask_worker("make", picture)
         if answer is None:

@@ -202,6 +202,13 @@ class PhotoView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StagedPhoto:
+    """A photo that waits to be sent with an alert; ``photo`` is its name here, 32 hex digits."""
+
+    photo: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipient:
     """Where one delivery of a sent alert stands."""
 

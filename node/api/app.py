@@ -4,27 +4,37 @@ Spec: docs/operations.md#local-api. Order: Host, no browser, path and method, to
 One rule: nothing that a page in a browser can make a browser send is ever served here, token or not.
 """
 
+import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, Final
 
 from aiohttp import web
 from pydantic import TypeAdapter, ValidationError
 
 from keys.errors import BrokenInvariant, MalformedInput, PolicyRefused, SalweenError
-from node.api.models import Fault
-from node.api.openapi import BASE, ONCE_KEY, ONCE_KEY_PATTERN, document
+from node.api.models import Fault, Picture
+from node.api.openapi import BASE, MEDIA_TYPES, ONCE_KEY, ONCE_KEY_PATTERN, document
 from node.api.operations import OPERATIONS, Call, Operation, request_invalid
 from node.desk import Desk
 from node.integrations import Acting, Integrations
+from protocol import limits
 from runtime.env import Env
 from runtime.logs import error_fields, get_logger
 
 BODY_BYTES_MAX: Final = 256 * 1024
 BODY_SECONDS_MAX: Final = 10.0
+PHOTO_SECONDS_MAX: Final = 60.0  # loopback: the largest photo at half a megabyte a second
+PHOTOS_AT_ONCE_MAX: Final = 2  # each holds up to 25 MiB
+PIECE_BYTES: Final = 256 * 1024
 TARGET_BYTES_MAX: Final = 2048
-_ALERT_ID: Final = re.compile(r"[0-9a-f]{64}")
+_PATH: Final = {
+    "alert_id": re.compile(r"[0-9a-f]{64}"),
+    "photo": re.compile(r"[0-9a-f]{32}"),
+    "number": re.compile(rf"[0-{2 * limits.PHOTOS_PER_ALERT_MAX - 1}]"),
+}
 _JSON: Final = re.compile(r'application/json(?:; ?charset="?utf-8"?)?', re.IGNORECASE)
 _ONCE_KEY: Final = re.compile(ONCE_KEY_PATTERN)
 _HEADERS: Final = {
@@ -46,15 +56,21 @@ _STATUS_OF_CODE: Final[Mapping[str, int]] = {
     "role_may_not": 403,
     "browser_refused": 403,
     "alert_unknown": 404,
+    "photo_unknown": 404,
     "page_unknown": 404,
     "method_refused": 405,
     "alert_erased": 410,
     "body_too_large": 413,
+    "photo_too_large": 413,
     "content_type_refused": 415,
     "host_unknown": 421,
     "request_invalid": 422,
     "peer_unknown": 422,
     "reason_unknown": 422,
+    "photo_kind": 422,
+    "photo_pixels": 422,
+    "photo_damaged": 422,
+    "photo_too_hard": 422,
 }
 
 _log = get_logger("api")
@@ -77,6 +93,7 @@ class Api:
         self._integrations = integrations
         self._env = env
         self._hosts = hosts
+        self._photos_at_once = asyncio.Semaphore(PHOTOS_AT_ONCE_MAX)
         self._document = json.dumps(document(version)).encode()
 
     def app(self) -> web.Application:
@@ -124,28 +141,49 @@ class Api:
 
     def _serve(self, operation: Operation) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         answers: TypeAdapter[Any] = TypeAdapter(operation.returns)
+        holds_picture = operation.takes_photo or operation.gives_picture
 
         async def serve(request: web.Request) -> web.StreamResponse:
             acting = await self._who(request)
             acting.require(operation.scope)
             path = dict(request.match_info)
-            if "alert_id" in path and not _ALERT_ID.fullmatch(path["alert_id"]):
-                raise PolicyRefused("request_invalid", "An alert is named by 64 hex digits.")
-            call = Call(
-                desk=self._desk,
-                integrations=self._integrations,
-                acting=acting,
-                scope=operation.scope,
-                path=path,
-                once_key=_once_key(request) if operation.is_once else "",
-                sent=await self._sent(operation, request),
-            )
-            answer = await operation.carry_out(call)
+            for name, text in path.items():
+                if not _PATH[name].fullmatch(text):
+                    raise PolicyRefused("request_invalid", f"This is not how {name} is written.")
+            once_key = _once_key(request) if operation.is_once else ""
+            async with self._photos_at_once if holds_picture else nullcontext():
+                call = Call(
+                    desk=self._desk,
+                    integrations=self._integrations,
+                    acting=acting,
+                    scope=operation.scope,
+                    path=path,
+                    once_key=once_key,
+                    sent=await self._sent(operation, request),
+                )
+                answer = await operation.carry_out(call)
+                if isinstance(answer, Picture):
+                    return await self._hand_over(request, answer)
             return web.Response(
                 body=answers.dump_json(answer), status=operation.status, content_type="application/json"
             )
 
         return serve
+
+    async def _hand_over(self, request: web.Request, picture: Picture) -> web.StreamResponse:
+        """A picture, whole and verified, as fast as it is read; who reads too slowly is cut off."""
+        response = web.StreamResponse()
+        response.content_type = MEDIA_TYPES[picture.kind]
+        response.content_length = len(picture.data)
+        try:
+            async with self._env.timeout(PHOTO_SECONDS_MAX):
+                await response.prepare(request)
+                for start in range(0, len(picture.data), PIECE_BYTES):
+                    await response.write(picture.data[start : start + PIECE_BYTES])
+                await response.write_eof()
+        except TimeoutError:
+            raise ConnectionAbortedError from None
+        return response
 
     async def _who(self, request: web.Request) -> Acting:
         named = request.headers.getall("Authorization", [])
@@ -156,8 +194,10 @@ class Api:
 
     async def _sent(self, operation: Operation, request: web.Request) -> Any:
         try:
+            if operation.takes_photo:
+                return await self._photo_untrusted(request)
             if operation.body is not None:
-                return operation.body.model_validate_json(await self._body_untrusted(request))
+                return operation.body.model_validate_json(await self._json_untrusted(request))
             if len(request.query) != len(set(request.query)):
                 raise PolicyRefused("request_invalid", "A part of the query stands there twice.")
             if operation.query is not None:
@@ -168,17 +208,37 @@ class Api:
             raise request_invalid(faults) from faults
         return None
 
-    async def _body_untrusted(self, request: web.Request) -> bytes:
+    async def _json_untrusted(self, request: web.Request) -> bytes:
         types = request.headers.getall("Content-Type", [])
         if len(types) != 1 or not _JSON.fullmatch(types[0]) or "Content-Encoding" in request.headers:
             raise PolicyRefused("content_type_refused", "The body is JSON: 'Content-Type: application/json'.")
+        too_large = MalformedInput("body_too_large", f"A body has at most {BODY_BYTES_MAX} bytes.")
+        return await self._body_untrusted(request, BODY_BYTES_MAX, BODY_SECONDS_MAX, too_large)
+
+    async def _photo_untrusted(self, request: web.Request) -> bytes:
+        types = request.headers.getall("Content-Type", [])
+        # What it is, its bytes say.
+        if (
+            len(types) != 1
+            or types[0].lower() not in MEDIA_TYPES.values()
+            or "Content-Encoding" in request.headers
+        ):
+            raise PolicyRefused(
+                "content_type_refused", "The body is a photo: 'Content-Type: image/jpeg' or png."
+            )
+        too_large = PolicyRefused("photo_too_large", "A photo has at most 25 MiB.")
+        return await self._body_untrusted(request, limits.PHOTO_BYTES_MAX, PHOTO_SECONDS_MAX, too_large)
+
+    async def _body_untrusted(
+        self, request: web.Request, bytes_max: int, seconds_max: float, too_large: SalweenError
+    ) -> bytes:
         body = bytearray()
         try:
-            async with self._env.timeout(BODY_SECONDS_MAX):
+            async with self._env.timeout(seconds_max):
                 async for chunk in request.content.iter_any():
                     body += chunk
-                    if len(body) > BODY_BYTES_MAX:
-                        raise MalformedInput("body_too_large", f"A body has at most {BODY_BYTES_MAX} bytes.")
+                    if len(body) > bytes_max:
+                        raise too_large
         except TimeoutError:
             raise MalformedInput("body_too_slow", "The body arrived too slowly.") from None
         except web.RequestPayloadError:

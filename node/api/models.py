@@ -4,19 +4,33 @@ Spec: docs/operations.md#local-api. One rule: a field nobody knows is refused, s
 typing error and not of a default.
 """
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from node.alerts import REASON_CODES
-from node.views import AlertRow, OutboxRow, PeerView, Recipient
+from node.views import AlertRow, OutboxRow, PeerView, PhotoView, Recipient
 from protocol import limits
 from protocol.alert import Alert
+from protocol.attachment import PictureType
 from protocol.release import Mode
 
 _HEX: Final = r"^[0-9a-f]{64}$"
 AlertId = Annotated[str, Field(pattern=_HEX, description="64 hex digits")]
 OfficeId = Annotated[str, Field(pattern=_HEX, description="64 hex digits; see /partners")]
+PhotoName = Annotated[
+    str, Field(pattern=r"^[0-9a-f]{32}$", description="32 hex digits, as its upload answered")
+]
+PhotoNumber = Annotated[
+    int,
+    Field(
+        ge=0,
+        lt=2 * limits.PHOTOS_PER_ALERT_MAX,
+        description="even: a photo, as its list numbers it; one more: its thumbnail, a JPEG",
+    ),
+]
+PATH_PARTS: Final[dict[str, Any]] = {"alert_id": AlertId, "photo": PhotoName, "number": PhotoNumber}
 _TIMES: Final = ("created_ms", "expires_ms", "erase_at_ms")
 
 
@@ -28,9 +42,16 @@ def _alert_schema(schema: dict[str, Any]) -> None:
     """An alert as ``Alert`` checks it; the times the office fills in may be missing."""
     alert = Alert.model_json_schema(ref_template="#/components/schemas/{model}")
     alert.pop("$defs", None)
+    del alert["properties"]["photos"]  # they are sent beside it
     alert["required"] = [name for name in alert["required"] if name not in _TIMES]
     schema.clear()
     schema.update(alert)
+
+
+def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) != len(names):
+        raise ValueError("a photo stands there twice")
+    return names
 
 
 class Sending(_Sent):
@@ -46,6 +67,15 @@ class Sending(_Sent):
             " Without it: one by one to eight or fewer, and whenever two officers must sign."
         ),
     ] = None
+    photos: Annotated[
+        tuple[PhotoName, ...],
+        AfterValidator(_each_once),
+        Field(
+            max_length=limits.PHOTOS_PER_ALERT_MAX,
+            description="Photos uploaded before, in this order; each is sent with one alert.",
+            json_schema_extra={"uniqueItems": True},
+        ),
+    ] = ()
 
 
 class Opening(_Sent):
@@ -93,6 +123,20 @@ class Receipts(_Sent):
     alert_id: AlertId
     state: str
     recipients: tuple[Recipient, ...]
+
+
+class Photos(_Sent):
+    """The photos beside one alert, and how far each is here."""
+
+    items: tuple[PhotoView, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A photo or thumbnail, answered as its bytes."""
+
+    kind: PictureType
+    data: bytes
 
 
 class Answered(_Sent):

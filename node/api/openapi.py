@@ -8,14 +8,18 @@ from typing import Any, Final
 from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import models_json_schema
 
-from node.api.models import AlertId, Fault
+from node.api.models import PATH_PARTS, Fault
 from node.api.operations import OPERATIONS, Operation
 from protocol.alert import Alert
+from protocol.attachment import PICTURE_TYPES
 
 BASE: Final = "/api/v1"
 ONCE_KEY: Final = "Idempotency-Key"
 ONCE_KEY_PATTERN: Final = r"^[\x21-\x7e]{1,128}$"
+MEDIA_TYPES: Final = {kind: f"image/{kind}" for kind in PICTURE_TYPES}
 _REF: Final = "#/components/schemas/{model}"
+# No schema: these are bytes as they are, of which JSON Schema has no word to say.
+_PICTURE: Final[dict[str, Any]] = {media_type: {} for media_type in MEDIA_TYPES.values()}
 _FAULTS: Final = {
     "400": "cannot be read",
     "401": "no token that is known here",
@@ -24,7 +28,7 @@ _FAULTS: Final = {
     "409": "a rule does not allow it",
     "410": "its content was erased",
     "413": "too long",
-    "415": "not JSON",
+    "415": "not of a type this operation takes",
     "421": "not an address of this office",
     "422": "not what this operation takes",
     "503": "not now; nothing is lost",
@@ -34,7 +38,9 @@ _FAULTS: Final = {
 def document(version: str) -> dict[str, Any]:
     """The whole document."""
     adapters: dict[str, TypeAdapter[Any]] = {
-        operation.name: TypeAdapter(operation.returns) for operation in OPERATIONS
+        operation.name: TypeAdapter(operation.returns)
+        for operation in OPERATIONS
+        if not operation.gives_picture
     }
     answers, shared = TypeAdapter.json_schemas(
         [(name, "serialization", adapter) for name, adapter in adapters.items()]
@@ -48,7 +54,11 @@ def document(version: str) -> dict[str, Any]:
     fault = {"application/json": {"schema": answers[("fault", "serialization")]}}
     paths: dict[str, Any] = {}
     for operation in OPERATIONS:
-        schema = answers[(operation.name, "serialization")]
+        answered = (
+            _PICTURE
+            if operation.gives_picture
+            else {"application/json": {"schema": answers[(operation.name, "serialization")]}}
+        )
         described: dict[str, Any] = {
             "operationId": operation.name,
             "summary": operation.summary,
@@ -56,13 +66,12 @@ def document(version: str) -> dict[str, Any]:
             "security": [{"token": []}],
             "parameters": _parameters(operation),
             "responses": {
-                str(operation.status): {
-                    "description": "done",
-                    "content": {"application/json": {"schema": schema}},
-                },
+                str(operation.status): {"description": "done", "content": answered},
                 **{code: {"description": what, "content": fault} for code, what in _FAULTS.items()},
             },
         }
+        if operation.takes_photo:
+            described["requestBody"] = {"required": True, "content": _PICTURE}
         if operation.body is not None:
             body = sent[(operation.body, "validation")]
             described["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
@@ -84,9 +93,10 @@ def document(version: str) -> dict[str, Any]:
 
 def _parameters(operation: Operation) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    if "{alert_id}" in operation.path:
-        schema = TypeAdapter(AlertId).json_schema()
-        found.append({"name": "alert_id", "in": "path", "required": True, "schema": schema})
+    for name, part in PATH_PARTS.items():
+        if f"{{{name}}}" in operation.path:
+            schema = TypeAdapter(part).json_schema()
+            found.append({"name": name, "in": "path", "required": True, "schema": schema})
     if operation.query is not None:
         whole = operation.query.model_json_schema(ref_template=_REF)
         found += [

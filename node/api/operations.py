@@ -12,16 +12,30 @@ from typing import Any, Final
 from pydantic import BaseModel, ValidationError
 
 from keys.errors import PolicyRefused
-from node.api.models import Answered, Answering, Inbox, Opening, Outbox, Partners, Receipts, Sending, Which
+from node.api.models import (
+    Answered,
+    Answering,
+    Inbox,
+    Opening,
+    Outbox,
+    Partners,
+    Photos,
+    Picture,
+    Receipts,
+    Sending,
+    Which,
+)
 from node.desk import Desk
 from node.integrations import Acting, Integrations
-from node.views import AlertView, StatusView, Submitted
+from node.photos import STAGED_BY_PROGRAMS_MAX
+from node.views import AlertView, StagedPhoto, StatusView, Submitted
 from protocol.alert import Alert
+from protocol.attachment import PICTURE_TYPES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One request, judged and read. ``sent`` is the query or body, of the operation's model."""
+    """One request, judged and read. ``sent`` is the query or body, of the operation's model, or a photo."""
 
     desk: Desk
     integrations: Integrations
@@ -47,6 +61,12 @@ class Operation:
     body: type[BaseModel] | None = None
     status: int = 200
     is_once: bool = False  # takes Idempotency-Key
+    takes_photo: bool = False  # the body is one, as it is
+
+    @property
+    def gives_picture(self) -> bool:
+        """Whether the answer is one, as it is."""
+        return self.returns is Picture
 
 
 def request_invalid(faults: ValidationError) -> PolicyRefused:
@@ -94,8 +114,33 @@ async def _send(call: Call) -> Submitted:
     return await call.integrations.once(
         call.acting,
         call.once_key,
-        lambda: call.desk.submit(session, alert, sending.recipients, mode=sending.mode),
+        lambda: call.desk.submit(session, alert, sending.recipients, sending.photos, sending.mode),
     )
+
+
+async def _upload(call: Call) -> StagedPhoto:
+    session = call.acting.require(call.scope)
+
+    async def stage() -> StagedPhoto:
+        photo = await call.desk.stage_photo(session, call.sent, waiting_max=STAGED_BY_PROGRAMS_MAX)
+        return StagedPhoto(photo=photo)
+
+    return await call.integrations.upload_once(call.acting, call.once_key, stage)
+
+
+async def _remove(call: Call) -> StagedPhoto:
+    await call.desk.unstage_photo(call.acting.require(call.scope), call.path["photo"])
+    return StagedPhoto(photo=call.path["photo"])
+
+
+async def _photos(call: Call) -> Photos:
+    return Photos(items=await call.desk.photos(call.acting.require(call.scope), call.path["alert_id"]))
+
+
+async def _picture(call: Call) -> Picture:
+    session = call.acting.require(call.scope)
+    kind, data = await call.desk.photo(session, call.path["alert_id"], int(call.path["number"]))
+    return Picture(kind=PICTURE_TYPES[kind], data=data)
 
 
 async def _open(call: Call) -> AlertView:
@@ -153,6 +198,27 @@ OPERATIONS: Final = (
         is_once=True,
     ),
     Operation(
+        name="upload",
+        method="POST",
+        path="/photos",
+        scope="alerts:send",
+        summary="Take a photo to send with an alert, for a day; it is made anew, without metadata.",
+        takes_photo=True,
+        returns=StagedPhoto,
+        carry_out=_upload,
+        status=201,
+        is_once=True,
+    ),
+    Operation(
+        name="remove",
+        method="DELETE",
+        path="/photos/{photo}",
+        scope="alerts:send",
+        summary="Forget a photo that was uploaded and not sent.",
+        returns=StagedPhoto,
+        carry_out=_remove,
+    ),
+    Operation(
         name="open",
         method="POST",
         path="/alerts/{alert_id}/open",
@@ -161,6 +227,24 @@ OPERATIONS: Final = (
         body=Opening,
         returns=AlertView,
         carry_out=_open,
+    ),
+    Operation(
+        name="photos",
+        method="GET",
+        path="/alerts/{alert_id}/photos",
+        scope="alerts:read",
+        summary="The photos beside an alert this token opened, and how far each came.",
+        returns=Photos,
+        carry_out=_photos,
+    ),
+    Operation(
+        name="picture",
+        method="GET",
+        path="/alerts/{alert_id}/photos/{number}",
+        scope="alerts:read",
+        summary="A photo or thumbnail beside an alert this token opened, once it is whole.",
+        returns=Picture,
+        carry_out=_picture,
     ),
     Operation(
         name="answer",

@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 
 from keys.errors import PolicyRefused, Unavailable
+from node.api.operations import OPERATIONS, Call
 from node.integrations import INTEGRATIONS_MAX, SCOPES, Acting
-from node.views import Submitted
+from node.photos import STAGED_BY_PROGRAMS_MAX, STAGED_MAX
+from node.views import StagedPhoto, Submitted
 from protocol import limits
-from tests.node.offices import PIN, Offices, an_alert, count, entries, node_of, play, read, shown
+from tests.node.offices import PIN, Offices, an_alert, count, entries, node_of, play, read, shown, write
+from tests.node.pictures import a_jpeg
 
 
 async def made(offices: Offices, *scopes: str, days: int = 30) -> str:
@@ -113,6 +116,71 @@ def test_a_sending_is_done_once_whatever_happens_to_it(tmp_path: Path) -> None:
             await here.host.run(lambda env: once(program, "c", send))
         assert caught.value.code == "sending_unclear"
         assert await count(here, "alert", "incoming = 0") == 2
+
+    play(tmp_path, script)
+
+
+def test_a_photo_is_uploaded_once_and_leaves_room_for_officers(tmp_path: Path) -> None:
+    """Under one key one copy; broken off, it is begun again; half of the room is never a program's."""
+
+    async def script(offices: Offices) -> None:
+        here = offices.here
+        program = await acting(offices, await made(offices))
+        node = node_of(here)
+        jpeg = a_jpeg(64)
+
+        (upload,) = [operation for operation in OPERATIONS if operation.takes_photo]
+
+        async def ask(key: str) -> StagedPhoto:
+            call = Call(
+                desk=node.desk,
+                integrations=node.integrations,
+                acting=program,
+                scope=upload.scope,
+                path={},
+                sent=jpeg,
+                once_key=key,
+            )
+
+            async def work() -> StagedPhoto:
+                answer = await upload.carry_out(call)
+                assert isinstance(answer, StagedPhoto)
+                return answer
+
+            return await here.host.run(lambda env: work())
+
+        async def break_off() -> StagedPhoto:
+            raise Unavailable("disk", "the machine died here")
+
+        with pytest.raises(Unavailable):
+            await here.host.run(lambda env: node.integrations.upload_once(program, "a", break_off))
+        first = await ask("a")
+        assert await ask("a") == first
+        assert await count(here, "photo_staged") == 1
+        (peer,) = await here.peers()
+        sent = await here.host.run(
+            lambda env: node.integrations.once(
+                program,
+                "a",  # the key of a photo is none of an alert's
+                lambda: node.desk.submit(program.session, an_alert("KA-1"), [peer.office_id], [first.photo]),
+            )
+        )
+        assert sent.state == "released"
+        # Copies of one row: making sixteen photos takes a processor's seconds and shows no more.
+        await ask("b")
+        await write(
+            here,
+            lambda tx: tx.execute(
+                "WITH RECURSIVE n (i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
+                " INSERT INTO photo_staged (name, officer, at_ms, is_ready, kek, sealed)"
+                " SELECT CAST(i AS BLOB), officer, at_ms, is_ready, kek, sealed FROM photo_staged, n",
+                (STAGED_BY_PROGRAMS_MAX,),
+            ),
+        )
+        assert await count(here, "photo_staged") == STAGED_BY_PROGRAMS_MAX < STAGED_MAX
+        with pytest.raises(PolicyRefused, match="Too many photos"):
+            await ask("c")
+        await here.host.run(lambda env: node.desk.stage_photo(program.session, jpeg))
 
     play(tmp_path, script)
 

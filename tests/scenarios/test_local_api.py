@@ -2,24 +2,31 @@
 
 import asyncio
 import contextlib
+import io
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, settings, strategies
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
 from demo.office import Officer
+from node.api.openapi import MEDIA_TYPES
 from node.api.operations import OPERATIONS
 from node.integrations import SCOPES
+from protocol import limits
+from tests.node.pictures import a_jpeg
+from tests.scenarios.test_photos import put_line_between, remade
 from tests.scenarios.world import World, delivered, entity
+from tests.support.slow_line import slow_line
 
 pytestmark = pytest.mark.scenario
 
@@ -43,6 +50,20 @@ class Program:
         said |= {name.replace("_", "-"): value for name, value in headers.items()}
         async with self.http.request(method, self.base + path, json=body, headers=said) as response:
             return response.status, await response.json()
+
+    async def upload(
+        self, picture: bytes, kind: str = "image/jpeg", *, key: str = "a-photo"
+    ) -> tuple[int, dict[str, Any]]:
+        said = {"Authorization": f"Bearer {self.token}", "Content-Type": kind, "Idempotency-Key": key}
+        async with self.http.post(self.base + "/photos", data=io.BytesIO(picture), headers=said) as response:
+            return response.status, await response.json()
+
+    async def picture(self, path: str) -> tuple[str, bytes]:
+        """Its type and bytes."""
+        said = {"Authorization": f"Bearer {self.token}"}
+        async with self.http.get(self.base + path, headers=said) as response:
+            assert response.status == 200, await response.text()
+            return response.content_type, await response.read()
 
 
 @asynccontextmanager
@@ -132,6 +153,107 @@ async def test_a_program_sends_reads_and_answers_for_an_officer(world: World) ->
         assert (entry["kind"], entry["fields"]["purpose"]) == ("acc.read", "duty")
 
 
+async def test_a_program_sends_and_fetches_photos(world: World, tmp_path: Path) -> None:
+    """What is answered is what the worker made, byte for byte; not before the alert is opened, which is the
+    access in the log, and not before the picture is whole."""
+    known, moved = put_line_between(world)
+    jpeg = a_jpeg(400)
+    async with slow_line(known, moved, 40_000.0) as line, programs(world) as program:
+        program.token = await a_token(world, world.template.officers[0][0], *SCOPES)
+        status, first = await program.upload(jpeg, key="one")
+        assert status == 201
+        assert await program.upload(jpeg, key="one") == (201, first)
+        photo = first["photo"]
+        alert = {**an_alert(world, "KA-1"), "photos": [photo]}
+        twice = {**alert, "photos": [photo, photo]}
+        assert (await program.ask("POST", "/alerts", twice, Idempotency_Key="s"))[0] == 422
+        status, sent = await program.ask("POST", "/alerts", alert, Idempotency_Key="s")
+        assert status == 201
+        assert await program.ask("POST", "/alerts", alert, Idempotency_Key="s") == (201, sent)
+        again = await program.ask("POST", "/alerts", alert, Idempotency_Key="again")
+        assert (again[0], again[1]["code"]) == (409, "photo_gone")
+
+        there = await world.receiver.pages()
+        async with asyncio.timeout(40):
+            while not await there.inbox():
+                await asyncio.sleep(0.2)
+        await world.receiver.leave_pages()
+        # The same way back: the line slows down as soon as the alert is here, so that its photo is not.
+        file, written = tmp_path / "photo.jpg", tmp_path / "alert.json"
+        file.write_bytes(jpeg)
+        written.write_text(json.dumps(an_alert(world, "YN-9")["alert"]))
+        author = world.template.officers[1][0]
+        ended = await world.run_node(
+            world.receiver, "send", "--officer", str(author.number), "--pin-file", world.pin_file(author.pin),
+            "--to", world.sender.name, "--file", written, "--photo", file, "--json",
+        )  # fmt: skip
+        assert ended.exit_code == 0, ended.out + ended.err
+        alert_id = json.loads(ended.out)["alert_id"]
+        beside = f"/alerts/{alert_id}/photos"
+        async with asyncio.timeout(40):
+            while not (await program.ask("GET", "/inbox?only_unopened=true"))[1]["items"]:
+                await asyncio.sleep(0.2)
+        line.bytes_per_s = 2_000.0
+        for path in (beside, f"{beside}/0"):
+            refused = await program.ask("GET", path)
+            assert (refused[0], refused[1]["code"]) == (409, "photo_alert_first")
+        status, view = await program.ask("POST", f"/alerts/{alert_id}/open", {"purpose": "duty"})
+        assert (status, [p["state"] for p in view["photos"]]) == (200, ["coming"])
+        early = await program.ask("GET", f"{beside}/0")
+        assert (early[0], early[1]["code"]) == (409, "photo_not_here")
+        assert (await program.ask("GET", f"{beside}/2"))[1]["code"] == "photo_unknown"
+        line.bytes_per_s = 4_000_000.0
+        async with asyncio.timeout(90):
+            while (await program.ask("GET", beside))[1]["items"][0]["state"] == "coming":
+                await asyncio.sleep(0.3)
+        assert [(p["number"], p["state"]) for p in (await program.ask("GET", beside))[1]["items"]] == [
+            (0, "whole")
+        ]
+        made = remade(jpeg)
+        assert await program.picture(f"{beside}/0") == ("image/jpeg", made)
+        kind, thumbnail = await program.picture(f"{beside}/1")
+        assert kind == "image/jpeg"
+        assert len(thumbnail) < limits.THUMBNAIL_BYTES_MAX
+        pages = await world.sender.pages()
+        reads = [e for e in await pages.get("/audit") if e["kind"] == "acc.read"]
+        assert [e["index"] for e in reads] == [view["access_index"]]
+
+        # Our own: what we sent, as it is kept here.
+        own = sent["alert_id"]
+        await program.ask("POST", f"/alerts/{own}/open", {"purpose": "duty"})
+        assert await program.picture(f"/alerts/{own}/photos/1") == ("image/jpeg", thumbnail)
+
+
+async def test_what_is_no_photo_is_refused(world: World) -> None:
+    """Another kind, whatever it says it is; too large; no key, no token, another scope; forgotten again."""
+    async with programs(world) as program:
+        officer = world.template.officers[0][0]
+        jpeg = a_jpeg(64)
+        assert (await program.upload(jpeg))[1]["code"] == "token_wrong"
+        program.token = await a_token(world, officer, "alerts:read")
+        assert (await program.upload(jpeg))[1]["code"] == "scope_missing"
+        program.token = await a_token(world, officer, "alerts:send")
+        zeros = "0" * 64
+        for path in (f"/alerts/{zeros}/photos", f"/alerts/{zeros}/photos/0"):
+            assert (await program.ask("GET", path))[1]["code"] == "scope_missing"
+        for data, kind, status, code in (
+            (b"<svg onload='alert(1)'/>", "image/jpeg", 422, "photo_kind"),
+            (b"", "image/jpeg", 422, "photo_kind"),
+            (jpeg[:-200], "image/jpeg", 422, "photo_damaged"),
+            (jpeg, "image/svg+xml", 415, "content_type_refused"),
+            (jpeg, "multipart/form-data; boundary=x", 415, "content_type_refused"),
+            (bytes(limits.PHOTO_BYTES_MAX + 1), "image/jpeg", 413, "photo_too_large"),
+        ):
+            said = await program.upload(data, kind)
+            assert (said[0], said[1]["code"]) == (status, code), data[:20]
+        assert (await program.upload(jpeg, key="ö"))[1]["code"] == "request_invalid"
+        photo = (await program.upload(jpeg))[1]["photo"]
+        assert (await program.ask("DELETE", f"/photos/{photo}"))[0] == 200
+        assert (await program.ask("DELETE", f"/photos/{photo}"))[1]["code"] == "photo_gone"
+        sending = {**an_alert(world, "KA-1"), "photos": [photo]}
+        assert (await program.ask("POST", "/alerts", sending, Idempotency_Key="k"))[1]["code"] == "photo_gone"
+
+
 async def test_a_token_may_what_it_says_until_it_ends(world: World) -> None:
     """Another scope, a false token, none, a revoked one, a PIN that was reset, an officer who is gone."""
     officer, other = world.template.officers[0][0], world.template.officers[0][-1]
@@ -206,6 +328,8 @@ async def test_the_api_does_what_its_document_says(world: World) -> None:
 
 def _explore(base: str, token: str) -> None:
     load_all_checks()
+    for kind in MEDIA_TYPES.values():
+        schemathesis.openapi.media_type(kind, strategies.binary(max_size=200) | strategies.just(a_jpeg(32)))
     checks = [CHECKS.get_one(name) for name in CHECKS.get_all_names() if name not in LEFT_OUT]
     assert len(checks) >= 9
     schema = schemathesis.openapi.from_url(f"{base}/openapi.json")

@@ -9,11 +9,14 @@ PIECE_BYTES = 4096
 
 
 class SlowLine:
-    """A relay on one port. ``carried``: bytes that went to the broker, and that came from it."""
+    """A relay on one port. ``carried``: bytes that went to the broker, and that came from it.
+
+    ``bytes_per_s`` may be set at any time.
+    """
 
     def __init__(self, target_port: int, bytes_per_s: float) -> None:
         self._target_port = target_port
-        self._bytes_per_s = bytes_per_s
+        self.bytes_per_s = bytes_per_s
         self._connections: dict[asyncio.Task[None], None] = {}
         self.carried = [0, 0]
         self.cuts = 0
@@ -54,7 +57,7 @@ class SlowLine:
     async def _pump(self, way: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
             while piece := await reader.read(PIECE_BYTES):
-                await asyncio.sleep(len(piece) / self._bytes_per_s)
+                await asyncio.sleep(len(piece) / self.bytes_per_s)
                 self.carried[way] += len(piece)
                 writer.write(piece)
                 await writer.drain()
