@@ -23,7 +23,7 @@ from statistics import mean
 import click
 
 from bench.bare import BareMessage
-from bench.measure import CPU_TICK_S, RUNS, cost_us, process_cpu_s
+from bench.measure import CPU_TICK_S, RECEIPTS_AT_ONCE, RUNS, cost_us, process_cpu_s
 from bench.report import cost_ratio, figure, machine, progress, speed_ratio
 from bench.stored import database_of
 from demo.ceremony import pair
@@ -201,7 +201,7 @@ async def _run(*, alerts: int, runs: int, bare_rounds: int) -> None:
         broker = stage.daemon("broker", "broker", "run", "--dir", broker_home, "--json")
         await broker.start()
         for office in (away, *partners):
-            await office.init("Duty officer", "officer")
+            await office.init("Duty officer", "officer", RECEIPTS_AT_ONCE)
             await office.daemon.start()
         address = parse_broker_address_untrusted(str(broker.ready["address"]))
         wire = _Wire(port_behind=address.port)

@@ -21,7 +21,7 @@ import click
 
 from audit.entry import decode_entry_untrusted
 from audit.store import AuditLog
-from bench.measure import RUNS
+from bench.measure import RECEIPTS_AT_ONCE, RUNS
 from bench.report import cost_ratio, figure, line, machine, progress
 from bench.stored import database_and_log_of
 from demo.office import Office
@@ -73,7 +73,7 @@ class _Starts:
 async def _run(messages: int) -> None:
     progress(f"{BENCH}: starting a broker and two offices")
     async with Stage.open() as stage:
-        ground = await open_playground(stage)
+        ground = await open_playground(stage, RECEIPTS_AT_ONCE)
         first, full = ground.offices
         empty = Office(stage, "Muse BLO", "MM", "muse")
         await empty.init("Duty officer", "officer")

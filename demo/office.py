@@ -168,8 +168,11 @@ class Office:
         self._daemon: Daemon | None = None
         self._open_pages: list[Pages] = []
 
-    async def init(self, alias: str, role: str) -> None:
-        """``salween-node init`` with the first officer, on ports that stay over restarts."""
+    async def init(self, alias: str, role: str, settings: str = "") -> None:
+        """``salween-node init`` with the first officer, on ports that stay over restarts.
+
+        ``settings``: lines that its operator adds to ``node.toml``.
+        """
         pin = new_pin()
         pin_file = self._stage.secret_file(f"{self.short}.pin1", pin)
         made = await self.command(
@@ -177,6 +180,8 @@ class Office:
             "--pin-file", pin_file, "--web-port", str(free_port()), "--health-port", str(free_port()),
         )  # fmt: skip
         self._note(made, alias, role, pin, pin_file)
+        written = self.directory / "node.toml"
+        written.write_text(written.read_text() + settings)
 
     async def add_officer(self, alias: str, role: str) -> None:
         """``salween-node officers add``; the node runs."""

@@ -38,14 +38,17 @@ class Playground:
     safety_number: str
 
 
-async def open_playground(stage: Stage) -> Playground:
-    """A broker and two offices, running and paired; nobody is logged in yet."""
+async def open_playground(stage: Stage, settings: str = "") -> Playground:
+    """A broker and two offices, running and paired; nobody is logged in yet.
+
+    ``settings``: lines in ``node.toml`` of both.
+    """
     first, second = (Office(stage, *facts) for facts in OFFICES)
     broker_home = stage.directory / "broker"
     broker_made, _, _ = await asyncio.gather(
         stage.command("broker", "init", "--dir", broker_home, "--port", "0", "--health-port", "0"),
-        first.init("Duty officer", "officer"),
-        second.init("Duty officer", "officer"),
+        first.init("Duty officer", "officer", settings),
+        second.init("Duty officer", "officer", settings),
     )
     broker = stage.daemon("broker", "broker", "run", "--dir", broker_home, "--json")
     await asyncio.gather(broker.start(), first.daemon.start(), second.daemon.start())
