@@ -6,13 +6,14 @@ bench runs.
 
 import click
 
-from bench import catch_up, end_to_end, log_work, photo, report, restart, seal_open, several
+from bench import catch_up, end_to_end, forward, log_work, photo, report, restart, seal_open, several
 
 BENCHES = {
     "seal_open": seal_open.run,
     "several": several.run,
     "log": log_work.run,
     "end_to_end": end_to_end.run,
+    "forward": forward.run,
     "catch_up": catch_up.run,
     "restart": restart.run,
     "photo": photo.run,

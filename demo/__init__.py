@@ -6,6 +6,7 @@ In reading order:
     office.py       an office as people meet it: its commands and its pages, nothing of its insides
     ceremony.py     two offices pair by driving both ``pair`` commands, as two people on a telephone would
     playground.py   a broker and two paired offices, to try by hand
+    region.py       a broker with offices of its own, which hands on to another
     canary.py       looks for planted bytes in files, in plain and in every form they could hide in
     broker_eyes.py  everything a broker could ever read: its files, its database opened with its own key
     published.py    what three published logs say about the same messages

@@ -8,7 +8,6 @@ what is judged by what the published logs hold, and by the connections that the 
 import asyncio
 import json
 import secrets
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +16,8 @@ from demo.canary import Canary
 from demo.ceremony import pair
 from demo.office import Office, Pages
 from demo.published import entries_of
-from demo.stage import Daemon, DemoFailed, Stage, free_port
+from demo.region import Region, connected, open_region
+from demo.stage import Stage
 from demo.telling import Tale, Teller, require
 from runtime.env import Env
 
@@ -28,20 +28,6 @@ OFFICES: Final = (
 )
 PICTURE: Final = Path(__file__).parent / "pickup.jpg"
 LOOKS_S: Final = 0.02
-
-
-@dataclass(slots=True)
-class Region:
-    """One broker: its process, directory and port."""
-
-    daemon: Daemon
-    home: Path
-    port: int
-
-    @property
-    def address(self) -> str:
-        """As its ready line says."""
-        return str(self.daemon.ready["address"])
 
 
 class RegionsStory(Tale):
@@ -57,7 +43,7 @@ class RegionsStory(Tale):
     async def play(self) -> dict[str, Any]:
         """Tell it to the end."""
         self.teller.doing("Starting two brokers and three offices")
-        east, west = await asyncio.gather(self._broker("east"), self._broker("west"))
+        east, west = await asyncio.gather(open_region(self.stage, "east"), open_region(self.stage, "west"))
         self.offices = here, first, second = tuple(Office(self.stage, *facts) for facts in OFFICES)
         await asyncio.gather(*(office.init("Duty officer", "officer") for office in self.offices))
         await asyncio.gather(*(office.daemon.start() for office in self.offices))
@@ -70,11 +56,11 @@ class RegionsStory(Tale):
     async def _play(
         self, east: Region, west: Region, here: Office, first: Office, second: Office
     ) -> dict[str, Any]:
-        await self._hands_on(east, "west", west)
-        await self._hands_on(west, "east", east)
-        await self._route(here, through=east, to=west, name="west")
+        await east.hand_on("west", west)
+        await west.hand_on("east", east)
+        await east.carry(here, to=west, name="west")
         for other in (first, second):
-            await self._route(other, through=west, to=east, name="east")
+            await west.carry(other, to=east, name="east")
         self.told(
             "brokers",
             f"Two brokers run. {here.name} speaks to the eastern one, {first.name} and {second.name} to the"
@@ -83,8 +69,8 @@ class RegionsStory(Tale):
 
         self.teller.doing("Pairing across the border, and moving one office's mailboxes home")
         for other in (first, second):
-            await pair(self.stage, here, other, west.address, await self._token(west))
-        tokens = self.stage.secret_file("move.tokens", await self._token(east))
+            await pair(self.stage, here, other, west.address, await west.token())
+        tokens = self.stage.secret_file("move.tokens", await east.token())
         await here.command("move", "--broker", east.address, "--token-file", tokens)
         at_here = await here.pages()
         at_first, at_second = await first.pages(), await second.pages()
@@ -139,39 +125,12 @@ class RegionsStory(Tale):
         )
         return {"photo_bytes": len(pictures[0]), "looks": self._looks}
 
-    # --- setting up -----------------------------------------------------------------------------------------
-
-    async def _broker(self, name: str) -> Region:
-        home, port = self.stage.directory / name, free_port()
-        await self.stage.command("broker", "init", "--dir", home, "--port", str(port), "--health-port", "0")
-        daemon = self.stage.daemon(name, "broker", "run", "--dir", home, "--json")
-        await daemon.start()
-        return Region(daemon, home, port)
-
-    async def _hands_on(self, region: Region, name: str, to: Region) -> None:
-        """What an operator writes into ``broker.toml``, and a start of the daemon."""
-        settings = region.home / "broker.toml"
-        settings.write_text(settings.read_text() + f'\n[forward]\n{name} = "{to.address}"\n')
-        await region.daemon.stop()
-        await region.daemon.start()
-
-    async def _route(self, office: Office, *, through: Region, to: Region, name: str) -> None:
-        made = await self.stage.command("broker", "tokens", "--dir", through.home, "--forwarding")
-        token = self.stage.secret_file(f"{office.short}.{name}", made["tokens"][0])
-        await office.command(
-            "routes", "add", to.address, "--through", through.address, "--name", name, "--token-file", token
-        )
-
-    async def _token(self, region: Region) -> str:
-        made = await self.stage.command("broker", "tokens", "--dir", region.home)
-        return str(made["tokens"][0])
-
     async def _watch(self) -> None:
         """Who is connected where, again and again: processes of offices, ports of brokers."""
         while True:
             for office in self.offices:
                 if (pid := office.daemon.pid) is not None:
-                    self._spoken |= {(office.short, port) for port in _connected(pid)}
+                    self._spoken |= {(office.short, port) for port in connected(pid)}
             self._looks += 1
             await asyncio.sleep(LOOKS_S)
 
@@ -267,27 +226,3 @@ class RegionsStory(Tale):
             found = await search_broker(self._env, copy, self._canary)
             findings = [*found.files.findings, *found.rows.findings]
             require(not findings, f"Plaintext of an alert stands in {findings[:1]}." if findings else "")
-
-
-def _connected(pid: int) -> set[int]:
-    """Ports on this machine to which a process has a TCP connection at this moment."""
-    sockets: set[str] = set()
-    try:
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            try:
-                target = str(descriptor.readlink())
-            except OSError:
-                continue
-            if target.startswith("socket:["):
-                sockets.add(target[8:-1])
-        rows = Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
-    except OSError as error:
-        if isinstance(error, FileNotFoundError | ProcessLookupError):
-            return set()
-        raise DemoFailed(f"The connections of a process cannot be read: {error}") from error
-    ports: set[int] = set()
-    for row in rows:
-        words = row.split()
-        if words[9] in sockets:
-            ports.add(int(words[2].rpartition(":")[2], 16))
-    return ports
