@@ -27,7 +27,7 @@ from tests.simulation.daemons import OfficeHost, pair
 
 NEW_KEY_ID = b"newest.."
 ROOM = 8  # of the small mailbox below, besides what is kept for urgent items
-URGENT_ROOM = 2
+URGENT_ROOM = 3  # one of them goes to a question for a cosignature
 
 
 class Puts:

@@ -25,6 +25,7 @@ from tests.simulation.world import World
 
 DAYS = float(os.environ.get("SALWEEN_DAYS", "0.1"))
 ALERTS = 6
+CARD_BYTES = 1_359  # of a broker: public, and the same to everybody
 _LENGTH = re.compile(rb"Content-Length: ([0-9]+)\r\n")
 
 
@@ -119,8 +120,7 @@ def test_brokers_and_lines_hold_nothing_that_names_anybody(
                 assert _found(needles, await _disk_of(world, broker)) == set()
             assert _found(needles, carried) == set()
             # A broker's card is public, and the same for everybody.
-            sealed = [piece for piece in carried if b"\r\n\r\nSLWB" not in piece]
-            stated = {int(size) for piece in sealed for size in _LENGTH.findall(piece)}
+            stated = {int(size) for piece in carried for size in _LENGTH.findall(piece)} - {CARD_BYTES}
             assert stated <= {*_REQUEST_SIZES, *_ANSWER_SIZES}
             # A broker that keeps what it should not is found out by the same search.
             database = _database_of(region.west)
