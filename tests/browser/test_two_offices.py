@@ -7,6 +7,7 @@ from playwright.async_api import BrowserContext, Page, expect
 
 from demo.office import Office, Officer
 from demo.playground import Playground, open_playground
+from demo.regions_story import PICTURE
 from demo.stage import Stage
 from tests.browser.chromium import SCREENSHOTS, SIZE, chromium
 
@@ -40,9 +41,9 @@ async def picture(page: Page, name: str) -> None:
 
 
 async def test_an_alert_sent_at_one_office_is_read_at_the_other() -> None:
-    """Logged in at both in one profile; written, reviewed, sent; it appears at the other; the ladder climbs.
+    """Logged in at both in one profile; written with a photo, reviewed, sent; it appears at the other.
 
-    Neither log-in ends the other.
+    The ladder climbs. Neither log-in ends the other.
     """
     async with both_open() as (ground, context):
         here, there = ground.offices
@@ -57,6 +58,13 @@ async def test_an_alert_sent_at_one_office_is_read_at_the_other() -> None:
         await sender.fill('[name="vehicle.plate"]', PLATE)
         await sender.select_option('[name="source"]', "B")
         await sender.select_option('[name="information"]', "2")
+        await sender.set_input_files("[name=photo]", PICTURE)
+        await sender.click("button[value=photos]")
+        # The page comes again where the photo is, not at its top.
+        thumbnail = sender.locator("#f-photos img")
+        await expect(thumbnail).to_be_in_viewport()
+        assert await thumbnail.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+        await expect(sender.locator('[name="vehicle.plate"]')).to_have_value(PLATE)
         await picture(sender, "1-written")
         await sender.locator('button.main[name="action"][value="review"]').click()
         await expect(sender.locator("main")).to_contain_text(PLATE)
