@@ -31,8 +31,13 @@ class RestoreStory(Tale):
         )
 
         self.teller.doing("Sending an alert each way")
-        await self._crosses(at_here, at_there)
-        await self._crosses(at_there, at_here)
+        there_first, here_first = (
+            await self._crosses(at_here, at_there),
+            await self._crosses(at_there, at_here),
+        )
+        # With the receipts the offices tell each other their reset keys.
+        await self.reaches(at_here, [first], "delivered")
+        await self.reaches(at_there, [answer], "delivered")
         self.told("alerts", "An alert crossed each way.")
 
         self.teller.doing("Making a backup")
@@ -48,6 +53,7 @@ class RestoreStory(Tale):
         self.teller.doing("Sending more alerts each way, after the backup")
         sent = [await self._crosses(at_here, at_there) for _ in range(2)]
         received = [await self._crosses(at_there, at_here) for _ in range(2)]
+        await self.reaches(at_there, received, "delivered")
         self.told("after", "Two more alerts crossed each way: they are in no backup.")
 
         self.teller.doing("Losing a computer")
