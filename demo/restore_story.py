@@ -31,10 +31,8 @@ class RestoreStory(Tale):
         )
 
         self.teller.doing("Sending an alert each way")
-        there_first, here_first = (
-            await self._crosses(at_here, at_there),
-            await self._crosses(at_there, at_here),
-        )
+        first = await self._crosses(at_here, at_there)
+        answer = await self._crosses(at_there, at_here)
         # With the receipts the offices tell each other their reset keys.
         await self.reaches(at_here, [first], "delivered")
         await self.reaches(at_there, [answer], "delivered")
