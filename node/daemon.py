@@ -284,6 +284,7 @@ class Node:
             identity,
             secrets,
             self.keys,
+            self.reset_keys,
             self._half_pairs,
             log_directory=self._directory / LOG_NAME,
             witness_name=witness_name(log.origin),
