@@ -398,6 +398,7 @@ def _reconciled_json(answer: Reconciled) -> dict[str, Any]:
             _report_json(source.directory, source.report)
             | {
                 "verdicts": source.verdicts,
+                "notes": [*source.report.notes, *source.story.notes],
                 "oddities": [
                     {"verdict": oddity.label, "index": oddity.index, "detail": oddity.detail}
                     for oddity in source.oddities

@@ -9,14 +9,14 @@ Spec: docs/auditing.md#reconcile. Each log is verified and replayed by itself fi
    sealed envelopes.
 3. The broker's entries are joined through the set of envelopes that the sender's ``msg.seal`` name. What
    went by stick has none there.
-4. Each clock is held against the others', raw and with its own declared steps taken back.
+4. Each clock is held against the others': as written, and with what its own log declared of it taken back.
 
 One rule: that something is missing counts only when the log that should have it goes on well beyond, and
 has declared no loss. Memory grows with messages and envelopes, not with entries.
 """
 
 import json
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -198,17 +198,47 @@ def _by_epoch(sources: Iterable[Source]) -> list[Source]:
 
 @dataclass(slots=True)
 class _Moment:
-    """A time by one clock: as written, and with the steps that its log declared taken back."""
+    """A time by one clock, which others may contradict.
+
+    A conflict counts only if it stands whichever way the clock is read: as written, with the steps that its
+    log declared taken back, and with what it said of other clocks, before the entry and next after it.
+    """
 
     raw: int
     steady: int
+    """Steps taken back, and moved by what the log had last said of another clock: the best guess there is."""
+    earliest: int
+    latest: int
 
     def is_after(self, us: int) -> bool:
-        """Later than leeway and declared steps allow."""
-        return min(self.raw, self.steady) > us + LEEWAY_US
+        """Later than leeway and all that was declared allow."""
+        return self.earliest > us + LEEWAY_US
 
     def is_before(self, us: int) -> bool:
-        return max(self.raw, self.steady) < us - LEEWAY_US
+        return self.latest < us - LEEWAY_US
+
+
+class _Clock:
+    """Reads the times of one log, entry by entry."""
+
+    def __init__(self, declared: Sequence[tuple[int, int]]) -> None:
+        self._ahead = deque(declared)
+        self._moved = 0
+        self._stepped = 0
+
+    def step(self, entry: Entry) -> None:
+        """A ``clk.step``."""
+        self._stepped += entry["to"] - entry["from"]
+
+    def moment(self, index: int, ts_us: int) -> _Moment:
+        """When the entry was written."""
+        while self._ahead and self._ahead[0][0] <= index:
+            self._moved = self._ahead.popleft()[1]
+        back = ts_us - self._stepped
+        next_moved = self._ahead[0][1] if self._ahead else self._moved
+        readings = (ts_us, back, back + self._moved, back + next_moved)
+        steady = back + (self._moved or next_moved)
+        return _Moment(ts_us, steady, min(readings), max(readings))
 
 
 @dataclass(slots=True)
@@ -304,7 +334,7 @@ class _Case:
 
     def read(self, source: Source) -> None:
         """Take in every entry of one log."""
-        shift = 0
+        clock = _Clock(source.story.clocks)
         take: dict[str, Callable[[Source, int, Entry, _Moment], None]] = {
             "pair.ok": self._paired,
             "msg.submit": self._submitted,
@@ -330,11 +360,17 @@ class _Case:
                 continue  # fsck has found it
             entry = json.loads(data)
             if entry["t"] == "clk.step":
-                shift += entry["to"] - entry["from"]
-            elif (taker := take.get(entry["t"])) is not None:
-                taker(source, index, entry, _Moment(entry["ts"], entry["ts"] - shift))
-            self._until[source.office] = max(self._until.get(source.office, 0), entry["ts"] - shift)
+                clock.step(entry)
+            at = clock.moment(index, entry["ts"])
+            if (taker := take.get(entry["t"])) is not None:
+                taker(source, index, entry, at)
+            self._until[source.office] = max(self._until.get(source.office, 0), at.steady)
         self._now_us = max(self._now_us, self._until.get(source.office, 0))
+        if source.story.clocks:
+            most_us = max(abs(moved) for _, moved in source.story.clocks)
+            source.story.notes.append(
+                f"it says its clock was up to {most_us // 60_000_000} minutes from a broker's: read with that"
+            )
 
     # --- one entry each -------------------------------------------------------------------------------------
 
@@ -554,7 +590,7 @@ class _Case:
                     return Fate.BACKDATED, "the receiver took it in before the broker had it"
                 if gone and arrival.at.is_after(gone):
                     return Fate.POSTDATED, "the receiver took it in after it had deleted it at the broker"
-                if came is None and arrival.at.is_before(min(seal.at.raw, seal.at.steady)):
+                if came is None and arrival.at.is_before(seal.at.earliest):
                     return Fate.TIME_CONFLICT, "received before it was sealed: one of two clocks is wrong"
         return None
 

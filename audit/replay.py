@@ -188,6 +188,8 @@ class Story:
     """The origin of the epoch that ended before this log began, if one did."""
     border: tuple[int, str] | None = None
     """How many entries that epoch had at the office, and their root in hex: what the second entry says."""
+    clocks: list[tuple[int, int]] = field(default_factory=list)
+    """(index, microseconds) of each ``clk.off``: what it adds to a time without its declared steps."""
     last_steps: deque[Step] = field(default_factory=deque)
     notes: list[str] = field(default_factory=list)
     """What an auditor should know that is no finding."""
@@ -268,6 +270,7 @@ class _Teller:
         self._envelopes: dict[str, str] = {}
         self._is_border_open = False  # this epoch followed another, which nobody told us
         self._before = before
+        self._stepped_us = 0
 
     def tell(self, index: int, ts_us: int, name: str, entry: Entry) -> None:
         story = self.story
@@ -294,6 +297,10 @@ class _Teller:
             story.erased.setdefault(entry["alert"], index)
         elif name == "log.start" and "prior" in entry:
             self._begin_after(entry["prior"])
+        elif name == "clk.step":
+            self._stepped_us += entry["to"] - entry["from"]
+        elif name == "clk.off":
+            story.clocks.append((index, entry["at"] * 1000 - ts_us + self._stepped_us))
         elif name == "backup.restore":
             story.border = (entry["size"], entry["root"])
 
@@ -430,6 +437,7 @@ WORDS: Final[Mapping[str, str]] = {
     "log.prune": "entries below %(below)s pruned",
     "key.rotate": "key %(what)s replaced by %(new).8s…",
     "clk.step": "clock stepped",
+    "clk.off": "clock differs from that of %(origin)s",
     "cfg.change": "setting %(what)s changed",
     "backup.made": "backup of the first %(size)s entries made",
     "backup.loss": "peer %(peer).8s… answered a reset: %(sent)s alerts of ours lost, %(gone)s numbers gone",

@@ -20,6 +20,7 @@ from keys.errors import PolicyRefused
 from keys.notice import parse_notice_text_untrusted
 from node.alerts import Alerts
 from node.answers import Answers
+from node.clock_doubt import CLOCK_DOUBT_MS
 from node.events import DeskEvent, Events
 from node.evidence import EvidenceRoom
 from node.identity import Identity
@@ -61,7 +62,6 @@ from runtime.sqlite import Database, Snapshot
 DISK_LOOK_MS = 5_000
 ENTRIES_MAX = 500
 ID_PREFIX_MIN = 8  # hex digits of an office id that name it on a command line
-CLOCK_DOUBT_MS = 2 * limits.MINUTE_MS
 EXPIRES_AFTER_MS = 7 * limits.DAY_MS
 ERASE_AFTER_MS = 30 * limits.DAY_MS
 

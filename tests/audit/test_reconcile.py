@@ -383,15 +383,64 @@ def test_what_came_out_of_order_is_told(logs: Logs, tmp_path: Path) -> None:
 
 def test_times_that_other_clocks_contradict(logs: Logs, tmp_path: Path) -> None:
     """Back-dated, behind and ahead, with nothing declared: the broker's times bound them."""
-    behind = logs.sender.rewritten(tmp_path / "behind", shifted(-24 * HOUR_US))
+
+    def undeclared(entries: list[Entry]) -> list[Entry]:
+        return shifted(-24 * HOUR_US)(without(lambda entry: entry["t"] == "clk.off")(entries))
+
+    behind = logs.sender.rewritten(tmp_path / "behind", undeclared)
     assert "BACKDATED" in fates(logs.judge(sender=behind))
     assert "BACKDATED" in fates(logs.judge(sender=behind, broker=None)), "the custody notes say it too"
-    ahead = logs.sender.rewritten(tmp_path / "ahead", without(lambda entry: entry["t"] == "clk.step"))
+    ahead = logs.sender.rewritten(tmp_path / "ahead", without(lambda entry: entry["t"].startswith("clk.")))
     assert "POSTDATED" in fates(logs.judge(sender=ahead)), "two hours ahead, and nobody says so"
     late = logs.receiver.rewritten(tmp_path / "late", shifted(24 * HOUR_US))
     assert "POSTDATED" in fates(logs.judge(receiver=late))
     early = logs.receiver.rewritten(tmp_path / "early", shifted(-24 * HOUR_US))
     assert "BACKDATED" in fates(logs.judge(receiver=early))
+
+
+def test_a_clock_that_was_always_wrong_is_told_by_its_own_log(tmp_path: Path) -> None:
+    """Three hours ahead since before the first entry: said when a broker shows another time."""
+    told, directories, signers = wrong_from_the_start(tmp_path)
+    assert told.is_clean, labels(told)
+    assert "up to 180 minutes" in " ".join(note for source in told.sources for note in source.story.notes)
+    ahead = Party(directories[0], signers[0]).rewritten(
+        tmp_path / "silent", without(lambda entry: entry["t"] == "clk.off")
+    )
+    policies = [single_log_policy(signer.log_key) for signer in signers]
+    silent = reconcile([authenticate(str(path), policies) for path in (ahead.directory, *directories[1:])])
+    assert "POSTDATED" in fates(silent), "the same log without a word of it"
+
+
+def wrong_from_the_start(home: Path) -> tuple[Reconciled, list[Path], list[Any]]:
+    """Logs of a sender whose clock stands ahead, a receiver and a broker."""
+    with World(seed=12, directory=home / "world") as world:
+        broker = BrokerHost(world)
+        here, there = OfficeHost(world, "Myitkyina", "MM"), OfficeHost(world, "Tengchong", "CN")
+
+        async def script() -> tuple[Reconciled, list[Path], list[Any]]:
+            await broker.make()
+            here.host.step_clock(3 * HOUR_S * 1000)
+            await here.make()
+            await there.make()
+            await pair(broker, here, there)
+            await here.send(an_alert("KA-1111"))
+            await asyncio.sleep(HOUR_S)
+            assert here.node is not None
+            assert there.node is not None
+            signers = [cast(Any, node.log)._signer for node in (here.node, there.node)]
+            signers.append(cast(Any, broker.broker)._log._signer)
+            directories = [
+                next(path.parent for path in host.disk.rglob("log/checkpoint"))
+                for host in (here.host, there.host, broker.host)
+            ]
+            policies = [single_log_policy(signer.log_key) for signer in signers]
+            return (
+                reconcile([authenticate(str(each), policies) for each in directories]),
+                directories,
+                signers,
+            )
+
+        return world.run(script())
 
 
 def test_a_log_under_no_policy_says_nothing(logs: Logs) -> None:
