@@ -18,8 +18,9 @@ Read in this order:
 9. ``reader``      read-only view of a published directory
 10. ``fsck``       is what was published what was signed?  (structure)
 11. ``replay``     what did the office know, and when?  (meaning)
-12. ``reconcile``  do several logs agree?
-13. ``__main__``   ``salween-audit verify | replay | reconcile``
+12. ``custody``    brokers' notes that an office hands over, verified
+13. ``reconcile``  do several logs agree?
+14. ``__main__``   ``salween-audit verify | replay | reconcile``
 
 Spec: docs/spec/log.md. Formats are C2SP's (signed-note, tlog-checkpoint, tlog-tiles, tlog-cosignature,
 tlog-policy, tlog-proof) and RFC 6962's; only the entries are ours.
