@@ -20,7 +20,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -40,6 +40,8 @@ from audit.policy import POLICY_BYTES_MAX, QUORUM_NONE, Policy, parse_policy_unt
 from audit.reader import PublishedLog
 from audit.reconcile import Judgement, Reconciled, Source, authenticate, reconcile
 from audit.replay import BORDER, Message, Story, Until, replay
+from audit.report import TIMELINES_MAX, gather, when
+from audit.report_page import render
 from keys.brokercard import parse_broker_address_untrusted
 from keys.errors import MalformedInput
 
@@ -265,7 +267,7 @@ def _several_logs(command: _Command) -> _Command:
 @_JSON
 def reconcile_command(as_json: bool, **given: tuple[str, ...]) -> Answer:
     """Verify DIRECTORIES, logs of offices, and hold them against each other, message by message."""
-    answer = _reconcile(**given, quiet=as_json)
+    answer, _ = _reconcile(**given, quiet=as_json)
     return Answer(
         code=Exit.CLEAN if answer.is_clean else Exit.FINDING,
         text=_json_line(_reconciled_json(answer)) if as_json else _tell_reconciled(answer),
@@ -280,7 +282,7 @@ def _reconcile(
     notes_files: tuple[str, ...],
     addresses: tuple[str, ...],
     quiet: bool,
-) -> Reconciled:
+) -> tuple[Reconciled, list[Policy]]:
     policies = [parse_policy_untrusted(_read_file(name, POLICY_BYTES_MAX)) for name in policy_files]
     notes = read_notes_untrusted(
         [_read_file(name, NOTES_BYTES_MAX) for name in notes_files],
@@ -299,9 +301,60 @@ def _reconcile(
     gc.disable()
     try:
         with _bar("replay", quiet=quiet) as bar:
-            return reconcile(sources, notes=notes, progress=bar or (lambda _: None))
+            return reconcile(sources, notes=notes, progress=bar or (lambda _: None)), policies
     finally:
         gc.enable()
+
+
+@cli.command("report")
+@_several_logs
+@click.option("--out", type=click.Path(dir_okay=False), help="Where to write the page: one HTML file.")
+@click.option(
+    "--timelines",
+    type=click.IntRange(min=0),
+    default=TIMELINES_MAX,
+    show_default=True,
+    help="How many messages are told step by step; findings come first.",
+)
+@_JSON
+def report_command(out: str | None, timelines: int, as_json: bool, **given: tuple[str, ...]) -> Answer:
+    """Reconcile DIRECTORIES and write what an auditor wants to see, as one page or with --json as facts."""
+    if out is None and not as_json:
+        raise click.UsageError("--out FILE for a page, --json for the facts, or both.")
+    answer, policies = _reconcile(**given, quiet=False)
+    with _bar("report", quiet=False) as bar:
+        facts = gather(
+            answer,
+            policies,
+            now_us=time.time_ns() // 1000,
+            timelines=timelines,
+            progress=bar or (lambda _: None),
+        )
+    if out is not None:
+        _write_file(out, render(facts))
+    messages = facts["messages"]
+    told = (
+        f"{out}: {len(facts['logs'])} logs, {messages['total']} messages,"
+        f" {len(facts['log_findings']) + messages['findings']} findings\n"
+    )
+    return Answer(
+        code=Exit.CLEAN if answer.is_clean else Exit.FINDING, text=_json_line(facts) if as_json else told
+    )
+
+
+def _write_file(name: str, data: bytes) -> None:
+    """Whole or not at all, also where a file of that name was there before."""
+    half = f"{name}.{os.getpid()}.part"
+    try:
+        with open(half, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(half, name)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(half)
+        raise
 
 
 def _hold_against(story: Story, ended: Report, before: Story) -> None:
@@ -432,18 +485,6 @@ class _Bar:
 
 # What is shown
 
-YEAR_10000_US: Final = 253_402_300_800_000_000
-
-
-def _when(ts_us: int | None) -> str:
-    if ts_us is None:
-        return "never"
-    # Entry times are numbers up to 2^53 microseconds: the year 2255 at most. A witness may say anything.
-    if ts_us >= YEAR_10000_US:
-        return "after the year 9999"
-    moment = datetime.fromtimestamp(ts_us / 1_000_000, UTC).replace(tzinfo=None)
-    return moment.isoformat(timespec="milliseconds") + "Z"
-
 
 def _reconciled_json(answer: Reconciled) -> dict[str, Any]:
     return {
@@ -487,13 +528,13 @@ def _report_json(directory: str, report: Report) -> dict[str, Any]:
         "verified_size": report.verified_size,
         "witnessed_size": report.witnessed_size,
         "checkpoints": report.checkpoints,
-        "first_entry_at": _when(report.first_ts_us),
-        "newest_entry_at": _when(report.last_ts_us),
+        "first_entry_at": when(report.first_ts_us),
+        "newest_entry_at": when(report.last_ts_us),
         "witnesses": [
-            {"name": name, "size": size, "at": _when(time_s * 1_000_000)}
+            {"name": name, "size": size, "at": when(time_s * 1_000_000)}
             for name, (size, time_s) in sorted(report.cosigned.items())
         ],
-        "cosigners": [{"name": name, "at": _when(time_s * 1_000_000)} for name, time_s in report.cosigners],
+        "cosigners": [{"name": name, "at": when(time_s * 1_000_000)} for name, time_s in report.cosigners],
         "types": dict(sorted(report.types.items())),
         "findings": [
             {"verdict": finding.label, "number": finding.number, "detail": finding.detail}
@@ -506,7 +547,7 @@ def _report_json(directory: str, report: Report) -> dict[str, Any]:
 
 def _story_json(story: Story) -> dict[str, Any]:
     return {
-        "at": {"entries": story.entries, "time": _when(story.last_ts_us)},
+        "at": {"entries": story.entries, "time": when(story.last_ts_us)},
         "messages": [
             {
                 "id": message.id,
@@ -517,7 +558,7 @@ def _story_json(story: Story) -> dict[str, Any]:
                 "attempts": message.attempts,
                 "envelopes": sorted(message.envelopes),
                 "steps": [
-                    {"index": step.index, "time": _when(step.ts_us), "words": step.words}
+                    {"index": step.index, "time": when(step.ts_us), "words": step.words}
                     for step in message.steps
                 ],
             }
@@ -582,12 +623,12 @@ def _show_report(console: Console, directory: str, report: Report, story: Story 
         facts += [
             ("entries", f"{report.verified_size} of {report.size} lead to a signed root"),
             ("root", report.root.hex()),
-            ("time", f"{_when(report.first_ts_us)} to {_when(report.last_ts_us)}, by the log's own clock"),
+            ("time", f"{when(report.first_ts_us)} to {when(report.last_ts_us)}, by the log's own clock"),
             ("checkpoints", str(report.checkpoints)),
             ("cosigners", ", ".join(_cosigners(report)) or "none"),
         ]
         facts += [
-            ("witness", f"{name}: {size} of {report.size} entries, at {_when(time_s * 1_000_000)}")
+            ("witness", f"{name}: {size} of {report.size} entries, at {when(time_s * 1_000_000)}")
             for name, (size, time_s) in sorted(report.cosigned.items())
         ]
     facts += [("note", note) for note in (*report.notes, *(story.notes if story else ()))]
@@ -608,7 +649,7 @@ def _show_report(console: Console, directory: str, report: Report, story: Story 
 
 
 def _cosigners(report: Report) -> list[str]:
-    return [f"{name} at {_when(time_s * 1_000_000)}" for name, time_s in report.cosigners]
+    return [f"{name} at {when(time_s * 1_000_000)}" for name, time_s in report.cosigners]
 
 
 def _show_story(console: Console, story: Story) -> None:
@@ -616,7 +657,7 @@ def _show_story(console: Console, story: Story) -> None:
     if omitted > 0:
         console.print(f"({omitted} earlier steps not shown; --steps 0 shows all)")
     for step in story.last_steps:
-        console.print(f"{_when(step.ts_us)}  {step.index:>7}  {step.words}", soft_wrap=True, markup=False)
+        console.print(f"{when(step.ts_us)}  {step.index:>7}  {step.words}", soft_wrap=True, markup=False)
     messages = list(story.messages.values())
     if messages:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -628,7 +669,7 @@ def _show_story(console: Console, story: Story) -> None:
         console.print(table)
     if len(messages) > STEPS_SHOWN:
         console.print(f"({len(messages) - STEPS_SHOWN} earlier messages not shown; --json has all)")
-    console.print(f"\nas of entry {story.entries - 1}, {_when(story.last_ts_us)}\n")
+    console.print(f"\nas of entry {story.entries - 1}, {when(story.last_ts_us)}\n")
 
 
 def _message_row(message: Message) -> list[str]:
@@ -638,7 +679,7 @@ def _message_row(message: Message) -> list[str]:
         message.peer[:16],
         message.state,
         str(len(message.steps)),
-        _when(message.steps[-1].ts_us),
+        when(message.steps[-1].ts_us),
     ]
 
 

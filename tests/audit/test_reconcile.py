@@ -78,7 +78,7 @@ class Logs:
         return reconcile([authenticate(str(party.directory), policies) for party in there], notes=notes)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Logs:
     """Five alerts: a killed broker, restarts of both, a stick, a clock set ahead, hours offline.
 
