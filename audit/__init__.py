@@ -25,7 +25,9 @@ Read in this order:
 16. ``page``       HTML and SVG that no log can inject anything into               pure
 17. ``charts``     inline SVG                                                      pure
 18. ``report_page``  the page of a report                                         pure
-19. ``__main__``   ``salween-audit verify | replay | reconcile | report``
+19. ``statistics``  counts without content, small ones hidden
+20. ``statistics_page``  the page of statistics                                   pure
+21. ``__main__``   ``salween-audit verify | replay | reconcile | report | statistics``
 
 Spec: docs/spec/log.md. Formats are C2SP's (signed-note, tlog-checkpoint, tlog-tiles, tlog-cosignature,
 tlog-policy, tlog-proof) and RFC 6962's; only the entries are ours.

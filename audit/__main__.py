@@ -42,6 +42,8 @@ from audit.reconcile import Judgement, Reconciled, Source, authenticate, reconci
 from audit.replay import BORDER, Message, Story, Until, replay
 from audit.report import TIMELINES_MAX, gather, when
 from audit.report_page import render
+from audit.statistics import as_csv, count
+from audit.statistics_page import render_statistics
 from keys.brokercard import parse_broker_address_untrusted
 from keys.errors import MalformedInput
 
@@ -339,6 +341,44 @@ def report_command(out: str | None, timelines: int, as_json: bool, **given: tupl
     )
     return Answer(
         code=Exit.CLEAN if answer.is_clean else Exit.FINDING, text=_json_line(facts) if as_json else told
+    )
+
+
+@cli.command("statistics")
+@_DIRECTORY
+@_POLICY
+@click.option("--from", "first", metavar="YYYY-MM", help="The first month that is counted.")
+@click.option("--to", "last", metavar="YYYY-MM", help="The last month that is counted.")
+@click.option("--csv", "with_csv", is_flag=True, help="One line for each count on standard output.")
+@click.option(
+    "--out", type=click.Path(dir_okay=False), help="Where to write a page with charts: one HTML file."
+)
+@_JSON
+def statistics_command(
+    directory: str,
+    policy_file: str | None,
+    first: str | None,
+    last: str | None,
+    with_csv: bool,
+    out: str | None,
+    as_json: bool,
+) -> Answer:
+    """Count what DIRECTORY lets be counted without content; small counts are hidden."""
+    if with_csv + as_json + (out is not None) == 0 or (with_csv and as_json):
+        raise click.UsageError("--csv or --json for the counts, --out FILE for a page.")
+    for month, option in ((first, "--from"), (last, "--to")):
+        if month is not None and re.fullmatch("[0-9]{4}-(?:0[1-9]|1[0-2])", month) is None:
+            raise click.BadParameter("not a month such as 2026-03", param_hint=option)
+    report = _verify(directory, policy_file, False, (), None)
+    with _bar("count", quiet=False) as bar:
+        facts = count(
+            PublishedLog(directory), report, first=first, last=last, progress=bar or (lambda _: None)
+        )
+    if out is not None:
+        _write_file(out, render_statistics(facts))
+    return Answer(
+        code=Exit.FINDING if report.findings else Exit.CLEAN,
+        text=as_csv(facts) if with_csv else _json_line(facts) if as_json else f"{out}\n",
     )
 
 
