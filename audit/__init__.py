@@ -18,8 +18,16 @@ Read in this order:
 9. ``reader``      read-only view of a published directory
 10. ``fsck``       is what was published what was signed?  (structure)
 11. ``replay``     what did the office know, and when?  (meaning)
-12. ``reconcile``  do several logs agree?
-13. ``__main__``   ``salween-audit verify | replay | reconcile``
+12. ``custody``    brokers' notes that an office hands over, verified
+13. ``reconcile``  do several logs agree?
+14. ``words``      what each verdict means and does not say
+15. ``report``     the facts of a report: timelines, accesses, erasures, witnesses
+16. ``page``       HTML and SVG that no log can inject anything into               pure
+17. ``charts``     inline SVG                                                      pure
+18. ``report_page``  the page of a report                                         pure
+19. ``statistics``  counts without content, small ones hidden
+20. ``statistics_page``  the page of statistics                                   pure
+21. ``__main__``   ``salween-audit verify | replay | reconcile | report | statistics``
 
 Spec: docs/spec/log.md. Formats are C2SP's (signed-note, tlog-checkpoint, tlog-tiles, tlog-cosignature,
 tlog-policy, tlog-proof) and RFC 6962's; only the entries are ours.

@@ -22,6 +22,8 @@ from audit.tree import ENTRIES, TILE_WIDTH, split_bundle_untrusted
 from keys.errors import MalformedInput
 
 Entry = dict[str, Any]
+Also = Callable[[int, Entry], None]
+"""Called with the index and the fields of each entry."""
 
 
 class Sent(Enum):
@@ -188,8 +190,6 @@ class Story:
     """The origin of the epoch that ended before this log began, if one did."""
     border: tuple[int, str] | None = None
     """How many entries that epoch had at the office, and their root in hex: what the second entry says."""
-    clocks: list[tuple[int, int]] = field(default_factory=list)
-    """(index, microseconds) of each ``clk.off``: what it adds to a time without its declared steps."""
     last_steps: deque[Step] = field(default_factory=deque)
     notes: list[str] = field(default_factory=list)
     """What an auditor should know that is no finding."""
@@ -238,13 +238,17 @@ def replay(
     steps_kept: int = 0,
     before: "Story | None" = None,
     progress: Progress = lambda _: None,
+    also: Also | None = None,
+    in_words: bool = True,
 ) -> Story:
     """Read the first ``size`` entries and tell what they mean;
 
     The last ``steps_kept`` steps are kept in words. ``before`` is the whole story of the epoch that ended:
-    with it, what this log says of earlier messages must follow from there; without it, it may.
+    with it, what this log says of earlier messages must follow from there; without it, it may. ``also``
+    is shown each entry that was told, so that whoever looks for something else need not read twice.
+    Without ``in_words`` steps have no sentences, for whoever reads only what is odd.
     """
-    teller = _Teller(steps_kept, before)
+    teller = _Teller(steps_kept, before, in_words)
     story = teller.story
     for index, data in enumerate(read_entries(log, size)):
         try:
@@ -254,7 +258,10 @@ def replay(
             continue
         if until is not None and until.ends(index, ts_us):
             break
-        teller.tell(index, ts_us, name, _decode(data.decode("ascii")))
+        entry = _decode(data.decode("ascii"))
+        teller.tell(index, ts_us, name, entry)
+        if also is not None:
+            also(index, entry)
         if index % (TILE_WIDTH * 16) == 0:
             progress(index)
     progress(size)
@@ -264,23 +271,20 @@ def replay(
 class _Teller:
     """Takes entries in order; ``story`` is what they amount to so far."""
 
-    def __init__(self, steps_kept: int, before: Story | None) -> None:
+    def __init__(self, steps_kept: int, before: Story | None, in_words: bool) -> None:
         self.story = Story(last_steps=deque(maxlen=steps_kept))
         self._accepted: dict[tuple[object, ...], int] = {}
         self._envelopes: dict[str, str] = {}
         self._is_border_open = False  # this epoch followed another, which nobody told us
         self._before = before
-        self._stepped_us = 0
+        self._in_words = in_words
 
     def tell(self, index: int, ts_us: int, name: str, entry: Entry) -> None:
         story = self.story
         story.entries = index + 1
         story.last_ts_us = ts_us
         story.types[name] += 1
-        words = WORDS.get(name)
-        told = words % entry if words else f"{name} (unknown type)"
-        if name == "msg.recv" and "msg" in entry:
-            told += f", message {entry['msg'][:8]}…"
+        told = _words_of(name, entry) if self._in_words else ""
         step = Step(index=index, ts_us=ts_us, words=told)
         if story.last_steps.maxlen:
             story.last_steps.append(step)
@@ -297,10 +301,6 @@ class _Teller:
             story.erased.setdefault(entry["alert"], index)
         elif name == "log.start" and "prior" in entry:
             self._begin_after(entry["prior"])
-        elif name == "clk.step":
-            self._stepped_us += entry["to"] - entry["from"]
-        elif name == "clk.off":
-            story.clocks.append((index, entry["at"] * 1000 - ts_us + self._stepped_us))
         elif name == "backup.restore":
             story.border = (entry["size"], entry["root"])
 
@@ -429,6 +429,12 @@ class _Teller:
             self.story.odd(
                 step.index, UNEXPLAINED, f"content of {entry['alert']} was erased at entry {gone} already"
             )
+
+
+def _words_of(name: str, entry: Entry) -> str:
+    words = WORDS.get(name)
+    told = words % entry if words else f"{name} (unknown type)"
+    return f"{told}, message {entry['msg'][:8]}…" if name == "msg.recv" and "msg" in entry else told
 
 
 WORDS: Final[Mapping[str, str]] = {

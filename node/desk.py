@@ -16,7 +16,7 @@ from audit.note import VerifierKey
 from audit.policy import single_log_policy
 from audit.reader import PublishedLog
 from audit.store import AuditLog
-from keys.errors import PolicyRefused
+from keys.errors import MalformedInput, PolicyRefused
 from keys.notice import parse_notice_text_untrusted
 from node.alerts import Alerts
 from node.answers import Answers
@@ -320,6 +320,15 @@ class Desk:
         """Proofs about one peer, to be given to a third person."""
         self._alive(session)
         return await self._evidence.export(session, bytes.fromhex(peer_id))
+
+    async def custody_notes(self, session: Session, messages: Sequence[str]) -> str:
+        """Brokers' notes about messages of ours, by id in hex, as a file for an auditor."""
+        self._alive(session)
+        try:
+            ids = [bytes.fromhex(message) for message in messages]
+        except ValueError as error:
+            raise MalformedInput("messages_wrong", "Messages are named by their ids in hex.") from error
+        return await self._evidence.custody_notes(session, ids)
 
     async def _peers(self) -> tuple[PeerView, ...]:
         return await self._db.read(self._peer_views)

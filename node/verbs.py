@@ -212,6 +212,12 @@ async def _evidence(node: "Node", params: Params, channel: Channel) -> dict[str,
         return {"evidence": [plain(proof) for proof in await node.desk.evidence(session, peer)]}
 
 
+async def _custody(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    async with _logged_in(node, params) as session:
+        return {"notes": await node.desk.custody_notes(session, _text(params, "messages").split())}
+
+
 async def _pair_invite(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
     peer = await node.ceremonies.invite(_text(params, "broker"), _text(params, "token"), channel)
     return {"peer": plain(peer)}
@@ -400,6 +406,7 @@ VERBS: dict[str, Verb] = {
     "answer": _answer,
     "unfreeze": _unfreeze,
     "evidence": _evidence,
+    "custody": _custody,
     "pair.invite": _pair_invite,
     "pair.join": _pair_join,
     "revoke.apply": _revoke_apply,

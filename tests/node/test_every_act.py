@@ -145,6 +145,7 @@ def test_every_act_of_an_office_and_its_entry_are_one_transaction(
         )
         (peer,) = await here.peers()
         await here._at_desk(lambda n, s: n.desk.evidence(s, peer.office_id))
+        await here._at_desk(lambda n, s: n.desk.custody_notes(s, ["00" * 16]))
         await here._at_desk(lambda n, s: n.desk.suspend(s, peer.office_id))
         await here._at_desk(lambda n, s: n.desk.resume(s, peer.office_id))
         await here._at_desk(lambda n, s: n.desk.retire(s, peer.office_id, None))
