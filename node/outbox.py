@@ -901,43 +901,48 @@ class Outbox:
         alerts = [alert_id for _, alert_id, _ in waiting if alert_id is not None]
         return alerts, len(waiting) - len(alerts)
 
-    def _by_hand(self, tx: Snapshot, peer: Peer, via: Via) -> list[tuple[bytes, bytes | None, int | None]]:
-        """What this peer has not acknowledged: (hh, alert id, when a file had it last), in order of files."""
+    def _by_hand(self, tx: Snapshot, peer: Peer, via: Via) -> list[tuple[bytes, bytes | None, bool]]:
+        """What this peer has not acknowledged, in order of files: (hh, alert id, whether it may wait).
+
+        What a file had before may wait; for pictures, which hold little, also what is no alert and which a
+        broker holds.
+        """
         out = peer.pair.outbound
         return tx.execute(
-            "SELECT d.hh, d.alert_id, c.out_ms FROM delivery d"
-            " LEFT JOIN carried c ON c.hh = d.hh AND c.via = ? WHERE d.rowid IN"
+            "SELECT d.hh, d.alert_id,"
+            " c.out_ms IS NOT NULL OR (? AND d.phase = 'held' AND d.alert_id IS NULL) AS may_wait"
+            " FROM delivery d LEFT JOIN carried c ON c.hh = d.hh AND c.via = ? WHERE d.rowid IN"
             " (SELECT rowid FROM delivery WHERE peer = ? AND instance = ? AND pair_seq > ?"
             " AND phase <> 'acknowledged' UNION SELECT rowid FROM delivery INDEXED BY delivery_unsettled"
             " WHERE peer = ? AND phase IN ('kept', 'held', 'address_lost'))"
-            " AND d.message IS NOT NULL ORDER BY c.out_ms IS NOT NULL, d.urgent DESC, d.rowid",
-            (via, peer.office_id, out.instance, out.acknowledged_to, peer.office_id),
+            " AND d.message IS NOT NULL ORDER BY may_wait, c.out_ms IS NOT NULL, d.urgent DESC, d.rowid",
+            (via == "qr", via, peer.office_id, out.instance, out.acknowledged_to, peer.office_id),
         )
 
     def carried(self, tx: Transaction, peer: Peer, via: Via, room_bytes: int | None = None) -> Carried:
         """Envelopes of everything this peer has not acknowledged, for one file: what no file had comes first.
 
-        ``room_bytes`` bounds the records together, and then only what no file had goes in, if anything: a
-        picture more is a moment more in front of a camera. Sealed by themselves, for a broker holds others:
+        ``room_bytes`` bounds the records together, and then what may wait goes in only by itself: a picture
+        more is a moment more in front of a camera. Sealed by themselves, for a broker holds others:
         what it says of one must stay about that one. The same again in the next file until the peer
         announced another key, or one-time keys would be used up by files nobody reads.
         """
         chosen: list[tuple[bytes, bytes]] = []
         alerts = left = too_large = 0
         room, is_news = room_bytes, False
-        for hh, alert_id, out_ms in self._by_hand(tx, peer, via):
-            if room is not None and out_ms is not None and is_news:
+        for hh, alert_id, may_wait in self._by_hand(tx, peer, via):
+            if room is not None and may_wait and is_news:
                 break
             # Measured before it is sealed: a seal that leaves in no file would be an entry for nothing.
             size = 0 if room_bytes is None else self._size_by_hand(tx, hh)
             if room_bytes is not None and size > room_bytes:
                 too_large += 1
             elif len(chosen) == limits.STICK_ENVELOPES_MAX or (room is not None and size > room):
-                left += out_ms is None
+                left += not may_wait
             else:
                 chosen.append((hh, self._copy_for(tx, peer, hh, via)))
                 alerts += alert_id is not None
-                is_news = is_news or out_ms is None
+                is_news = is_news or not may_wait
                 room = None if room is None else room - size
         return Carried(
             hhs=tuple(hh for hh, _ in chosen),
