@@ -97,8 +97,8 @@ class WitnessView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WayView:
-    """Which way mail for a partner goes: to our own broker, where it reads; straight to its own; handed on
-    by ours ``through``, where that broker has ``name``; or none leads there. Brokers as host:port.
+    """Which way mail for a partner goes: to our own broker, where it reads; straight to its own; handed
+    on by ours ``through``, where that broker has ``name``; or none leads there. Brokers as host:port.
     """
 
     kind: Literal["own", "straight", "forwarded", "none"]
@@ -114,8 +114,8 @@ class PeerView:
     ``frozen_code`` and ``frozen_ms``: why and since when the conversation stands still. ``expired_in`` counts
     what expired before it reached us. ``no_proof_since_ms``: set when two heartbeats are overdue.
     ``unknown_keys_since_ms``: set when nothing but what we have no key for arrived since.
-    ``late_keys_since_ms``: the same of keys that we gave up. ``key_version``: the newest known of it. ``way``:
-    None while it has no address.
+    ``late_keys_since_ms``: the same of keys that we gave up. ``key_version``: the newest known of it.
+    ``way``: None while it has no address.
     """
 
     office_id: str

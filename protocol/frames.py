@@ -46,8 +46,8 @@ def join_frames_untrusted(frames: Iterable[bytes]) -> bytes:
     """The file of these frames, which come in any order and any number of times.
 
     One that was altered is left out, as if it had not been read. MalformedInput: ``frame_foreign`` (none is a
-    frame), ``frame_version``, ``frames_mixed`` (of more than one file), ``frames_missing``, ``frames_altered``
-    (each holds; together they are not the file they name).
+    frame), ``frame_version``, ``frames_mixed`` (of several files), ``frames_missing``, ``frames_altered``
+    holds; together they are not the file they name).
     """
     names: set[bytes] = set()
     parts: dict[int, bytes] = {}
