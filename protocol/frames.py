@@ -47,7 +47,7 @@ def join_frames_untrusted(frames: Iterable[bytes]) -> bytes:
 
     One that was altered is left out, as if it had not been read. MalformedInput: ``frame_foreign`` (none is a
     frame), ``frame_version``, ``frames_mixed`` (of several files), ``frames_missing``, ``frames_altered``
-    holds; together they are not the file they name).
+    (each holds; together they are not the file they name).
     """
     names: set[bytes] = set()
     parts: dict[int, bytes] = {}

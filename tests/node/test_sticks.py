@@ -82,7 +82,7 @@ def test_an_alert_and_its_receipt_travel_by_hand_alone(tmp_path: Path) -> None:
 
 
 def test_what_went_by_hand_goes_by_the_broker_too_and_is_shown_once(tmp_path: Path) -> None:
-    """The link returns: what is on a stick is sent all the same; whichever comes second changes nothing."""
+    """B89 of a stick: what is on an old one was sent all the same; whichever comes second changes nothing."""
 
     async def script(offices: Offices) -> None:
         await settled(offices)
@@ -401,7 +401,7 @@ async def _a_stick(offices: Offices) -> bytes:
 
 
 def test_a_stick_of_somebody_else_is_told_and_leaves_nothing(tmp_path: Path) -> None:
-    """The wrong office, here the one that wrote it, opens nothing, keeps nothing and answers nothing."""
+    """B91 of a stick: the wrong office, here its own, opens nothing, keeps nothing and answers nothing."""
 
     async def script(offices: Offices) -> None:
         stick = await _a_stick(offices)
@@ -444,7 +444,7 @@ def test_a_file_cut_anywhere_gives_every_whole_envelope_and_tells_what_is_missin
 
 
 def test_a_flipped_byte_costs_the_envelope_it_is_in(tmp_path: Path) -> None:
-    """In an envelope or its hash that one is damaged; in a length everything behind is missing."""
+    """B87 of a stick: in an envelope or its hash that one is damaged; in a length the rest is missing."""
 
     async def script(offices: Offices) -> None:
         stick = await _a_stick(offices)
@@ -499,7 +499,7 @@ def test_hostile_lengths_cost_no_memory(tmp_path: Path) -> None:
 
 
 def test_an_envelope_many_times_in_one_file_is_taken_in_once(tmp_path: Path) -> None:
-    """512 copies under a right end: one is new, the others were seen."""
+    """B88 of a stick: 512 copies under a right end: one is new, the others were seen."""
 
     async def script(offices: Offices) -> None:
         envelopes = StickReader().feed(await _a_stick(offices))

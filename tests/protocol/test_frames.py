@@ -49,14 +49,14 @@ def test_any_order_and_any_number_of_times_is_the_same_file(
 
 @given(st.sets(st.sampled_from(range(len(FRAMES))), min_size=1, max_size=len(FRAMES) - 1))
 def test_any_loss_is_told_and_nothing_is_made_of_the_rest(lost: set[int]) -> None:
-    """As many as were lost."""
+    """B86 of pictures: as many as were lost are named."""
     with pytest.raises(MalformedInput, match=f"frames_missing.*{len(lost)} of {len(FRAMES)}"):
         join_frames_untrusted(frame for number, frame in enumerate(FRAMES) if number not in lost)
 
 
 @given(st.sampled_from(range(len(FRAMES))), st.data())
 def test_a_flipped_bit_makes_a_frame_that_was_not_read(number: int, data: st.DataObject) -> None:
-    """Wherever it is; read once more and well, the file is whole."""
+    """B87 of pictures: wherever it is; read once more and well, the file is whole."""
     frame = bytearray(FRAMES[number])
     at = data.draw(st.integers(5, len(frame) - 1))  # magic word and format are refused by themselves
     frame[at] ^= 1 << data.draw(st.integers(0, 7))
@@ -77,7 +77,7 @@ def test_what_is_no_frame_is_passed_over() -> None:
 
 
 def test_frames_of_two_files_are_never_put_together() -> None:
-    """Also when every number is there."""
+    """B90 of pictures: also when every number is there."""
     with pytest.raises(MalformedInput, match="frames_mixed"):
         join_frames_untrusted([*FRAMES[:4], *OTHERS[4:]])
 

@@ -156,7 +156,7 @@ async def test_files_are_taken_in_and_each_is_told_of(officer: Client, desk: Fak
 async def test_each_way_a_file_can_be_has_its_words(
     officer: Client, desk: FakeDesk, report: dict[str, int], words: str
 ) -> None:
-    """B91 on the page: doubled, outdated, for somebody else, of a held partner, damaged, pulled out."""
+    """B88 and B91 of a stick, on the page: doubled, outdated, of others, held, damaged, pulled out."""
     desk.sticks.reports = [replace(NOTHING, **report)]  # type: ignore[arg-type]
     await officer.get("/carry")
     answer = await give(officer, ("a.slwx", STICK))
