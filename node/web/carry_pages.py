@@ -12,7 +12,7 @@ from aiohttp import BodyPartReader, MultipartReader, web
 
 from keys.errors import MalformedInput, PolicyRefused, SalweenError
 from node.views import Session, StickReport
-from node.web.guard import CAMERA_POLICY, check_csrf
+from node.web.guard import CAMERA_POLICY, check_csrf, has_files
 from node.web.messages import Said, say, status_of
 from node.web.photo_pages import BODY_FAULTS, body_faults, read_counted
 from node.web.visit import Visit
@@ -133,6 +133,8 @@ async def take(visit: Visit, session: Session) -> web.StreamResponse:
 
 
 async def _begin(visit: Visit) -> MultipartReader:
+    if not has_files(visit.request):
+        raise MalformedInput("body_malformed")
     with body_faults():
         return await visit.request.multipart()
 

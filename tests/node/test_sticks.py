@@ -275,6 +275,8 @@ def test_an_alert_and_its_receipt_cross_from_screen_to_screen(tmp_path: Path) ->
         assert "qr" in [e.fields["via"] for e in await entries(here, "msg.seal")]
         await was_read(here, view.out.digest)
         assert await ladder(here) == ["kept", "on_stick"]
+        (peer,) = await here.peers()
+        assert peer.by_hand >= 1
         back, _ = await film_of(there, "Myitkyina")
         assert (await hold_camera(here, back)).new >= 1
         assert await ladder(here) == ["kept", "on_stick", "delivered"]

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from keys.errors import PolicyRefused
-from node.views import StickReport
+from node.views import PeerView, Session, StickReport, WayView
 from node.web.carry_pages import FILES_MAX
 from protocol.frames import encode_frames
 from protocol.limits import FRAME_SHOWN_MS
@@ -217,6 +217,7 @@ async def test_nothing_of_a_file_is_read_before_the_token_held(officer: Client, 
     assert await post(body_of("\u00e9", [("a.slwx", STICK)])) == 400
     assert await post(whole, **{"Sec-Fetch-Site": "same-site"}) == 403
     assert await post(body_of(kept, [("a.slwx", STICK)], name="photo")) == 400
+    assert (await officer.post("/carry/file", {"file": "no file"})).status == 400
     assert desk.sticks.taken == []
     assert await post(body_of(kept, [("a.slwx", STICK)] * (FILES_MAX + 1))) == 400
     assert len(desk.sticks.taken) == FILES_MAX
@@ -345,3 +346,31 @@ async def test_partners_that_nothing_leaves_for_are_no_choice(officer: Client) -
     assert page.text.count('href="/carry/to/') == 2
     assert f"/carry/to/{MAE_SAI}" in page.text
     assert "Nothing leaves for it now." in page.text
+
+
+@pytest.mark.parametrize(
+    ("way", "words"),
+    [
+        (WayView(kind="own", broker="b:1"), "Our own broker, where it fetches its mail too: b:1"),
+        (WayView(kind="straight", broker="b:1"), "Straight to its broker: b:1"),
+        (
+            WayView(kind="forwarded", broker="b:1", through="a:1", name="west"),
+            "By our own broker (a:1), which hands it on to the broker it calls west (b:1)",
+        ),
+        (WayView(kind="none", broker="b:1"), "None: our own broker does not hand on to b:1."),
+    ],
+)
+async def test_the_partners_page_says_which_way_mail_goes(
+    officer: Client, desk: FakeDesk, monkeypatch: pytest.MonkeyPatch, way: WayView, words: str
+) -> None:
+    """In words, with what is carried by hand besides."""
+    peers = await desk.peers(next(iter(desk.sessions.values())))
+
+    async def one(session: Session) -> list[PeerView]:
+        return [replace(peers[0], way=way, by_hand=2)]
+
+    monkeypatch.setattr(desk, "peers", one)
+    page = await officer.get("/partners")
+    found = check_page(page)
+    assert words in found.words
+    assert "2 of our messages are carried by hand as well" in found.words

@@ -534,7 +534,7 @@ async def test_a_log_that_no_partner_witnesses_is_said_and_a_refusal_by_its_part
     assert page(await officer.get("/inbox")).having("data-code") == ["equivocation", "unknown_keys"]
     desk.log_witness = "late"
     assert "witness_unwitnessed" not in page(await officer.get("/status")).having("data-code")
-    assert "1,188 · late" in page(await officer.get("/status")).words
+    assert "1,188 of 1,204 entries · late" in page(await officer.get("/status")).words
     desk.log_witness = "unwitnessed"
     real = desk.status
 
