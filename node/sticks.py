@@ -245,7 +245,7 @@ class Sticks:
             held=counts["held"],
             missing=end.missing,
             is_whole=end.is_whole,
-            broken_off=broken_off,
+            broken_off=broken_off and not end.is_whole,
         )
         await self._db.transact(lambda tx: self._log_in(tx, session, report, end.digest, via))
         self._changed()

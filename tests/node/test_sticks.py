@@ -1,6 +1,7 @@
 """Envelopes carried by hand: the same ones, with the same entries and receipts, and no broker."""
 
 import asyncio
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -428,14 +429,14 @@ def test_a_file_cut_anywhere_gives_every_whole_envelope_and_tells_what_is_missin
     async def script(offices: Offices) -> None:
         stick = await _a_stick(offices)
         there = offices.there
-        record = RECORD_HEAD_BYTES + 8192
+        ends = list(itertools.accumulate(RECORD_HEAD_BYTES + len(one) for one in StickReader().feed(stick)))
         for size in sorted({0, 1, 4, HEAD_BYTES - 1, *range(HEAD_BYTES, len(stick), 2741), len(stick) - 1}):
             if size < HEAD_BYTES:
                 with pytest.raises(MalformedInput, match="stick_foreign"):
                     await there.import_stick(stick[:size])
                 continue
             report = await there.import_stick(stick[:size])
-            whole = min((size - HEAD_BYTES) // record, report["envelopes"])
+            whole = sum(end <= size - HEAD_BYTES for end in ends)
             assert report["missing"] == report["envelopes"] - whole
             assert report["new"] + report["seen"] == whole
             assert not report["is_whole"]
@@ -575,7 +576,7 @@ def test_a_stick_pulled_out_midway_keeps_what_was_read_and_says_so(tmp_path: Pat
         there = offices.there
 
         def fault(what: str, offset: int) -> None:
-            if what == "read" and offset > len(stick) - 15_000:
+            if what == "read" and offset > len(stick) // 2:
                 raise pulled
 
         sticks = node_of(there).sticks
@@ -589,6 +590,15 @@ def test_a_stick_pulled_out_midway_keeps_what_was_read_and_says_so(tmp_path: Pat
         assert not node_of(there).failed.done()
         sticks._env = whole
         assert (await there.import_stick(stick))["new"] == report["missing"]
+
+        def late(what: str, offset: int) -> None:
+            if what == "read" and offset == len(stick):
+                raise pulled
+
+        # Behind the last byte nothing was lost any more.
+        put_in_a_bad_stick(there, late)
+        report = await there.import_stick(stick)
+        assert (report["is_whole"], report["broken_off"]) == (True, False)
         assert await shown(there) == 3
 
     play(tmp_path, script)
