@@ -9,6 +9,7 @@ from playwright.async_api import Browser, Page, expect
 from demo.office import Office
 from demo.playground import ALERT, open_playground
 from demo.stage import Stage
+from protocol.limits import FRAME_SHOWN_MS
 from tests.browser.chromium import SCREENSHOTS, SIZE, chromium
 
 WAIT_MS = 60_000  # a camera that misses a picture waits for the next round
@@ -73,6 +74,7 @@ async def film_the_screen(page: Page, path: Path) -> None:
         with Image.open(io.BytesIO(shot)) as taken:
             seen[taken.convert("L").tobytes()] = None
             width, height = taken.size
+        await page.wait_for_timeout(FRAME_SHOWN_MS // 2)
     film = bytearray(f"YUV4MPEG2 W{FILM_WIDTH} H{FILM_HEIGHT} F{FILM_RATE}:1 Ip A1:1 C420jpeg\n".encode())
     for grey in seen:
         frame = Image.new("L", (FILM_WIDTH, FILM_HEIGHT), 160)
