@@ -285,9 +285,11 @@ def _published(tables: Mapping[tuple[str, str], Mapping[str, int]]) -> list[dict
         totals = {measure: sum(tables.get(("month", measure), {}).values()) for measure in family}
         shown = {measure for measure, total in totals.items() if total >= SMALL}
         kinds = list(dict.fromkeys(table for table, measure in tables if measure in family))
-        hidden: dict[str, set[str]] = {}
         whole: dict[str, dict[str, dict[str, int]]] = {}
-        while True:
+        hidden: dict[str, set[str]] = {}
+        dropped = shown
+        while dropped:  # what is dropped for one kind of table leaves the others with fewer columns
+            dropped = set()
             for kind in kinds:
                 mine: dict[str, Mapping[str, int]] = {
                     each: tables[kind, each] for each in family if each in shown and (kind, each) in tables
@@ -295,10 +297,8 @@ def _published(tables: Mapping[tuple[str, str], Mapping[str, int]]) -> list[dict
                 whole[kind] = _cells_of(kind, mine) if mine else {}
                 hidden[kind], dropped = hide(whole[kind])
                 if dropped:
-                    shown -= dropped
+                    shown = shown - dropped
                     break
-            else:
-                break
         for measure in family:
             if totals[measure]:
                 found[measure] = {

@@ -135,6 +135,8 @@ def test_every_act_of_an_office_and_its_entry_are_one_transaction(
         await asyncio.sleep(120)
         with pytest.raises(Exception, match="alert_erased"):
             await here.open_alert(alert_id)
+        await offices.broker.restart()  # and is three hours behind this office
+        await asyncio.sleep(120)
 
         await write(
             here,

@@ -282,7 +282,7 @@ def test_a_false_acknowledgement_freezes_that_conversation_alone(tmp_path: Path)
     play(tmp_path, script)
 
 
-@pytest.mark.parametrize("jump", [limits.WINDOW_MESSAGES + 1, 2**40, 2**63 - 2])
+@pytest.mark.parametrize("jump", [limits.WINDOW_MESSAGES + 1, 2**40, 2**63])
 def test_a_number_beyond_the_window_is_junk_and_moves_nothing(tmp_path: Path, jump: int) -> None:
     """F54: a signed message numbered up to 2^63 leaves no mark, opens no window, and blocks nothing."""
 
@@ -295,7 +295,8 @@ def test_a_number_beyond_the_window_is_junk_and_moves_nothing(tmp_path: Path, ju
 
         def leap(tx: Transaction) -> None:
             (peer,) = load_peers(tx)
-            far = min(before.outbound.next_seq + jump, limits.PAIR_SEQ_MAX)
+            # Room for what the office says by itself meanwhile.
+            far = min(before.outbound.next_seq + jump, limits.PAIR_SEQ_MAX - 64)
             peer.pair = replace(
                 peer.pair, outbound=replace(before.outbound, next_seq=far, acknowledged_to=far - 1)
             )
