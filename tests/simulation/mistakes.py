@@ -29,6 +29,7 @@ from keys.errors import Unavailable
 from keys.keystore import Keystore
 from node.broker_link import BrokerClient, BrokerLink
 from node.daemon import Node
+from node.traffic import NodeTraffic
 from protocol.conversation import Judgement
 from protocol.delivery import Delivery, HeldNo, PutAccepted
 from runtime import sqlite
@@ -422,6 +423,46 @@ def _new_token_not_used() -> Undo:
     return _swap(Node, "_reached_otherwise", as_it_was)
 
 
+def _photos_go_first() -> Undo:
+    """What is due does not hold up the parts of a photo."""
+    real = NodeTraffic.next_due_ms
+
+    async def nothing_for_parts(self: Any, address: str) -> Any:
+        if sys._getframe(1).f_code.co_name == "_part_turn":
+            return None
+        return await real(self, address)
+
+    async def patient(self: Any) -> None:
+        while self._part is not None:
+            await self._env.sleep(0.05)
+        await real_turn(self)
+
+    real_turn = BrokerLink._send_turn
+    undo_due = _swap(NodeTraffic, "next_due_ms", nothing_for_parts)
+    undo_turn = _swap(BrokerLink, "_send_turn", patient)
+
+    def restore() -> None:
+        undo_turn()
+        undo_due()
+
+    return restore
+
+
+def _part_not_broken_off() -> Undo:
+    """A part of a photo that is under way is let finish beside what is put."""
+    real = BrokerLink._send_turn
+
+    async def lenient(self: Any) -> None:
+        part, self._part = self._part, None
+        try:
+            await real(self)
+        finally:
+            if self._part is None and part is not None and not part.done():
+                self._part = part
+
+    return _swap(BrokerLink, "_send_turn", lenient)
+
+
 MISTAKES: Final[dict[str, Callable[[], Undo]]] = {
     "sync_normal": _sync_normal,
     "no_checkpoint_at_open": _no_checkpoint_at_open,
@@ -449,6 +490,8 @@ MISTAKES: Final[dict[str, Callable[[], Undo]]] = {
     "witness_accepts_another_root": _witness_accepts_another_root,
     "log_shows_two_roots": _log_shows_two_roots,
     "witnesses_wake_each_other": _witnesses_wake_each_other,
+    "photos_go_first": _photos_go_first,
+    "part_not_broken_off": _part_not_broken_off,
     "goes_straight": _goes_straight,
     "asks_own_broker_first": _asks_own_broker_first,
     "new_token_not_used": _new_token_not_used,

@@ -1,7 +1,7 @@
 """Schedules with two regions: each office has a broker of its own, and reaches the other's through it.
 
 The faults, the healing and what must hold are those of ``schedule``; beside them the way between the brokers
-is cut, slow, reset or gives no answers back, and tokens are taken away and made again. I22: no office ever
+is cut, slow, reset or gives no answers back, and tokens are taken away and made again. I23: no office ever
 speaks to the other's broker, and what one broker is asked stands neither in what the other is asked nor on
 its disk: no capability, no envelope, no part of a photo.
 """
@@ -147,7 +147,7 @@ class RegionsSchedule(Schedule):
         for one, other in ((host_name, to), (to, host_name)):
             if HOMES.get(one, other) != other and other in HOMES.values() and self.witness.overheard is None:
                 self.witness.overheard = Broken(
-                    "I22", f"{one} and {other} speak without a broker between them"
+                    "I23", f"{one} and {other} speak without a broker between them"
                 )
 
     # --- what goes wrong ------------------------------------------------------------------------------------
@@ -260,7 +260,7 @@ class RegionsSchedule(Schedule):
             for place, pieces in (("is asked for", self._asked[other].read), ("keeps", disks[other])):
                 hay = b"\0".join(pieces)
                 if any(needle in hay for needle in needles):
-                    raise Broken("I22", f"{other} {place} what only {one} may know")
+                    raise Broken("I23", f"{other} {place} what only {one} may know")
 
     async def _rows_of(self, broker: BrokerHost) -> list[bytes]:
         """Every value in its database, and every file beside it."""

@@ -30,6 +30,7 @@ from tests.simulation.disk import Killed, SimulatedDisk
 from tests.simulation.env import EPOCH_MS
 from tests.simulation.malice import LIES, TRICKS, MaliciousBroker, corrupt, tell_a_lie
 from tests.simulation.photos import Photographers
+from tests.simulation.texts_first import TextsFirst
 from tests.simulation.turns import (
     TURNS,
     Kept,
@@ -234,6 +235,7 @@ class Schedule:
         self._has_lied = False
         self._has_liar = bool(lies) and (lies != LIES or self.choices.random() < 0.4)
         self._tricks: tuple[str, ...] = ()
+        self._offices_by_host: dict[str, OfficeHost] = {}
         self.liars: dict[str, MaliciousBroker] = {}  # each broker's, by its host
         self._rollback_points: dict[str, SimulatedDisk] = {}
         self._calm = False
@@ -265,6 +267,7 @@ class Schedule:
             self.world = world
             self.brokers = [BrokerHost(world, name) for name in start.brokers]
             self.offices = [OfficeHost(world, name, country) for name, country in self.NAMES]
+            self._offices_by_host.update({office.host.name: office for office in self.offices})
             for broker in self.brokers:
                 self.put_disk(broker.host, start.brokers[broker.host.name].copy())
             for office in self.offices:
@@ -302,7 +305,8 @@ class Schedule:
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """What is looked at while it is played, beside what screens and disks show."""
-        yield
+        with TextsFirst(self.witness).watching(self._offices_by_host):
+            yield
 
     @property
     def broker(self) -> BrokerHost:
