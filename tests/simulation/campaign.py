@@ -29,6 +29,7 @@ BROKEN_BEFORE: Final[dict[int, str]] = {
     2002: "an item waited for a time that a clock, since set back, had set",
     5004: "a broker went back between two requests, and for six hours an office did not see what it lost",
     15: "an office whose clock was set back did not say for an hour that it was kept in the dark",
+    39: "a part of a photo that was chosen before an alert came began beside the alert",
     2: "a broker that went back to an older state hid what lay behind the node's cursor",
 }
 
