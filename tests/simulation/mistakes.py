@@ -463,6 +463,23 @@ def _part_not_broken_off() -> Undo:
     return _swap(BrokerLink, "_send_turn", lenient)
 
 
+def _photos_that_outlive(which: str) -> Callable[[], Undo]:
+    """An alert is erased, and the bytes of some of its pictures stay."""
+    real = node.photos.Photos.erase
+
+    def forgetful(self: Any, tx: Any, alert_id: bytes, incoming: bool) -> bool:
+        kept = tx.execute(
+            "SELECT blob, at, bytes FROM photo_part WHERE blob IN (SELECT blob FROM photo"
+            f" WHERE alert_id = ? AND incoming = ? AND {which})",
+            (alert_id, int(incoming)),
+        )
+        had_any = real(self, tx, alert_id, incoming)
+        tx.execute_many("INSERT INTO photo_part (blob, at, bytes) VALUES (?, ?, ?)", kept)
+        return had_any
+
+    return lambda: _swap(node.photos.Photos, "erase", forgetful)
+
+
 MISTAKES: Final[dict[str, Callable[[], Undo]]] = {
     "sync_normal": _sync_normal,
     "no_checkpoint_at_open": _no_checkpoint_at_open,
@@ -492,6 +509,8 @@ MISTAKES: Final[dict[str, Callable[[], Undo]]] = {
     "witnesses_wake_each_other": _witnesses_wake_each_other,
     "photos_go_first": _photos_go_first,
     "part_not_broken_off": _part_not_broken_off,
+    "half_fetched_photo_stays": _photos_that_outlive("state = 'coming' AND done_bytes > 0"),
+    "thumbnail_stays": _photos_that_outlive("number % 2 = 1"),
     "goes_straight": _goes_straight,
     "asks_own_broker_first": _asks_own_broker_first,
     "new_token_not_used": _new_token_not_used,

@@ -20,7 +20,7 @@ from keys import keystore, pin, primitives
 from keys.errors import MalformedInput, PolicyRefused, SalweenError
 from keys.secret import SecretBytes
 from node import vault
-from node.views import OutboxRow, PeerView, Submitted
+from node.views import AlertRow, OutboxRow, PeerView, Submitted
 from protocol import requests, sealing
 from protocol.alert import Alert, FreeText, Vehicle
 from runtime import sqlite
@@ -28,6 +28,7 @@ from tests.simulation.checkers import Broken, Sent, Witness, check_cosigned, con
 from tests.simulation.daemons import BrokerHost, OfficeHost, pair
 from tests.simulation.disk import Killed, SimulatedDisk
 from tests.simulation.env import EPOCH_MS
+from tests.simulation.erasing import Erasing
 from tests.simulation.malice import LIES, TRICKS, MaliciousBroker, corrupt, tell_a_lie
 from tests.simulation.photos import Photographers
 from tests.simulation.texts_first import TextsFirst
@@ -253,6 +254,7 @@ class Schedule:
         self._carry_chance = CARRY_CHANCE if self._carrying.random() >= 0.5 else 0.0
         self._sticks: list[tuple[OfficeHost, OfficeHost, bytes]] = []  # from, to, and what is on it
         self._photos = Photographers(seed, self.witness)
+        self._erasing = Erasing(seed, self._photos)
         self._relapsing: dict[str, None] = {}  # hosts that lose power as they stand up the next time
 
     def run(self) -> Outcome:
@@ -322,7 +324,7 @@ class Schedule:
 
     def _hear(self, host_name: str, to: str) -> None:
         """Something is about to leave a host for another, or for an officer (``to`` is itself)."""
-        for host in (*self._hosts(), self.liar_office.host):
+        for host in (*self.hosts(), self.liar_office.host):
             if host.name == host_name and host.life is not None:
                 self.witness.something_leaves(host_name, disk_of(host).unsynced("-wal"))
 
@@ -386,6 +388,7 @@ class Schedule:
         if self._turn == "copied":
             self.played["copied"] = 1
             await copy_office(self, *self._more.sample(self.offices, 2))
+        await self._erasing.check(self)
 
     async def partner_of(self, office: OfficeHost) -> PeerView:
         """What an office's screen says of the other one."""
@@ -427,13 +430,13 @@ class Schedule:
         for liar in self.liars.values():
             self._note_tricks(liar)
             liar.tricks = ()
-        for host in self._hosts():
+        for host in self.hosts():
             host.resume()
             if host.simulated_disk is not None:
                 host.simulated_disk.fuse = None
         for restart in list(self._restarts.values()):
             await restart
-        for host in self._hosts():
+        for host in self.hosts():
             if host.life is None:
                 await self._boot(host)
 
@@ -489,7 +492,7 @@ class Schedule:
         self.witness.sent[sent.token] = sent
         life = office.host.lives
         try:
-            await self.logged_in(office, press)
+            submitted = await self.logged_in(office, press)
         except PolicyRefused as refused:
             if refused.code in ("window_full", "disk_low"):
                 del self.witness.sent[sent.token]
@@ -502,6 +505,8 @@ class Schedule:
         # The word may still reach an officer whose machine is gone by then, and another in its place.
         sent.kept = life == office.host.lives or office.name not in self.witness.put_back
         self.world.note("kept", sent.token)
+        if sent.photos:
+            await self._erasing.remember(office, submitted.alert_id, incoming=False)
 
     async def _fill_in(
         self, office: OfficeHost, token: str
@@ -512,8 +517,20 @@ class Schedule:
         names, photos = await self._photos.hand_in(office)
         if names:
             self.played["photo"] = self.played.get("photo", 0) + len(names)
-        sent = Sent(token=token, sender=office.name, receiver=receiver, text=text, photos=photos)
-        return sent, lambda: office.send(alert_of(token, text, office.now_ms()), receiver, names)
+        lasts_ms = self._erasing.lasts_ms(names)
+        if lasts_ms is not None:
+            self.played["fleeting"] = self.played.get("fleeting", 0) + 1
+        sent = Sent(
+            token=token,
+            sender=office.name,
+            receiver=receiver,
+            text=text,
+            photos=photos,
+            is_fleeting=lasts_ms is not None,
+        )
+        return sent, lambda: office.send(
+            alert_of(token, text, office.now_ms(), lasts_ms=lasts_ms), receiver, names
+        )
 
     async def _look(self, office: OfficeHost) -> None:
         self._hear(office.host.name, office.host.name)
@@ -522,17 +539,23 @@ class Schedule:
         rows = [(row.headline.split()[1], row.peer_name) for row in inbox]
         self.world.note("inbox", office.name, len(rows))
         self.witness.saw_inbox(office.name, rows)
-        outbox = await self.logged_in(office, office.outbox)
+        # Of what is erased there is a row without a word in it.
+        outbox = [row for row in await self.logged_in(office, office.outbox) if row.headline]
         self._saw_outbox(office, outbox)
         unread = [row for row in inbox if not row.opened]
         if unread:
-            row = self.choices.choice(unread)
-            fields: Any = await self.logged_in(office, lambda: office.open_alert(row.alert_id))
-            self.witness.saw_opened(row.headline.split()[1], fields["text"]["text"])
-        await self._photos.look(office, inbox)
+            await self._read(office, self.choices.choice(unread))
+        with _unless_erased():
+            await self._photos.look(office, inbox)
+        await self._erasing.look(office, inbox)
         for row in outbox:
             for rung in row.recipients[0].ladder if row.recipients else ():
                 self.world.note("rung", row.headline.split()[1], rung.step)
+
+    async def _read(self, office: OfficeHost, row: AlertRow) -> None:
+        with _unless_erased():
+            fields: Any = await self.logged_in(office, lambda: office.open_alert(row.alert_id))
+            self.witness.saw_opened(row.headline.split()[1], fields["text"]["text"])
 
     def _saw_outbox(self, office: OfficeHost, outbox: Sequence[OutboxRow]) -> None:
         self.witness.saw_outbox(
@@ -555,11 +578,12 @@ class Schedule:
 
     # --- what goes wrong ------------------------------------------------------------------------------------
 
-    def _hosts(self) -> list[Host]:
+    def hosts(self) -> list[Host]:
+        """Of brokers and offices."""
         return [*(broker.host for broker in self.brokers), *(office.host for office in self.offices)]
 
     async def _fault(self, fault: str) -> None:
-        host = self.choices.choice(self._hosts())
+        host = self.choices.choice(self.hosts())
         self.played[fault] = self.played.get(fault, 0) + 1
         self.world.note("fault", fault, host.name)
         network = self.world.network
@@ -582,7 +606,7 @@ class Schedule:
                     self.choices.choice((-1, 1)) * self.choices.choice((1_000, 300_000, 3_600_000))
                 )
             case "cut" | "cut_one_way":
-                one, other = self.choices.sample([h.name for h in self._hosts()], 2)
+                one, other = self.choices.sample([h.name for h in self.hosts()], 2)
                 network.cut(one, other, both_ways=fault == "cut")
                 await asyncio.sleep(self.choices.uniform(1, 120))
                 network.heal()
@@ -610,7 +634,7 @@ class Schedule:
         Whatever the second life read, said or published before it made the first one's commit durable is
         now about rows that were never there.
         """
-        host = self._more.choice(self._hosts())
+        host = self._more.choice(self.hosts())
         if host.life is None or self._is_restarting(host):
             return
         self.played["relapse"] = self.played.get("relapse", 0) + 1
@@ -804,7 +828,18 @@ def _take(workers: Sequence["asyncio.Future[None]"]) -> None:
             worker.result()
 
 
-def alert_of(token: str, text: str, now_ms: int) -> Alert:
+@contextlib.contextmanager
+def _unless_erased() -> Iterator[None]:
+    """It came due since the list was shown: then nobody reads it any more."""
+    try:
+        yield
+    except PolicyRefused as refused:
+        if refused.code != "alert_erased":
+            raise
+
+
+def alert_of(token: str, text: str, now_ms: int, *, lasts_ms: int | None = None) -> Alert:
+    """``lasts_ms``: void and erased after this time."""
     return Alert(
         status="exercise",
         crime_type="drug_trafficking",
@@ -816,8 +851,8 @@ def alert_of(token: str, text: str, now_ms: int) -> Alert:
         handling="H0",
         tlp="amber",
         created_ms=now_ms,
-        expires_ms=now_ms + 7 * DAY_MS,
-        erase_at_ms=now_ms + 30 * DAY_MS,
+        expires_ms=now_ms + (lasts_ms or 7 * DAY_MS),
+        erase_at_ms=now_ms + (lasts_ms or 30 * DAY_MS),
         entities=(Vehicle(plate=token, colour="white"),),
         text=FreeText(language="en", text=text),
     )
