@@ -428,6 +428,8 @@ class BrokerLink:
         """The results of a part; None when it was broken off for something that may not wait."""
         if not work.ops:
             return ()
+        if not self._nothing_sends.is_set():
+            return None  # an alert came while this part was chosen
         begun_ms = self._env.clock.monotonic_ms()
         self._part = self._env.spawn(self._ask(work.ops), name="link-part-exchange")
         try:

@@ -5,7 +5,9 @@ import json
 import os
 import re
 import signal
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -22,24 +24,31 @@ SECONDS_MAX = 60
 BUSY_FACTOR = 3
 
 
+async def told(
+    temporary: Path, *options: str, steps: Sequence[str], timeout_s: float
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A story to its end; its summary, and its steps, which are these and all of them held."""
+    async with demo(temporary, *options, "--json") as run:
+        exit_code = await run.ends(timeout_s=timeout_s)
+    *lines, summary = [json.loads(line) for line in run.words.splitlines()]
+    assert exit_code == 0, summary
+    run.nothing_is_left()
+    assert [line["step"] for line in lines] == list(steps)
+    assert all(line["ok"] for line in lines)
+    assert (summary["summary"], summary["ok"]) == (True, True)
+    return summary, lines
+
+
 async def test_the_story_holds(temporary: Path) -> None:
     """Three alerts and three waves cross, three kills in flight lose nothing, three logs say so."""
     is_busy = os.getloadavg()[0] > len(os.sched_getaffinity(0))
-    async with demo(temporary, "--once", "--json") as run:
-        exit_code = await run.ends(timeout_s=SECONDS_MAX * BUSY_FACTOR)
-    lines = [json.loads(line) for line in run.words.splitlines()]
-    assert exit_code == 0, lines[-1]
-    run.nothing_is_left()
-    *steps, summary = lines
-    assert [step["step"] for step in steps] == [
-        "paired", "planted", "vehicle", "victim", "text",
-        "killed_receiver", "killed_sender", "killed_broker",
-        "opened", "compared", "logs", "searched",
-    ]  # fmt: skip
-    assert all(step["ok"] for step in steps)
-    by_name = {step["step"]: step for step in steps}
-    assert summary["summary"] is True
-    assert summary["ok"] is True
+    summary, lines = await told(
+        temporary, "--once", timeout_s=SECONDS_MAX * BUSY_FACTOR,
+        steps=["paired", "planted", "vehicle", "victim", "text",
+               "killed_receiver", "killed_sender", "killed_broker",
+               "opened", "compared", "logs", "searched"],
+    )  # fmt: skip
+    by_name = {line["step"]: line for line in lines}
     assert summary["sent"] == summary["received"] >= 63
     assert (summary["lost"], summary["doubled"], summary["altered"]) == (0, 0, 0)
     assert set(summary["in_flight_at_kill"]) == {"broker", "sender", "receiver"}
@@ -96,42 +105,28 @@ async def test_an_end_in_the_middle_leaves_nothing_behind(temporary: Path, after
 
 async def test_the_story_of_a_restored_office_holds(temporary: Path) -> None:
     """A lost computer, a backup, the sheet: what others hold comes back, what is lost is listed exactly."""
-    async with demo(temporary, "--story", "restore", "--json") as run:
-        exit_code = await run.ends(timeout_s=300)
-    *steps, summary = [json.loads(line) for line in run.words.splitlines()]
-    assert exit_code == 0, summary
-    run.nothing_is_left()
-    assert [step["step"] for step in steps] == [
-        "paired", "alerts", "backup", "after", "restored", "again", "flows",
-    ]  # fmt: skip
-    assert (summary["ok"], summary["lost"], summary["resent"]) == (True, 2, 2)
+    summary, _ = await told(
+        temporary, "--story", "restore", timeout_s=300,
+        steps=["paired", "alerts", "backup", "after", "restored", "again", "flows"],
+    )  # fmt: skip
+    assert (summary["lost"], summary["resent"]) == (2, 2)
 
 
 async def test_the_story_of_a_stick_holds(temporary: Path) -> None:
     """The line is cut midway, a stick carries on both ways, the line returns: nothing lost, nothing twice."""
-    async with demo(temporary, "--story", "usb", "--json") as run:
-        exit_code = await run.ends(timeout_s=300)
-    *steps, summary = [json.loads(line) for line in run.words.splitlines()]
-    assert exit_code == 0, summary
-    run.nothing_is_left()
-    assert [step["step"] for step in steps] == [
-        "paired", "cut", "there", "back", "twice", "returned", "logs",
-    ]  # fmt: skip
-    assert summary["ok"] is True
+    summary, _ = await told(
+        temporary, "--story", "usb", timeout_s=300,
+        steps=["paired", "cut", "there", "back", "twice", "returned", "logs"],
+    )  # fmt: skip
     assert summary["sent"] == 11
     assert 1 <= summary["by_stick"] < summary["sent"]
 
 
 async def test_the_story_of_two_regions_holds(temporary: Path) -> None:
     """Three offices, two brokers, and a photo to two recipients who do not see each other."""
-    async with demo(temporary, "--story", "regions", "--json") as run:
-        exit_code = await run.ends(timeout_s=400)
-    *steps, summary = [json.loads(line) for line in run.words.splitlines()]
-    assert exit_code == 0, summary
-    run.nothing_is_left()
-    assert [step["step"] for step in steps] == [
-        "brokers", "paired", "alert", "photo", "answer", "knows",
-    ]  # fmt: skip
-    assert summary["ok"] is True
+    summary, _ = await told(
+        temporary, "--story", "regions", timeout_s=400,
+        steps=["brokers", "paired", "alert", "photo", "answer", "knows"],
+    )  # fmt: skip
     assert summary["photo_bytes"] > 1_000
     assert summary["looks"] > 100

@@ -1,7 +1,6 @@
 """What is erased is gone: from every page, journal and file of both offices, and each office says so."""
 
 import asyncio
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -12,12 +11,11 @@ from keys.primitives import composite_verify
 from node.backup import COPY_NAME
 from node.layout import SecretName
 from node.peers import load_peers
-from node.vault import KEK_PREFIX, SealedContent
+from node.vault import KEK_PREFIX
 from protocol import limits
 from protocol.alert import Alert
-from protocol.disclosures import decode_core_untrusted
 from protocol.message import parse_header_untrusted
-from runtime.sqlite import Snapshot
+from tests.node.erased import found_in, needles_of
 from tests.node.offices import (
     Offices,
     a_victim_alert,
@@ -37,7 +35,6 @@ from tests.node.pictures import a_jpeg, send_with_photos
 from tests.node.test_resets import back_up, restored
 from tests.simulation.daemons import OfficeHost
 from tests.simulation.env import EPOCH_MS
-from tests.support.raw_database import raw_pages
 
 DAY_MS, HOUR_MS = limits.DAY_MS, limits.HOUR_MS
 PLATE = "KACANARY77"
@@ -47,58 +44,6 @@ VICTIM = "Ma Canary Example"
 def due(alert: Alert, erase_at_ms: int) -> Alert:
     """The same, erased at this time and void an hour before."""
     return alert.model_copy(update={"expires_ms": erase_at_ms - HOUR_MS, "erase_at_ms": erase_at_ms})
-
-
-async def needles_of(office: OfficeHost, alert_id: str, *, incoming: bool) -> dict[str, bytes]:
-    """What must be nowhere once the alert is erased, as it stands at this office."""
-    named = bytes.fromhex(alert_id)
-
-    def look(tx: Snapshot) -> dict[str, bytes]:
-        kek, wrapped, ciphertext = tx.execute(
-            "SELECT kek, wrapped_key, ciphertext FROM vault WHERE alert_id = ? AND incoming = ?",
-            (named, int(incoming)),
-        )[0]
-        found = {"wrapped key": wrapped, "sealed content": ciphertext[100:164]}
-        found["headline"] = tx.value(
-            "SELECT headline FROM alert WHERE alert_id = ? AND incoming = ?", (named, int(incoming))
-        ).encode()
-        for number, sealed, blob in tx.execute(
-            "SELECT number, sealed, blob FROM photo WHERE alert_id = ? AND incoming = ?",
-            (named, int(incoming)),
-        ):
-            found[f"keys of picture {number}"] = sealed[:64]
-            for (part,) in tx.execute("SELECT bytes FROM photo_part WHERE blob = ? AND at = 0", (blob,)):
-                found[f"picture {number}"] = part[1000:1064]
-        if not incoming:
-            sealed_row = SealedContent(kek=kek, wrapped_key=wrapped, ciphertext=ciphertext)
-            core, _ = node_of(office).alerts._vault.open_content(sealed_row, named)
-            found["salt"] = decode_core_untrusted(core).salt
-        for table in ("delivery", "carried"):
-            for (envelope,) in tx.execute(
-                f"SELECT t.envelope FROM {table} t JOIN delivery d ON d.hh = t.hh"
-                " WHERE d.alert_id = ? AND t.envelope IS NOT NULL",
-                (named,),
-            ):
-                found[f"envelope in {table}"] = envelope[2000:2064]
-        return found
-
-    return await read(office, look)
-
-
-def found_in(office: OfficeHost, needles: Mapping[str, bytes]) -> dict[str, str]:
-    """Needles that stand anywhere at an office, with the first place of each."""
-    database = database_of(office)
-    key = node_of(office)._secrets.get(SecretName.DATABASE).reveal()
-    places = [
-        *raw_pages(database, key),
-        *((str(path), path.read_bytes()) for path in database.parent.rglob("*") if path.is_file()),
-    ]
-    found: dict[str, str] = {}
-    for place, data in places:
-        for name, needle in needles.items():
-            if needle in data:
-                found.setdefault(name, place)
-    return found
 
 
 async def pass_days(offices: Offices, days: float) -> None:

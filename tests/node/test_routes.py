@@ -82,7 +82,7 @@ class Region:
         )
 
 
-def _bytes_in(value: object) -> Iterable[bytes]:
+def bytes_in(value: object) -> Iterable[bytes]:
     """Every run of bytes a broker could read out of an op."""
     if isinstance(value, bytes):
         yield value
@@ -90,10 +90,10 @@ def _bytes_in(value: object) -> Iterable[bytes]:
         yield value.encode()
     elif is_dataclass(value):
         for one in fields(value):
-            yield from _bytes_in(getattr(value, one.name))
+            yield from bytes_in(getattr(value, one.name))
     elif isinstance(value, list | tuple):
         for one in value:
-            yield from _bytes_in(one)
+            yield from bytes_in(one)
 
 
 async def _secret_towards(office: OfficeHost) -> bytes:
@@ -134,9 +134,9 @@ def test_neither_broker_knows_what_the_other_does(tmp_path: Path, monkeypatch: p
             assert len(forwarded) >= 3
             hidden = {put_secret, put_capability_hash(put_secret), *(op.envelope for op in puts)}
             # What is looked for can be found where it may be.
-            assert hidden & {run for op in region.seen["west"] for run in _bytes_in(op)}
+            assert hidden & {run for op in region.seen["west"] for run in bytes_in(op)}
             for op in region.seen["east"]:
-                for run in _bytes_in(op):
+                for run in bytes_in(op):
                     assert not [secret for secret in hidden if secret in run]
 
         world.run(script())

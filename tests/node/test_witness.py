@@ -73,7 +73,7 @@ def test_two_idle_offices_ask_with_their_heartbeats_and_write_nothing(tmp_path: 
     async def script(offices: Offices) -> None:
         here, there = offices.here, offices.there
         await here.send(an_alert("KA-1"))
-        await asyncio.sleep(3 * 3600)
+        await asyncio.sleep(150 * 60)
 
         async def sizes() -> list[int]:
             return [await count(o, table) for o in (here, there) for table in ("leaf", "cp")]
@@ -83,12 +83,12 @@ def test_two_idle_offices_ask_with_their_heartbeats_and_write_nothing(tmp_path: 
 
         before, messages = await sizes(), await sent()
         times = [await cosigned_ms(o) for o in (here, there)]
-        await asyncio.sleep(7 * 3600)
+        await asyncio.sleep(3 * 3600)
         assert await sizes() == before
-        assert all(now - then <= 8 for now, then in zip(await sent(), messages, strict=True))
+        assert all(now - then <= 4 for now, then in zip(await sent(), messages, strict=True))
         # And still each says every hour that the other's log is where it was.
         for office, then in zip((here, there), times, strict=True):
-            assert await cosigned_ms(office) > then + 5 * HOUR_MS
+            assert await cosigned_ms(office) > then + 1 * HOUR_MS
 
     play(tmp_path, script)
 
@@ -277,12 +277,12 @@ def test_an_office_that_asks_without_end_gets_sixty_answers_an_hour(tmp_path: Pa
         answers = overhear(here)
         before = len(await entries(there))
         ours = read_entries(log_of(here), node_of(here).log.published.size)
-        for number in range(75):
+        for number in range(66):
             ours.append(b"%d" % number)
             await control(here, WitnessRequest(body=a_request(here, len(ours) - 1, ours)), service=True)
             await asyncio.sleep(10)
         await asyncio.sleep(600)
-        assert len(await entries(there)) - before <= limits.WITNESSED_PER_HOUR_MAX
+        assert 50 < len(await entries(there)) - before <= limits.WITNESSED_PER_HOUR_MAX
         assert len(answers) <= limits.WITNESSED_PER_HOUR_MAX + 2
         assert not node_of(there).failed.done()
 
@@ -488,7 +488,9 @@ def test_what_no_partner_witnessed_is_late_after_a_while_and_then_said_loudly(tm
         assert late.unwitnessed_since_ms is not None
         assert abs(late.unwitnessed_since_ms - sent_ms) < 60_000
         assert late.witnessed_size < late.size
-        await asyncio.sleep(24 * 3600)
+        for host in (offices.broker.host, here.host, there.host):
+            host.step_clock(limits.DAY_MS)
+        await asyncio.sleep(60)
         assert (await log_view()).witness == "unwitnessed"
         await there.restart()
         await asyncio.sleep(15 * 60)
@@ -601,7 +603,7 @@ def test_a_brokers_log_is_held_to_what_it_showed_before(tmp_path: Path) -> None:
         assert (last.fields["size"], last.fields["root"]) == (known[0], known[1].hex())
         assert first.fields["size"] < known[0]
         asked = len(shown)
-        await asyncio.sleep(6 * 3600)
+        await asyncio.sleep(3 * 3600)
         assert len(shown) - asked <= 1
 
         lies.append(shown[0])

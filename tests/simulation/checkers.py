@@ -35,6 +35,7 @@ class Sent:
     kept: bool = False
     ticks: dict[str, None] = field(default_factory=dict)  # steps of the ladder the sender ever saw
     photos: list[bytes] = field(default_factory=list)  # as the receiver must see them
+    is_fleeting: bool = False  # erased within minutes, wherever it is by then
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +86,14 @@ class Witness:
                 raise Broken("I4", f"{office} shows {token} from {sender}, which nobody sent so")
         before = self.shown.setdefault(office, {})
         for token in before:
-            if token not in tokens:
+            if token not in tokens and not self.sent[token].is_fleeting:
                 raise Broken("I7", f"{office} showed {token} and has lost it")
         before.update(dict.fromkeys(tokens))
         for sent in self.sent.values():
             if (
                 sent.receiver == office
                 and office not in self.put_back
+                and not sent.is_fleeting
                 and {"delivered", "opened"} & sent.ticks.keys()
                 and sent.token not in tokens
             ):
@@ -121,7 +123,7 @@ class Witness:
         if len(steps) != len(rows):
             raise Broken("I2", f"{office} has sent one press of the button twice")
         for sent in self.sent.values():
-            if sent.sender == office and sent.kept and sent.token not in steps:
+            if sent.sender == office and sent.kept and not sent.is_fleeting and sent.token not in steps:
                 raise Broken("I1", f"{office} was told that {sent.token} is kept and has lost it")
         for token, ladder in rows:
             if "kept" not in ladder:
@@ -141,6 +143,8 @@ class Witness:
     def everything_arrived(self) -> None:
         """I1, at the end."""
         for sent in self.sent.values():
+            if sent.is_fleeting:
+                continue
             if sent.kept and sent.token not in self.shown.get(sent.receiver, {}):
                 raise Broken("I1", f"{sent.token} never reached {sent.receiver}")
             if sent.kept and "delivered" not in sent.ticks:

@@ -153,6 +153,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _choose_order(self, ready: deque[events.Handle]) -> deque[events.Handle]:
         """Task steps change places among themselves; other callbacks stay where they are."""
+        if len(ready) < 2:
+            return ready
         places = [place for place, handle in enumerate(ready) if _task_of(handle) is not None]
         if len(places) < 2:
             return ready
@@ -268,22 +270,20 @@ class VirtualLoop(asyncio.BaseEventLoop):
         super().close()
 
 
-def _owner_of(handle: events.Handle) -> Incarnation | None:
-    return cast(Context, cast(Any, handle)._context).get(HOST)
+# Called several times for each step: ``Any`` in place of asyncio's types, whose private fields they read.
+def _owner_of(handle: Any) -> Incarnation | None:
+    owner: Incarnation | None = handle._context.get(HOST)
+    return owner
 
 
-def _task_of(handle: events.Handle) -> "asyncio.Task[Any] | None":
-    bound = getattr(_callback_of(handle), "__self__", None)
+def _task_of(handle: Any) -> "asyncio.Task[Any] | None":
+    bound = getattr(handle._callback, "__self__", None)
     return bound if isinstance(bound, asyncio.Task) else None
 
 
-def _what(handle: events.Handle) -> str:
-    task = _task_of(handle)
-    if task is not None:
-        return cast(str, getattr(task.get_coro(), "__qualname__", "task"))
-    callback = _callback_of(handle)
-    return cast(str, getattr(callback, "__qualname__", type(callback).__name__))
-
-
-def _callback_of(handle: events.Handle) -> Any:
-    return cast(Any, handle)._callback
+def _what(handle: Any) -> str:
+    callback = handle._callback
+    bound = getattr(callback, "__self__", None)
+    if isinstance(bound, asyncio.Task):
+        return str(getattr(bound.get_coro(), "__qualname__", "task"))
+    return str(getattr(callback, "__qualname__", type(callback).__name__))

@@ -17,6 +17,7 @@ import node.peers
 import node.photos
 import node.receive_keys
 import node.restore
+import node.routes
 import node.watch
 import node.witness
 import protocol.conversation
@@ -24,11 +25,15 @@ import protocol.delivery
 import protocol.sealing
 from audit.store import AuditLog
 from audit.witness import judge_untrusted
+from keys.errors import Unavailable
 from keys.keystore import Keystore
-from node.broker_link import BrokerLink
+from node.broker_link import BrokerClient, BrokerLink
+from node.daemon import Node
+from node.traffic import NodeTraffic
 from protocol.conversation import Judgement
 from protocol.delivery import Delivery, HeldNo, PutAccepted
 from runtime import sqlite
+from runtime.broker_line import BrokerLine
 from tests.simulation.disk import SimulatedFiles
 
 Undo = Callable[[], None]
@@ -369,6 +374,112 @@ def _witnesses_wake_each_other() -> Undo:
     return restore
 
 
+def _goes_straight() -> Undo:
+    """What the own broker cannot hand on is taken to the other broker straight."""
+    real = node.routes.ForwardedLine._ask
+    find = node.routes.Routes._line
+
+    def hasty(self: Any, address: Any) -> Any:
+        line = find(self, address)
+        if isinstance(line, node.routes.ForwardedLine):
+            line._straight = BrokerLine(self._env, address)  # type: ignore[attr-defined]
+        return line
+
+    async def carry(self: Any, card: Any, body: bytes, *, wait_ms: int = 0) -> bytes:
+        try:
+            return await real(self, body, wait_ms)
+        except Unavailable:
+            answer: bytes = await self._straight.carry(card, body, wait_ms=wait_ms)
+            return answer
+
+    undo_find = _swap(node.routes.Routes, "_line", hasty)
+    undo_carry = _swap(node.routes.ForwardedLine, "carry", carry)
+
+    def restore() -> None:
+        undo_carry()
+        undo_find()
+
+    return restore
+
+
+def _asks_own_broker_first() -> Undo:
+    """Our own broker is shown what is meant for the other one: it might hold the mailbox itself."""
+    real = BrokerClient._exchange_once
+
+    async def talkative(self: Any, ops: Any) -> Any:
+        if isinstance(self._line, node.routes.ForwardedLine):
+            await real(self._line._client, ops)
+        return await real(self, ops)
+
+    return _swap(BrokerClient, "_exchange_once", talkative)
+
+
+def _new_token_not_used() -> Undo:
+    """A link goes on with the token it began with, whatever route was added since."""
+
+    async def as_it_was(self: Any, address: str) -> None:
+        pass
+
+    return _swap(Node, "_reached_otherwise", as_it_was)
+
+
+def _photos_go_first() -> Undo:
+    """What is due does not hold up the parts of a photo."""
+    real = NodeTraffic.next_due_ms
+
+    async def nothing_for_parts(self: Any, address: str) -> Any:
+        if sys._getframe(1).f_code.co_name == "_part_turn":
+            return None
+        return await real(self, address)
+
+    async def patient(self: Any) -> None:
+        while self._part is not None:
+            await self._env.sleep(0.05)
+        await real_turn(self)
+
+    real_turn = BrokerLink._send_turn
+    undo_due = _swap(NodeTraffic, "next_due_ms", nothing_for_parts)
+    undo_turn = _swap(BrokerLink, "_send_turn", patient)
+
+    def restore() -> None:
+        undo_turn()
+        undo_due()
+
+    return restore
+
+
+def _part_not_broken_off() -> Undo:
+    """A part of a photo that is under way is let finish beside what is put."""
+    real = BrokerLink._send_turn
+
+    async def lenient(self: Any) -> None:
+        part, self._part = self._part, None
+        try:
+            await real(self)
+        finally:
+            if self._part is None and part is not None and not part.done():
+                self._part = part
+
+    return _swap(BrokerLink, "_send_turn", lenient)
+
+
+def _photos_that_outlive(which: str) -> Callable[[], Undo]:
+    """An alert is erased, and the bytes of some of its pictures stay."""
+    real = node.photos.Photos.erase
+
+    def forgetful(self: Any, tx: Any, alert_id: bytes, incoming: bool) -> bool:
+        kept = tx.execute(
+            "SELECT blob, at, bytes FROM photo_part WHERE blob IN (SELECT blob FROM photo"
+            f" WHERE alert_id = ? AND incoming = ? AND {which})",
+            (alert_id, int(incoming)),
+        )
+        had_any = real(self, tx, alert_id, incoming)
+        tx.execute_many("INSERT INTO photo_part (blob, at, bytes) VALUES (?, ?, ?)", kept)
+        return had_any
+
+    return lambda: _swap(node.photos.Photos, "erase", forgetful)
+
+
 MISTAKES: Final[dict[str, Callable[[], Undo]]] = {
     "sync_normal": _sync_normal,
     "no_checkpoint_at_open": _no_checkpoint_at_open,
@@ -396,6 +507,13 @@ MISTAKES: Final[dict[str, Callable[[], Undo]]] = {
     "witness_accepts_another_root": _witness_accepts_another_root,
     "log_shows_two_roots": _log_shows_two_roots,
     "witnesses_wake_each_other": _witnesses_wake_each_other,
+    "photos_go_first": _photos_go_first,
+    "part_not_broken_off": _part_not_broken_off,
+    "half_fetched_photo_stays": _photos_that_outlive("state = 'coming' AND done_bytes > 0"),
+    "thumbnail_stays": _photos_that_outlive("number % 2 = 1"),
+    "goes_straight": _goes_straight,
+    "asks_own_broker_first": _asks_own_broker_first,
+    "new_token_not_used": _new_token_not_used,
 }
 
 

@@ -104,6 +104,7 @@ class VirtualNetwork:
         loop.network = self
         self.loop = loop
         self.latency_s = (0.005, 0.060)
+        self.slow_hops: dict[tuple[str, str], tuple[float, float]] = {}  # latency from one host to another
         self._choices = random.Random(f"{seed}/network")
         self._trace = trace
         self._world_context = Context()
@@ -118,7 +119,8 @@ class VirtualNetwork:
         self._ports = 40_000
         self._connections = 0
         self.writes = 0  # pieces put on their way so far
-        self.on_write: Callable[[str], None] = lambda host: None  # hears which program speaks, beforehand
+        # Hears which host speaks to which, beforehand.
+        self.on_write: Callable[[str, str], None] = lambda host, to: None
 
     # --- what a test does to it -----------------------------------------------------------------------------
 
@@ -321,7 +323,9 @@ class VirtualNetwork:
             self.send(receiver, RESET)
 
     def _latency(self, source: str, target: str) -> float:
-        return LOOPBACK_LATENCY_S if source == target else self._choices.uniform(*self.latency_s)
+        if source == target:
+            return LOOPBACK_LATENCY_S
+        return self._choices.uniform(*self.slow_hops.get((source, target), self.latency_s))
 
     def _note(self, event: str, *facts: str | int) -> None:
         self._trace.note(self.loop.now_us, event, *facts)
@@ -432,7 +436,7 @@ class VirtualTransport(transports._FlowControlMixin, asyncio.Transport):
         if self._is_closing or not data:
             return
         assert not self._is_eof_sent, "write after write_eof"
-        self._network.on_write(self.owner.name)
+        self._network.on_write(self.owner.name, self.peer.owner.name)
         for chunk in self._network.split(bytes(data)):
             self._unread_bytes += len(chunk)
             self._network.send(self, chunk)

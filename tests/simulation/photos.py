@@ -78,7 +78,7 @@ class Photographers:
         """Now and then an officer opens one alert for its photos."""
         if not self.is_at_work or self._choices.random() >= LOOKS:
             return
-        rows = [row for row in inbox if self._photos_of(row)]
+        rows = [row for row in inbox if self.photos_of(row)]
         if rows:
             await self._open(office, self._choices.choice(rows))
 
@@ -86,7 +86,7 @@ class Photographers:
         """I5, at the end: every photo of every alert kept is whole at its recipient."""
         for row in inbox:
             sent = self._witness.sent.get(row.headline.split()[1])
-            if sent is None or not sent.photos or not sent.kept:
+            if sent is None or not sent.photos or not sent.kept or sent.is_fleeting:
                 continue
             states = await self._open(office, row)
             # What came after the backup an office was restored from came to a disk that is lost.
@@ -95,7 +95,8 @@ class Photographers:
             if states != ["whole"] * len(sent.photos):
                 raise Broken("I5", f"photos of {sent.token} at {office.name}: {states}")
 
-    def _photos_of(self, row: AlertRow) -> list[bytes]:
+    def photos_of(self, row: AlertRow) -> list[bytes]:
+        """What each recipient of this alert must see."""
         sent = self._witness.sent.get(row.headline.split()[1])
         return sent.photos if sent is not None else []
 
@@ -114,6 +115,6 @@ class Photographers:
                 if office.host.life is None:
                     raise
                 raise Broken("I5", f"a photo of {token} does not open: {error.code}") from error
-            if place >= len(self._photos_of(row)) or seen != self._photos_of(row)[place]:
+            if place >= len(self.photos_of(row)) or seen != self.photos_of(row)[place]:
                 raise Broken("I5", f"a photo of {token} is shown that nobody sent so")
         return [photo.state for photo in view.photos]

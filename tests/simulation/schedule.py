@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import functools
 import random
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +20,7 @@ from keys import keystore, pin, primitives
 from keys.errors import MalformedInput, PolicyRefused, SalweenError
 from keys.secret import SecretBytes
 from node import vault
-from node.views import PeerView
+from node.views import AlertRow, OutboxRow, PeerView, Submitted
 from protocol import requests, sealing
 from protocol.alert import Alert, FreeText, Vehicle
 from runtime import sqlite
@@ -28,8 +28,10 @@ from tests.simulation.checkers import Broken, Sent, Witness, check_cosigned, con
 from tests.simulation.daemons import BrokerHost, OfficeHost, pair
 from tests.simulation.disk import Killed, SimulatedDisk
 from tests.simulation.env import EPOCH_MS
+from tests.simulation.erasing import Erasing
 from tests.simulation.malice import LIES, TRICKS, MaliciousBroker, corrupt, tell_a_lie
 from tests.simulation.photos import Photographers
+from tests.simulation.texts_first import TextsFirst
 from tests.simulation.turns import (
     TURNS,
     Kept,
@@ -90,11 +92,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """Disks of a broker and two paired offices, and the key of each log."""
+    """Disks of brokers and of paired offices, by name."""
 
-    broker: SimulatedDisk
+    brokers: dict[str, SimulatedDisk]
     offices: dict[str, SimulatedDisk]
-    address: str
 
 
 _NAMES: Final = (("Myitkyina", "MM"), ("Tengchong", "CN"))
@@ -109,26 +110,44 @@ def paired() -> Paired:
 
 def pair_offices(names: Sequence[tuple[str, str]], pairs: Sequence[tuple[int, int]]) -> Paired:
     """Offices at one broker, paired an hour before every schedule begins."""
-    with World(seed="paired", directory=Path(), has_simulated_disks=True) as world, _counted_pages():
-        broker = BrokerHost(world)
-        offices = [OfficeHost(world, name, country, skew_ms=-SETUP_BEFORE_MS) for name, country in names]
-        broker.host.skew_ms = -SETUP_BEFORE_MS
 
-        async def script() -> None:
+    def set_up(world: World) -> SetUp:
+        broker = BrokerHost(world)
+        offices = [OfficeHost(world, name, country) for name, country in names]
+
+        async def work() -> None:
             await broker.make()
             for office in offices:
                 await office.make()
             for one, other in pairs:
                 await pair(broker, offices[one], offices[other])
+
+        return [broker], offices, work
+
+    return disks_after(set_up)
+
+
+SetUp = tuple[Sequence[BrokerHost], Sequence[OfficeHost], Callable[[], Coroutine[Any, Any, None]]]
+
+
+def disks_after(set_up: Callable[[World], SetUp]) -> Paired:
+    """What is on the disks an hour before every schedule begins, when this work was done."""
+    with World(seed="paired", directory=Path(), has_simulated_disks=True) as world, _counted_pages():
+        brokers, offices, work = set_up(world)
+        hosts = [*(broker.host for broker in brokers), *(office.host for office in offices)]
+        for host in hosts:
+            host.skew_ms = -SETUP_BEFORE_MS
+
+        async def script() -> None:
+            await work()
             await asyncio.sleep(60)
-            for host in (broker.host, *(office.host for office in offices)):
+            for host in hosts:
                 host.kill()
 
         world.run(script())
         return Paired(
-            broker=disk_of(broker.host),
+            brokers={broker.host.name: disk_of(broker.host) for broker in brokers},
             offices={office.name: disk_of(office.host) for office in offices},
-            address=broker.address,
         )
 
 
@@ -185,7 +204,7 @@ def _recorded_keys(witness: Witness) -> Any:
 
 
 class Schedule:
-    """See the head of this file. ``tests.simulation.several`` plays it with more offices."""
+    """See the head of this file. ``several`` plays it with more offices, ``regions`` with two brokers."""
 
     NAMES: tuple[tuple[str, str], ...] = _NAMES
     idle_writes_max = IDLE_WRITES_MAX
@@ -217,7 +236,9 @@ class Schedule:
         self._has_lied = False
         self._has_liar = bool(lies) and (lies != LIES or self.choices.random() < 0.4)
         self._tricks: tuple[str, ...] = ()
-        self.liar: MaliciousBroker | None = None
+        self._offices_by_host: dict[str, OfficeHost] = {}
+        self.liars: dict[str, MaliciousBroker] = {}  # each broker's, by its host
+        self._rollback_points: dict[str, SimulatedDisk] = {}
         self._calm = False
         self.autopsy: Callable[[Schedule], None] | None = None  # looks at the broken world before it goes
         self._restarts: dict[str, asyncio.Task[None]] = {}
@@ -233,6 +254,7 @@ class Schedule:
         self._carry_chance = CARRY_CHANCE if self._carrying.random() >= 0.5 else 0.0
         self._sticks: list[tuple[OfficeHost, OfficeHost, bytes]] = []  # from, to, and what is on it
         self._photos = Photographers(seed, self.witness)
+        self._erasing = Erasing(seed, self._photos)
         self._relapsing: dict[str, None] = {}  # hosts that lose power as they stand up the next time
 
     def run(self) -> Outcome:
@@ -242,12 +264,14 @@ class Schedule:
             World(seed=self.seed, directory=Path(), has_simulated_disks=True) as world,
             _counted_pages(),
             _recorded_keys(self.witness),
+            self.watching(),
         ):
             self.world = world
-            self.broker = BrokerHost(world)
-            self.broker.address = start.address
+            self.brokers = [BrokerHost(world, name) for name in start.brokers]
             self.offices = [OfficeHost(world, name, country) for name, country in self.NAMES]
-            self.put_disk(self.broker.host, start.broker.copy())
+            self._offices_by_host.update({office.host.name: office for office in self.offices})
+            for broker in self.brokers:
+                self.put_disk(broker.host, start.brokers[broker.host.name].copy())
             for office in self.offices:
                 self.put_disk(office.host, start.offices[office.name].copy())
             self.liar_office = OfficeHost(world, *_LIAR)
@@ -275,28 +299,46 @@ class Schedule:
                 last=[f"{at / 1e6:.3f} {what} {facts}" for at, what, facts in world.trace.last],
             )
 
-    def start(self) -> Paired:
+    @classmethod
+    def start(cls) -> Paired:
         """The disks it begins with."""
         return paired()
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """What is looked at while it is played, beside what screens and disks show."""
+        with TextsFirst(self.witness).watching(self._offices_by_host):
+            yield
+
+    @property
+    def broker(self) -> BrokerHost:
+        """The first broker, most often the only one."""
+        return self.brokers[0]
+
+    def _any_broker(self) -> BrokerHost:
+        return self.broker if len(self.brokers) == 1 else self.choices.choice(self.brokers)
 
     def put_disk(self, host: Host, disk: SimulatedDisk) -> None:
         disk._choices = random.Random(f"{self.world.seed}/{host.name}/disk")
         host.simulated_disk = disk
 
-    def _hear(self, host_name: str) -> None:
-        for host in (*self._hosts(), self.liar_office.host):
+    def _hear(self, host_name: str, to: str) -> None:
+        """Something is about to leave a host for another, or for an officer (``to`` is itself)."""
+        for host in (*self.hosts(), self.liar_office.host):
             if host.name == host_name and host.life is not None:
                 self.witness.something_leaves(host_name, disk_of(host).unsynced("-wal"))
 
     # --- the run --------------------------------------------------------------------------------------------
 
     async def _script(self) -> None:
-        await self._boot_broker()
+        for broker in self.brokers:
+            await self._boot_broker(broker)
         for office in self.offices:
             await self.boot_office(office)
         if self._has_liar:
             await self._up(self.liar_office.host, self.liar_office.serve())
-        self._rollback_point = disk_of(self.broker.host).copy()
+        for broker in self.brokers:
+            self._rollback_points[broker.host.name] = disk_of(broker.host).copy()
         workers = [asyncio.ensure_future(self._at_work(office)) for office in self.offices]
         try:
             end_s = self.world.loop.time() + self.minutes * 60
@@ -346,6 +388,7 @@ class Schedule:
         if self._turn == "copied":
             self.played["copied"] = 1
             await copy_office(self, *self._more.sample(self.offices, 2))
+        await self._erasing.check(self)
 
     async def partner_of(self, office: OfficeHost) -> PeerView:
         """What an office's screen says of the other one."""
@@ -384,16 +427,16 @@ class Schedule:
         self.world.network.heal()
         self.world.network.latency_s = (0.005, 0.060)
         self._tricks = ()
-        if self.liar is not None:
-            self._note_tricks(self.liar)
-            self.liar.tricks = ()
-        for host in self._hosts():
+        for liar in self.liars.values():
+            self._note_tricks(liar)
+            liar.tricks = ()
+        for host in self.hosts():
             host.resume()
             if host.simulated_disk is not None:
                 host.simulated_disk.fuse = None
         for restart in list(self._restarts.values()):
             await restart
-        for host in self._hosts():
+        for host in self.hosts():
             if host.life is None:
                 await self._boot(host)
 
@@ -445,23 +488,14 @@ class Schedule:
 
     async def _send(self, office: OfficeHost) -> None:
         self._numbers += 1
-        (receiver,) = (other.name for other in self.offices if other is not office)
-        token = f"KA-{self._numbers}"
-        text = f"seen at {self._numbers}, {'x' * self.choices.choice((10, 10, 1500, 4000))}"
-        names, photos = await self._photos.hand_in(office)
-        sent = self.witness.sent[token] = Sent(
-            token=token, sender=office.name, receiver=receiver, text=text, photos=photos
-        )
-        if names:
-            self.played["photo"] = self.played.get("photo", 0) + len(names)
+        sent, press = await self._fill_in(office, f"KA-{self._numbers}")
+        self.witness.sent[sent.token] = sent
         life = office.host.lives
         try:
-            await self.logged_in(
-                office, lambda: office.send(alert_of(token, text, office.now_ms()), receiver, names)
-            )
+            submitted = await self.logged_in(office, press)
         except PolicyRefused as refused:
             if refused.code in ("window_full", "disk_low"):
-                del self.witness.sent[token]
+                del self.witness.sent[sent.token]
                 return
             raise
         except SalweenError as error:
@@ -470,16 +504,60 @@ class Schedule:
             raise Broken("I12", f"{office.name} could not send: {error.code}") from error
         # The word may still reach an officer whose machine is gone by then, and another in its place.
         sent.kept = life == office.host.lives or office.name not in self.witness.put_back
-        self.world.note("kept", token)
+        self.world.note("kept", sent.token)
+        if sent.photos:
+            await self._erasing.remember(office, submitted.alert_id, incoming=False)
+
+    async def _fill_in(
+        self, office: OfficeHost, token: str
+    ) -> tuple[Sent, Callable[[], Coroutine[Any, Any, Submitted]]]:
+        """What an officer fills in, and the press of the button."""
+        (receiver,) = (other.name for other in self.offices if other is not office)
+        text = f"seen at {self._numbers}, {'x' * self.choices.choice((10, 10, 1500, 4000))}"
+        names, photos = await self._photos.hand_in(office)
+        if names:
+            self.played["photo"] = self.played.get("photo", 0) + len(names)
+        lasts_ms = self._erasing.lasts_ms(names)
+        if lasts_ms is not None:
+            self.played["fleeting"] = self.played.get("fleeting", 0) + 1
+        sent = Sent(
+            token=token,
+            sender=office.name,
+            receiver=receiver,
+            text=text,
+            photos=photos,
+            is_fleeting=lasts_ms is not None,
+        )
+        return sent, lambda: office.send(
+            alert_of(token, text, office.now_ms(), lasts_ms=lasts_ms), receiver, names
+        )
 
     async def _look(self, office: OfficeHost) -> None:
-        self._hear(office.host.name)
+        self._hear(office.host.name, office.host.name)
         self.witness.nothing_overheard()
         inbox = await self.logged_in(office, office.inbox)
         rows = [(row.headline.split()[1], row.peer_name) for row in inbox]
         self.world.note("inbox", office.name, len(rows))
         self.witness.saw_inbox(office.name, rows)
-        outbox = await self.logged_in(office, office.outbox)
+        # Of what is erased there is a row without a word in it.
+        outbox = [row for row in await self.logged_in(office, office.outbox) if row.headline]
+        self._saw_outbox(office, outbox)
+        unread = [row for row in inbox if not row.opened]
+        if unread:
+            await self._read(office, self.choices.choice(unread))
+        with _unless_erased():
+            await self._photos.look(office, inbox)
+        await self._erasing.look(office, inbox)
+        for row in outbox:
+            for rung in row.recipients[0].ladder if row.recipients else ():
+                self.world.note("rung", row.headline.split()[1], rung.step)
+
+    async def _read(self, office: OfficeHost, row: AlertRow) -> None:
+        with _unless_erased():
+            fields: Any = await self.logged_in(office, lambda: office.open_alert(row.alert_id))
+            self.witness.saw_opened(row.headline.split()[1], fields["text"]["text"])
+
+    def _saw_outbox(self, office: OfficeHost, outbox: Sequence[OutboxRow]) -> None:
         self.witness.saw_outbox(
             office.name,
             [
@@ -488,15 +566,6 @@ class Schedule:
                 if row.recipients
             ],
         )
-        unread = [row for row in inbox if not row.opened]
-        if unread:
-            row = self.choices.choice(unread)
-            fields: Any = await self.logged_in(office, lambda: office.open_alert(row.alert_id))
-            self.witness.saw_opened(row.headline.split()[1], fields["text"]["text"])
-        await self._photos.look(office, inbox)
-        for row in outbox:
-            for rung in row.recipients[0].ladder if row.recipients else ():
-                self.world.note("rung", row.headline.split()[1], rung.step)
 
     async def logged_in(self, office: OfficeHost, act: Any) -> Any:
         try:
@@ -509,11 +578,12 @@ class Schedule:
 
     # --- what goes wrong ------------------------------------------------------------------------------------
 
-    def _hosts(self) -> list[Host]:
-        return [self.broker.host, *(office.host for office in self.offices)]
+    def hosts(self) -> list[Host]:
+        """Of brokers and offices."""
+        return [*(broker.host for broker in self.brokers), *(office.host for office in self.offices)]
 
     async def _fault(self, fault: str) -> None:
-        host = self.choices.choice(self._hosts())
+        host = self.choices.choice(self.hosts())
         self.played[fault] = self.played.get(fault, 0) + 1
         self.world.note("fault", fault, host.name)
         network = self.world.network
@@ -536,13 +606,14 @@ class Schedule:
                     self.choices.choice((-1, 1)) * self.choices.choice((1_000, 300_000, 3_600_000))
                 )
             case "cut" | "cut_one_way":
-                one, other = self.choices.sample([h.name for h in self._hosts()], 2)
+                one, other = self.choices.sample([h.name for h in self.hosts()], 2)
                 network.cut(one, other, both_ways=fault == "cut")
                 await asyncio.sleep(self.choices.uniform(1, 120))
                 network.heal()
             case "reset":
                 for office in self.offices:
-                    network.reset_connections(office.host.name, self.broker.host.name)
+                    for broker in self.brokers:
+                        network.reset_connections(office.host.name, broker.host.name)
             case "slow":
                 network.latency_s = self.choices.choice(((0.005, 0.06), (0.3, 3.0), (1.0, 12.0)))
             case "trick":
@@ -550,12 +621,12 @@ class Schedule:
                 self._tricks = tuple(
                     self.choices.sample(self.tricks, min(len(self.tricks), self.choices.randint(1, 4)))
                 )
-                if self.liar is not None:
-                    self.liar.tricks = self._tricks
+                for liar in self.liars.values():
+                    liar.tricks = self._tricks
             case "rollback":
-                await self._roll_back_broker()
+                await self._roll_back(self._any_broker())
             case "erase":
-                await self._erase_broker()
+                await self._erase(self._any_broker())
 
     def _relapse(self) -> None:
         """A program dies when a commit is written and not synced; then the power fails as it stands up.
@@ -563,7 +634,7 @@ class Schedule:
         Whatever the second life read, said or published before it made the first one's commit durable is
         now about rows that were never there.
         """
-        host = self._more.choice(self._hosts())
+        host = self._more.choice(self.hosts())
         if host.life is None or self._is_restarting(host):
             return
         self.played["relapse"] = self.played.get("relapse", 0) + 1
@@ -630,30 +701,31 @@ class Schedule:
         if office is self.liar_office and report["new"]:
             raise Broken("I7", f"{office.name} took in what was sealed for somebody else")
 
-    async def _roll_back_broker(self) -> None:
+    async def _roll_back(self, broker: BrokerHost) -> None:
         """F47: the broker goes back to what it was, high-water mark and all."""
-        if self.broker.host.life is None:
+        host = broker.host
+        if host.life is None:
             return
         self._has_lied = True
-        self.broker.host.kill()
-        point, now = self._rollback_point, disk_of(self.broker.host).copy()
-        self._rollback_point = now
-        self.put_disk(self.broker.host, point.copy())
+        host.kill()
+        point, now = self._rollback_points[host.name], disk_of(host).copy()
+        self._rollback_points[host.name] = now
+        self.put_disk(host, point.copy())
         await asyncio.sleep(self.choices.uniform(0.1, 20))
-        await self._boot_again(self.broker.host)
+        await self._boot_again(host)
 
     async def _go_back_last(self) -> None:
         """F47 when no office starts again afterwards: what each believes of the broker it believes on."""
         await asyncio.sleep(LAST_WORD_S)
         self.played["rollback"] = self.played.get("rollback", 0) + 1
-        await self._roll_back_broker()
+        await self._roll_back(self._any_broker())
         await asyncio.sleep(LAST_WORD_S)
         for office in self.offices:
             await self._send(office)
 
-    async def _erase_broker(self) -> None:
+    async def _erase(self, broker: BrokerHost) -> None:
         """I17: its disks are gone but for its keys, and the operator begins again."""
-        host = self.broker.host
+        host = broker.host
         if host.life is None:
             return
         self._has_lied = True  # whoever was told "held" finds out at growing intervals
@@ -661,8 +733,8 @@ class Schedule:
         disk_of(host).erase(("/broker.db", "/broker.db-wal", "/broker.db.keycheck"))
         host.boot()
         await host.run(lambda env: begin_again(env, "broker"))
-        self._rollback_point = disk_of(host).copy()
-        await self._boot_broker()
+        self._rollback_points[host.name] = disk_of(host).copy()
+        await self._boot_broker(broker)
 
     def _is_restarting(self, host: Host) -> bool:
         return host.name in self._restarts and not self._restarts[host.name].done()
@@ -696,9 +768,10 @@ class Schedule:
         elif deadly and self.choices.random() < 0.2:
             host.boot()
             host.light_fuse(self.choices.randint(1, 30), power_loss=self.choices.random() < 0.6)
-        if host is self.broker.host:
-            await self._boot_broker()
-            return
+        for broker in self.brokers:
+            if broker.host is host:
+                await self._boot_broker(broker)
+                return
         (office,) = (office for office in self.offices if office.host is host)
         await self.boot_office(office)
         await self._check_database(office)
@@ -709,15 +782,16 @@ class Schedule:
             self.played[trick] = self.played.get(trick, 0) + times
         liar.played.clear()
 
-    async def _boot_broker(self) -> None:
-        if self.liar is not None:
-            self._note_tricks(self.liar)
-        await self._up(self.broker.host, self.broker.serve())
-        assert self.broker.broker is not None
-        self.liar = corrupt(
-            self.broker.broker, random.Random(f"{self.world.seed}/liar/{self.broker.host.lives}")
-        )
-        self.liar.tricks = self._tricks
+    async def _boot_broker(self, broker: BrokerHost) -> None:
+        host = broker.host
+        if host.name in self.liars:
+            self._note_tricks(self.liars[host.name])
+        await self._up(host, broker.serve())
+        assert broker.broker is not None
+        of = "" if broker is self.broker else f"{host.name}/"
+        choices = random.Random(f"{self.world.seed}/liar/{of}{host.lives}")
+        liar = self.liars[host.name] = corrupt(broker.broker, choices)
+        liar.tricks = self._tricks
 
     async def boot_office(self, office: OfficeHost) -> None:
         await self._up(office.host, office.serve())
@@ -754,7 +828,18 @@ def _take(workers: Sequence["asyncio.Future[None]"]) -> None:
             worker.result()
 
 
-def alert_of(token: str, text: str, now_ms: int) -> Alert:
+@contextlib.contextmanager
+def _unless_erased() -> Iterator[None]:
+    """It came due since the list was shown: then nobody reads it any more."""
+    try:
+        yield
+    except PolicyRefused as refused:
+        if refused.code != "alert_erased":
+            raise
+
+
+def alert_of(token: str, text: str, now_ms: int, *, lasts_ms: int | None = None) -> Alert:
+    """``lasts_ms``: void and erased after this time."""
     return Alert(
         status="exercise",
         crime_type="drug_trafficking",
@@ -766,8 +851,8 @@ def alert_of(token: str, text: str, now_ms: int) -> Alert:
         handling="H0",
         tlp="amber",
         created_ms=now_ms,
-        expires_ms=now_ms + 7 * DAY_MS,
-        erase_at_ms=now_ms + 30 * DAY_MS,
+        expires_ms=now_ms + (lasts_ms or 7 * DAY_MS),
+        erase_at_ms=now_ms + (lasts_ms or 30 * DAY_MS),
         entities=(Vehicle(plate=token, colour="white"),),
         text=FreeText(language="en", text=text),
     )

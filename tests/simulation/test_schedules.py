@@ -1,4 +1,4 @@
-"""Schedules of faults over the real daemons: nothing lost, doubled, altered or left running (I1 to I20).
+"""Schedules of faults over the real daemons: nothing lost, doubled, altered or left running (I1 to I24).
 
 The list of invariants stands in docs/testing.md; ``make simulate SEED=n`` plays one schedule.
 """
