@@ -158,9 +158,10 @@ class _Teller:
     def ended(self, summary: dict[str, Any]) -> None:
         """The last word."""
         self._status.stop()
+        left = "Nothing but the report" if "report" in summary else "Nothing"
         self._console.print(
             f"\n    [bold green]All of it held[/bold green] in {summary['took_s']:.0f} s."
-            " Nothing is left behind.\n"
+            f" {left} is left behind.\n"
         )
 
     def close(self) -> None:
