@@ -38,7 +38,7 @@ from audit.fsck import Chunk, Report, Task, verify
 from audit.note import NOTE_BYTES_MAX
 from audit.policy import POLICY_BYTES_MAX, QUORUM_NONE, Policy, parse_policy_untrusted
 from audit.reader import PublishedLog
-from audit.reconcile import Judgement, Reconciled, Source, authenticate, reconcile
+from audit.reconcile import LEEWAY_US, Judgement, Reconciled, Source, authenticate, reconcile
 from audit.replay import BORDER, Message, Story, Until, replay
 from audit.report import TIMELINES_MAX, gather, when
 from audit.report_page import render
@@ -253,6 +253,14 @@ def _several_logs(command: _Command) -> _Command:
                 help="Custody notes that an office handed over (salween-node custody); may be given again.",
             ),
             click.option(
+                "--leeway",
+                "leeway_s",
+                type=click.IntRange(min=1),
+                default=LEEWAY_US // 1_000_000,
+                show_default=True,
+                help="Seconds by which times may differ, and what is so near the end counts as under way.",
+            ),
+            click.option(
                 "--broker-address",
                 "addresses",
                 multiple=True,
@@ -267,7 +275,7 @@ def _several_logs(command: _Command) -> _Command:
 @cli.command("reconcile")
 @_several_logs
 @_JSON
-def reconcile_command(as_json: bool, **given: tuple[str, ...]) -> Answer:
+def reconcile_command(as_json: bool, **given: Any) -> Answer:
     """Verify DIRECTORIES, logs of offices, and hold them against each other, message by message."""
     answer, _ = _reconcile(**given, quiet=as_json)
     return Answer(
@@ -283,6 +291,7 @@ def _reconcile(
     policy_files: tuple[str, ...],
     notes_files: tuple[str, ...],
     addresses: tuple[str, ...],
+    leeway_s: int,
     quiet: bool,
 ) -> tuple[Reconciled, list[Policy]]:
     policies = [parse_policy_untrusted(_read_file(name, POLICY_BYTES_MAX)) for name in policy_files]
@@ -303,7 +312,13 @@ def _reconcile(
     gc.disable()
     try:
         with _bar("replay", quiet=quiet) as bar:
-            return reconcile(sources, notes=notes, progress=bar or (lambda _: None)), policies
+            answer = reconcile(
+                sources,
+                notes=notes,
+                leeway_us=leeway_s * 1_000_000,
+                progress=bar or (lambda _: None),
+            )
+            return answer, policies
     finally:
         gc.enable()
 
@@ -319,7 +334,7 @@ def _reconcile(
     help="How many messages are told step by step; findings come first.",
 )
 @_JSON
-def report_command(out: str | None, timelines: int, as_json: bool, **given: tuple[str, ...]) -> Answer:
+def report_command(out: str | None, timelines: int, as_json: bool, **given: Any) -> Answer:
     """Reconcile DIRECTORIES and write what an auditor wants to see, as one page or with --json as facts."""
     if out is None and not as_json:
         raise click.UsageError("--out FILE for a page, --json for the facts, or both.")

@@ -186,12 +186,16 @@ def reconcile(
     sources: Sequence[Source],
     *,
     notes: CustodyNotes | None = None,
+    leeway_us: int = LEEWAY_US,
     progress: Progress = lambda _: None,
 ) -> Reconciled:
-    """Hold logs against each other, and against custody notes that offices handed over."""
+    """Hold logs against each other, and against custody notes that offices handed over.
+
+    ``leeway_us``: by how much times may differ, and how near the end of all logs nothing missing counts.
+    """
     ordered = _by_epoch(sources)
     stories: dict[str, Story] = {}
-    case = _Case(ordered, notes or CustodyNotes())
+    case = _Case(ordered, notes or CustodyNotes(), leeway_us)
     for source in ordered:
         log = PublishedLog(source.directory)
         size = source.report.size
@@ -276,13 +280,6 @@ class _Moment:
         """Of all readings."""
         return max(self._readings())
 
-    def is_after(self, us: int) -> bool:
-        """Later than leeway and all that was declared allow."""
-        return self.earliest > us + LEEWAY_US
-
-    def is_before(self, us: int) -> bool:
-        return self.latest < us - LEEWAY_US
-
 
 @dataclass(slots=True)
 class _Seal:
@@ -362,7 +359,8 @@ class _Named:
 class _Case:
     """Everything the logs say, gathered; ``close`` judges."""
 
-    def __init__(self, sources: Sequence[Source], notes: CustodyNotes) -> None:
+    def __init__(self, sources: Sequence[Source], notes: CustodyNotes, leeway_us: int) -> None:
+        self._leeway_us = leeway_us
         self._sources = list(sources)
         self._notes = notes
         self._sent: dict[tuple[str, str, str], _Sent] = {}
@@ -718,14 +716,14 @@ class _Case:
             if key in self._erased or key in self._kept_back or office in self._losses:
                 continue
             end = self._ends[office]
-            reached = end.earliest - LEEWAY_US
+            reached = end.earliest - self._leeway_us
             if told_us and reached > told_us:
                 return (
                     Fate.ERASURE_INCOMPLETE,
                     f"{who} told the other that the content is erased, and has no entry of that",
                 )
             # What was written under a clock that was set since is counted anew from then.
-            is_one_clock = abs((end.raw - end.steady) - (had.raw - had.steady)) <= LEEWAY_US
+            is_one_clock = abs((end.raw - end.steady) - (had.raw - had.steady)) <= self._leeway_us
             if is_one_clock and had.latest < sent.erase_us < reached - ERASING_US:
                 return Fate.ERASURE_INCOMPLETE, f"due for erasure, and {who}'s log goes on without it"
         if {(sent.office, sent.alert), (receiver, sent.alert)} <= self._erased:
@@ -736,7 +734,7 @@ class _Case:
         for custody in sent.custody:
             # The broker's clock may have been set as well: what it declared is taken back on its side too.
             here = [each.steady_in_us for each in self._kept.get(custody.env, ())]
-            if custody.written.is_before(min([custody.at_us, *here])):
+            if custody.written.latest < min([custody.at_us, *here]) - self._leeway_us:
                 return Fate.BACKDATED, "the sender noted the broker's custody before the broker had it"
         noted = {custody.env: custody.at_us for custody in sent.custody}
         for seal in sent.seals:
@@ -744,17 +742,17 @@ class _Case:
             came = min((each.in_us for each in kept), default=noted.get(seal.env))
             latest = max([came or 0, *(each.steady_in_us for each in kept)])
             earliest = min([came or 0, *(each.steady_in_us for each in kept)])
-            if came is not None and seal.at.is_after(latest):
+            if came is not None and seal.at.earliest > latest + self._leeway_us:
                 return Fate.POSTDATED, "the sender sealed it after the broker had it"
             gone = max((each.ack_us for each in kept), default=0)
             for arrival in arrivals:
                 if arrival.env != seal.env or arrival.verdict == "dup":
                     continue
-                if came is not None and arrival.at.is_before(earliest):
+                if came is not None and arrival.at.latest < earliest - self._leeway_us:
                     return Fate.BACKDATED, "the receiver took it in before the broker had it"
-                if gone and arrival.at.is_after(gone):
+                if gone and arrival.at.earliest > gone + self._leeway_us:
                     return Fate.POSTDATED, "the receiver took it in after it had deleted it at the broker"
-                if came is None and arrival.at.is_before(seal.at.earliest):
+                if came is None and arrival.at.latest < seal.at.earliest - self._leeway_us:
                     return Fate.TIME_CONFLICT, "received before it was sealed: one of two clocks is wrong"
         return None
 
@@ -762,7 +760,7 @@ class _Case:
         """Nothing at the receiver, whose log is here and declares no loss."""
         if any(self._arrived.get(seal.env) for seal in sent.seals):
             return Fate.IN_FLIGHT, "it came, and the receiver could not open it yet"
-        if self._end_us(receiver) + LEEWAY_US < self._now_us and self._is_recent(sent.at.steady):
+        if self._end_us(receiver) + self._leeway_us < self._now_us and self._is_recent(sent.at.steady):
             return Fate.IN_FLIGHT, "the receiver's log ends earlier"
         kept = [each for seal in sent.seals for each in self._kept.get(seal.env, ())]
         if sent.receipt and not self._is_recent(sent.at.steady):
@@ -777,7 +775,7 @@ class _Case:
                     "it was deleted at the broker by its recipient, whose log has none of it",
                 )
         for each in kept:
-            passed_by = self._fetched.get((each.broker, each.box), 0) > each.in_us + LEEWAY_US
+            passed_by = self._fetched.get((each.broker, each.box), 0) > each.in_us + self._leeway_us
             if each.end == "bk.drop" or (not each.end and not each.out_us and passed_by):
                 return (
                     Fate.HELD_OR_DROPPED,
@@ -843,7 +841,7 @@ class _Case:
 
     def _is_recent(self, us: int) -> bool:
         """Too close to the end of all logs for anything missing to mean something."""
-        return us + LEEWAY_US > self._now_us
+        return us + self._leeway_us > self._now_us
 
 
 def _altered(sent: _Sent, arrivals: list[_Arrival]) -> str | None:

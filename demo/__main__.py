@@ -21,6 +21,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
+from demo.audit_story import AuditStory
 from demo.playground import Playground, open_playground, send_first_alert
 from demo.regions_story import RegionsStory
 from demo.restore_story import RestoreStory
@@ -39,7 +40,7 @@ _ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 @click.option("--once", is_flag=True, help="Tell a story without a person, check it, and end.")
 @click.option(
     "--story",
-    type=click.Choice(["first-light", "restore", "usb", "regions"]),
+    type=click.Choice(["first-light", "restore", "usb", "regions", "audit"]),
     help="Which story; with it, --once is understood.",
 )
 @click.option("--json", "as_json", is_flag=True, help="With --once: one JSON line per step and a summary.")
@@ -102,6 +103,8 @@ async def _once(teller: "_JsonTeller | _Teller", logs: Path | None, story: str |
                     summary = await UsbStory(stage, teller).run()
                 case "regions":
                     summary = await RegionsStory(stage, real_env(), teller).run()
+                case "audit":
+                    summary = await AuditStory(stage, real_env(), teller).run()
                 case _:
                     summary = await Story(stage, real_env(), teller).run()
         teller.ended(summary)
@@ -155,9 +158,10 @@ class _Teller:
     def ended(self, summary: dict[str, Any]) -> None:
         """The last word."""
         self._status.stop()
+        left = "Nothing but the report" if "report" in summary else "Nothing"
         self._console.print(
             f"\n    [bold green]All of it held[/bold green] in {summary['took_s']:.0f} s."
-            " Nothing is left behind.\n"
+            f" {left} is left behind.\n"
         )
 
     def close(self) -> None:

@@ -8,22 +8,18 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from audit.checkpoint import Checkpoint, sign_checkpoint
 from audit.note import NoteSigner
 from audit.policy import Policy, single_log_policy
 from audit.store import AuditLog
 from audit.tree import (
     ENTRIES,
-    HASH_BYTES,
     TILE_WIDTH,
-    encode_bundle,
-    leaf_hash,
-    root_from_edge,
     split_bundle_untrusted,
-    subtree_root,
     tile_path,
     tiles_at_level,
 )
+from demo.liar import forge as forge
+from demo.liar import put as put
 from keys.primitives import Ed25519PrivateKey
 from keys.secret import SecretBytes
 from runtime.env import Env, real_env
@@ -157,41 +153,6 @@ def read_entries(directory: Path, size: int) -> list[bytes]:
         width = min(TILE_WIDTH, size - n * TILE_WIDTH)
         entries += split_bundle_untrusted((directory / tile_path(ENTRIES, n, width)).read_bytes())
     return entries
-
-
-def forge(directory: Path, entries: list[bytes], signer: NoteSigner | None = None) -> Path:
-    """Publish ``entries`` as a log owner who does not play by the rules would;
-
-    Signed if there is a signer.
-    """
-    size, hashes = len(entries), [b"".join(map(leaf_hash, entries))]
-    while len(hashes[-1]) >= TILE_WIDTH * HASH_BYTES:
-        full = len(hashes[-1]) // (TILE_WIDTH * HASH_BYTES)
-        tiles = [hashes[-1][n * 8192 : (n + 1) * 8192] for n in range(full)]
-        hashes.append(b"".join(map(subtree_root, tiles)))
-    for level, run in enumerate(hashes):
-        for at in range(0, len(run), 8192):
-            put(directory, tile_path(level, at // 8192, len(run[at : at + 8192]) // 32), run[at : at + 8192])
-    for n in range(0, size, TILE_WIDTH):
-        part = entries[n : n + TILE_WIDTH]
-        put(directory, tile_path(ENTRIES, n // TILE_WIDTH, len(part)), encode_bundle(part))
-    if signer is not None:
-        root = root_from_edge(
-            size, lambda level, n, width: (directory / tile_path(level, n, width)).read_bytes()
-        )
-        put(
-            directory,
-            "checkpoint",
-            sign_checkpoint(Checkpoint(origin=signer.name, size=size, root=root), signer),
-        )
-    return directory
-
-
-def put(directory: Path, name: str, data: bytes) -> None:
-    """Write one file of a log, with its folders."""
-    target = directory / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(data)
 
 
 def flip(path: Path, bit: int) -> None:

@@ -13,12 +13,12 @@ import pytest
 from audit.__main__ import Exit
 from audit.custody import CustodyNotes, read_notes_untrusted
 from audit.entry import encode_entry
-from audit.note import NoteSigner
 from audit.policy import single_log_policy
 from audit.reconcile import Fate, Reconciled, authenticate, reconcile
+from demo.liar import Change, Entry, Party, claim, without
 from keys.brokercard import parse_broker_address_untrusted
 from keys.errors import MalformedInput
-from tests.audit.logs import a_signer, decoded_root, forge, read_entries
+from tests.audit.logs import a_signer, decoded_root, forge
 from tests.audit.test_main import audit
 from tests.simulation.daemons import BrokerHost, OfficeHost, pair
 from tests.simulation.env import EPOCH_MS
@@ -28,33 +28,6 @@ from tests.simulation.world import World
 HOUR_S = 3600
 HOUR_MS = HOUR_S * 1000
 HOUR_US = HOUR_MS * 1000
-REFERENCES = {"prev", "first", "in"}  # fields that name another entry of the same log
-Entry = dict[str, Any]
-Change = Callable[[list[Entry]], list[Entry]]
-
-
-@dataclass(frozen=True, slots=True)
-class Party:
-    """One published log and the key its owner signs with."""
-
-    directory: Path
-    signer: NoteSigner
-
-    def entries(self) -> list[Entry]:
-        size = int((self.directory / "checkpoint").read_bytes().split(b"\n")[1])
-        return [json.loads(data) for data in read_entries(self.directory, size)]
-
-    def rewritten(self, directory: Path, change: Change) -> "Party":
-        """What its cheating owner publishes instead: changed, numbered anew, signed with the real key."""
-        changed = change(self.entries())
-        moved = {entry["seq"]: seq for seq, entry in enumerate(changed)}
-        told: list[Entry] = [
-            {key: moved.get(value, value) if key in REFERENCES else value for key, value in entry.items()}
-            | {"seq": seq}
-            for seq, entry in enumerate(changed)
-        ]
-        encoded = [encode_entry(entry) for entry in told]
-        return Party(forge(directory, encoded, self.signer), self.signer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,10 +165,6 @@ def fate_of(answer: Reconciled, msg: str) -> list[Fate]:
 def detail_of(answer: Reconciled, msg: str) -> str:
     (detail,) = [each.detail for each in answer.judgements if each.id == msg]
     return detail
-
-
-def without(*drop: Callable[[Entry], bool]) -> Change:
-    return lambda entries: [entry for entry in entries if not any(each(entry) for each in drop)]
 
 
 def shifted(us: int, where: Callable[[Entry], bool] = lambda _: True) -> Change:
@@ -474,15 +443,7 @@ def test_an_erasure_that_one_office_did_not_do(logs: Logs, tmp_path: Path, who: 
 def test_a_sending_that_never_was(logs: Logs, tmp_path: Path) -> None:
     """Sealed by its own word alone: the broker never had it. An office that was offline says the same."""
 
-    def claim(entries: list[Entry]) -> list[Entry]:
-        at = next(at for at, entry in enumerate(entries) if entry["t"] == "msg.seal")
-        made = [
-            entry | {"msg": "77" * 16, "z": "33" * 16} | ({"env": "dd" * 32} if "env" in entry else {})
-            for entry in entries[at - 1 : at + 1]
-        ]
-        return [*entries[: at + 1], *made, *entries[at + 1 :]]
-
-    answer = logs.judge(sender=logs.sender.rewritten(tmp_path / "log", claim))
+    answer = logs.judge(sender=logs.sender.rewritten(tmp_path / "log", claim("77" * 16, "dd" * 32)))
     assert fate_of(answer, "77" * 16) == [Fate.NEVER_REACHED_BROKER]
 
 

@@ -18,10 +18,11 @@ from audit.replay import BORDER, DUPLICATE, IMPOSSIBLE, UNEXPLAINED
 from audit.report import STEPS_MAX, gather
 from audit.report_page import render
 from audit.words import MEANINGS, STEPS
+from demo.liar import without
 from tests.audit.logs import a_signer, forge
 from tests.audit.test_main import audit
 from tests.audit.test_page import HOSTILE, check_quiet
-from tests.audit.test_reconcile import Logs, command, first_alert, logs, without
+from tests.audit.test_reconcile import Logs, command, first_alert, logs
 from tests.support.syntax_rules import ROOT
 
 __all__ = ["logs"]

@@ -122,6 +122,23 @@ async def test_the_story_of_a_stick_holds(temporary: Path) -> None:
     assert 1 <= summary["by_stick"] < summary["sent"]
 
 
+async def test_the_story_of_an_audit_holds(temporary: Path) -> None:
+    """A lie by each party under its real key, each found by the command; the report is the one file left."""
+    async with demo(temporary, "--story", "audit", "--json") as run:
+        exit_code = await run.ends(timeout_s=SECONDS_MAX * BUSY_FACTOR)
+    *steps, summary = [json.loads(line) for line in run.words.splitlines()]
+    assert exit_code == 0, summary
+    assert [step["step"] for step in steps] == [
+        "alerts", "honest", "sender", "broker", "receiver", "rolled_back", "report",
+    ]  # fmt: skip
+    assert (summary["ok"], summary["findings"] >= 4) == (True, True)
+    report = Path(summary["report"])
+    assert report.parent == temporary
+    assert "BROKER-OMISSION-PROVEN" in report.read_text()
+    report.unlink()
+    run.nothing_is_left()
+
+
 async def test_the_story_of_two_regions_holds(temporary: Path) -> None:
     """Three offices, two brokers, and a photo to two recipients who do not see each other."""
     summary, _ = await told(
