@@ -12,14 +12,15 @@ Read in this order:
 4. ``checkpoint``  origin, size, root as a signed note; cosignatures              pure
 5. ``policy``      whose keys count: the C2SP tlog-policy file                    pure
 6. ``proof``       one entry's receipt: the C2SP tlog-proof file                  pure
-7. ``witness``     what a witness is asked, how it judges, what it answers         pure
-8. ``store``       the writer: appends in the caller's transaction, publishes     the only file with a
+7. ``receipt``     one event of an alert to hand over: a proof that carries its entry    pure
+8. ``witness``     what a witness is asked, how it judges, what it answers         pure
+9. ``store``       the writer: appends in the caller's transaction, publishes     the only file with a
    database
-9. ``reader``      read-only view of a published directory
-10. ``fsck``       is what was published what was signed?  (structure)
-11. ``replay``     what did the office know, and when?  (meaning)
-12. ``reconcile``  do several logs agree?
-13. ``__main__``   ``salween-audit verify | replay | reconcile``
+10. ``reader``     read-only view of a published directory
+11. ``fsck``       is what was published what was signed?  (structure)
+12. ``replay``     what did the office know, and when?  (meaning)
+13. ``reconcile``  do several logs agree?
+14. ``__main__``   ``salween-audit verify | replay | reconcile | receipt``
 
 Spec: docs/spec/log.md. Formats are C2SP's (signed-note, tlog-checkpoint, tlog-tiles, tlog-cosignature,
 tlog-policy, tlog-proof) and RFC 6962's; only the entries are ours.

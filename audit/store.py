@@ -42,6 +42,7 @@ from audit.tree import (
     TILE_BYTES,
     TILE_HEIGHT,
     TILE_WIDTH,
+    ReadTile,
     consistency_path,
     encode_bundle,
     leaf_hash,
@@ -233,10 +234,8 @@ class AuditLog:
         head = self._published
         size = min(old_size, head.size)
 
-        def read_tile(level: int, n: int, width: int) -> bytes:
-            return _read_hashes(tx, level, n, width)
-
-        path = consistency_path(size, head.size, perfect_from_tiles(head.size, read_tile)) if size else []
+        perfect = perfect_from_tiles(head.size, self.read_tile(tx))
+        path = consistency_path(size, head.size, perfect) if size else []
         return Request(old_size=size, proof=tuple(path), note=self.signed(head))
 
     def signed(self, head: Checkpoint) -> bytes:
@@ -263,6 +262,30 @@ class AuditLog:
             (begin, end),
         )
         return None if row is None else row[0]
+
+    # For what is handed over
+
+    def find(self, tx: Snapshot, marks: Sequence[bytes]) -> list[tuple[int, bytes]]:
+        """Index and bytes of every entry that holds one of ``marks``, in order. Reads the whole log."""
+        wanted = " OR ".join("instr(entry, ?)" for _ in marks)
+        rows = tx.execute(f"SELECT idx, entry FROM leaf WHERE {wanted} ORDER BY idx", tuple(marks))  # noqa: S608
+        return [(index, entry) for index, entry in rows]
+
+    def heads_over(self, tx: Snapshot, index: int, count: int) -> list[int]:
+        """Sizes of the first ``count`` heads that were committed with leaf ``index`` under them."""
+        rows = tx.execute("SELECT size FROM cp WHERE size > ? ORDER BY size LIMIT ?", (index, count))
+        return [size for (size,) in rows]
+
+    def read_archived(self, size: int) -> bytes | None:
+        """The published checkpoint of this size with what witnesses put under it; None where it is gone."""
+        try:
+            return self._env.files.read(self._directory / f"archive/{size}")
+        except FileNotFoundError:
+            return None
+
+    def read_tile(self, tx: Snapshot) -> ReadTile:
+        """The tree as the database holds it, for proofs under any committed head."""
+        return partial(_read_hashes, tx)
 
     @property
     def key(self) -> VerifierKey:

@@ -37,6 +37,7 @@ from node.erasure import Erasure
 from node.events import Events
 from node.evidence import EvidenceRoom
 from node.halfpairs import HalfPairs
+from node.handover import Handover
 from node.identity import Identity, load_identity
 from node.inbox import Inbox, forget_old_service_once
 from node.inperson import Meetings
@@ -276,6 +277,7 @@ class Node:
             language=config.language,
             opened_receipts=config.opened_receipts,
         )
+        self.handover = Handover(env, db, log, self.officers, self.witnessing)
         self._erasure = Erasure(env, db, log, vault, self._outbox, self._photos)
         partnering = Partnering(
             env,
@@ -301,6 +303,7 @@ class Node:
             self.alerts,
             Answers(env, db, log, self.officers, self._outbox),
             EvidenceRoom(db, log, self.officers),
+            self.handover,
             self._heartbeats,
             self.events,
             self.revocations,

@@ -212,6 +212,14 @@ async def _evidence(node: "Node", params: Params, channel: Channel) -> dict[str,
         return {"evidence": [plain(proof) for proof in await node.desk.evidence(session, peer)]}
 
 
+async def _receipt(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    peer = None if params.get("office") is None else await node.desk.find_peer(_text(params, "office"))
+    async with _logged_in(node, params) as session:
+        alert_id, event = _text(params, "alert_id"), _text(params, "event")
+        return plain(await node.desk.receipt(session, alert_id, event, peer))
+
+
 async def _pair_invite(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
     peer = await node.ceremonies.invite(_text(params, "broker"), _text(params, "token"), channel)
     return {"peer": plain(peer)}
@@ -400,6 +408,7 @@ VERBS: dict[str, Verb] = {
     "answer": _answer,
     "unfreeze": _unfreeze,
     "evidence": _evidence,
+    "receipt": _receipt,
     "pair.invite": _pair_invite,
     "pair.join": _pair_join,
     "revoke.apply": _revoke_apply,
