@@ -20,7 +20,10 @@ Read in this order:
 11. ``fsck``       is what was published what was signed?  (structure)
 12. ``replay``     what did the office know, and when?  (meaning)
 13. ``reconcile``  do several logs agree?
-14. ``__main__``   ``salween-audit verify | replay | reconcile | receipt``
+14. ``dossier``    what an office hands to an auditor, and the check that it is whole
+15. ``__main__``   ``salween-audit verify | replay | reconcile | receipt | dossier | key``
+
+``standalone/verify_dossier.py`` checks a dossier again and imports nothing of all this: it travels in each.
 
 Spec: docs/spec/log.md. Formats are C2SP's (signed-note, tlog-checkpoint, tlog-tiles, tlog-cosignature,
 tlog-policy, tlog-proof) and RFC 6962's; only the entries are ours.

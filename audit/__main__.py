@@ -1,4 +1,4 @@
-"""``salween-audit verify | replay | reconcile | receipt``: check, read and compare published logs, offline.
+"""``salween-audit verify | replay | reconcile | receipt | dossier | key``: what an auditor does, offline.
 
 Spec: docs/auditing.md. Exit codes: 0 clean, 1 a finding, 2 the input cannot be read, 64 wrong usage, 70 a
 bug of ours, 74 the disk failed. An uncaught exception is 70, never 1: "refused" and "broken" must not look
@@ -16,13 +16,14 @@ import re
 import sys
 import time
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
+from hashlib import sha256
 from itertools import chain, islice
 from typing import Any, Final
 
@@ -32,6 +33,14 @@ from rich.markup import escape
 from rich.progress import Progress, TextColumn
 from rich.table import Table
 
+from audit.dossier import (
+    KEY_FILE_BYTES_MAX,
+    Checked,
+    check_dossier,
+    encode_auditor_public,
+    encode_auditor_secret,
+    parse_auditor_secret_untrusted,
+)
 from audit.fsck import Chunk, Report, Task, verify
 from audit.note import NOTE_BYTES_MAX
 from audit.policy import POLICY_BYTES_MAX, QUORUM_NONE, Policy, parse_policy_untrusted
@@ -41,6 +50,8 @@ from audit.receipt import Event, Receipt, open_receipt_untrusted
 from audit.reconcile import Judgement, Reconciled, Source, authenticate, reconcile
 from audit.replay import BORDER, Message, Story, Until, replay
 from keys.errors import MalformedInput, VerificationFailed
+from keys.primitives import XWING_SEED_BYTES, XWingPrivateKey
+from keys.secret import SecretBytes
 
 INLINE_TASKS: Final = 12
 """Logs below a hundred thousand entries are checked before a second process would have started."""
@@ -274,6 +285,42 @@ def receipt_command(
     return Answer(
         code=Exit.CLEAN if is_clean else Exit.FINDING,
         text=_json_line({"receipts": told}) if as_json else "".join(map(_tell_receipt, told)),
+    )
+
+
+@cli.command("key")
+@click.option("--out", type=click.Path(dir_okay=False), required=True, help="Your secret key; a new file.")
+@_JSON
+def key_command(out: str, as_json: bool) -> Answer:
+    """Make an auditor's key. The secret stays in --out; the line printed goes to the office."""
+    seed = SecretBytes(os.urandom(XWING_SEED_BYTES))
+    public = XWingPrivateKey.from_seed(seed).public_bytes
+    # Never over another one: what was sealed to that key would open for nobody.
+    descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(encode_auditor_secret(seed))
+        file.flush()
+        os.fsync(descriptor)
+    line = encode_auditor_public(public)
+    told = {"public": line.strip(), "sha256": sha256(public).hexdigest(), "secret_file": out}
+    return Answer(code=Exit.CLEAN, text=_json_line(told) if as_json else line)
+
+
+@cli.command("dossier")
+@_DIRECTORY
+@_POLICY
+@click.option("--key", "key_file", type=click.Path(), help="Your secret key, to check the openings.")
+@_JSON
+def dossier_command(directory: str, policy_file: str | None, key_file: str | None, as_json: bool) -> Answer:
+    """Check the dossier in DIRECTORY: manifest, seal, log, receipts, and with --key the openings."""
+    key = None
+    if key_file is not None:
+        text = _read_file(key_file, KEY_FILE_BYTES_MAX).decode("ascii", "replace")
+        key = parse_auditor_secret_untrusted(text)
+    checked = check_dossier(directory, _read_policy(policy_file), key)
+    return Answer(
+        code=Exit.FINDING if checked.findings else Exit.CLEAN,
+        text=_json_line(_checked_json(checked)) if as_json else _tell_checked(checked, key is not None),
     )
 
 
@@ -560,6 +607,46 @@ def _tell_receipt(told: Mapping[str, Any]) -> str:
         lines.append("No witness of the policy has seen it: only the log's own signature stands under it.")
     lines.append("It does not say that what was written is true, nor what the alert says.")
     return "\n  ".join(lines) + "\n"
+
+
+def _checked_json(checked: Checked) -> dict[str, Any]:
+    assert checked.manifest is not None
+    manifest = checked.manifest
+    return {
+        "holds": not checked.findings,
+        "log": manifest.origin,
+        "size": manifest.size,
+        "root": manifest.root,
+        "made_at": _when(manifest.made_us),
+        "manifest": sha256(manifest.encode()).hexdigest(),
+        "scope": manifest.scope,
+        "alerts": [{"alert": a.alert_id, "way": a.way, "state": a.state} for a in manifest.alerts],
+        "files": len(manifest.files),
+        "receipts": checked.receipts,
+        "openings": checked.openings,
+        "cosigners": checked.cosigners,
+        "findings": checked.findings,
+        "notes": checked.notes,
+    }
+
+
+def _tell_checked(checked: Checked, with_key: bool) -> str:
+    told = _checked_json(checked)
+    states = Counter(alert["state"] for alert in told["alerts"])
+    facts = [
+        ("dossier of", f"{told['log']}, made {told['made_at']} by its own clock"),
+        ("manifest", told["manifest"]),
+        ("scope", json.dumps(told["scope"])),
+        ("alerts", ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none"),
+        ("log", f"{told['size']} entries, root {told['root']}"),
+        ("files", f"{told['files']}; receipts that hold {told['receipts']}"),
+        ("openings", f"{told['openings']} hold" if with_key else "not opened: no --key"),
+        ("seal", f"countersigned by {', '.join(told['cosigners']) or 'no witness of the policy'}"),
+        *(("note", note) for note in told["notes"]),
+        *(("FINDING", finding) for finding in told["findings"]),
+    ]
+    lines = [f"{label:<12} {value}" for label, value in facts]
+    return "\n".join([*lines, "HOLDS" if told["holds"] else "DOES NOT HOLD"]) + "\n"
 
 
 def _tell(directory: str, report: Report, story: Story | None = None) -> str:

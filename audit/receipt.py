@@ -10,7 +10,7 @@ Does not: hold content, a name or a key. Whoever finds it learns pseudonyms and 
 import re
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
@@ -62,6 +62,10 @@ _TYPES: Final = {
     "acc.export": Event.READ,
     "content.erased": Event.ERASED,
 }
+
+
+TYPES: Final = frozenset({*_TYPES, "msg.recv", "msg.receipt"})
+"""Types of all entries that some receipt is made of."""
 
 
 def event_of(entry: Mapping[str, Any]) -> Event | None:
@@ -118,8 +122,7 @@ def for_paper(note: bytes) -> tuple[bytes, int]:
 
 def make_receipt(entry: bytes, index: int, note: bytes, read_tile: ReadTile) -> bytes:
     """The file that proves ``entry``, leaf ``index``, under a checkpoint of the log ``read_tile`` reads."""
-    proof = prove(index, for_paper(note)[0], read_tile)
-    return replace(proof, extra=pack_entry(entry)).encode()
+    return prove(index, for_paper(note)[0], read_tile).with_extra(pack_entry(entry)).encode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from. Does not: verify what others published (fsck) or give entries a meaning (r
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -229,9 +229,9 @@ class AuditLog:
 
     # For witnesses
 
-    def request(self, tx: Snapshot, old_size: int) -> Request:
-        """What to ask a witness that holds our head of ``old_size``: to cosign the published one."""
-        head = self._published
+    def request(self, tx: Snapshot, old_size: int, head: Checkpoint | None = None) -> Request:
+        """What to ask a witness that holds our head of ``old_size``: to cosign ``head``, or the published."""
+        head = head or self._published
         size = min(old_size, head.size)
 
         perfect = perfect_from_tiles(head.size, self.read_tile(tx))
@@ -282,6 +282,21 @@ class AuditLog:
             return self._env.files.read(self._directory / f"archive/{size}")
         except FileNotFoundError:
             return None
+
+    async def copy_published(self, take: Callable[[str, bytes], None]) -> Checkpoint:
+        """Give each published file to ``take``, which may block; the head they are of. Nothing is published
+        meanwhile. What an interrupted write left behind is not given."""
+        async with self._one_writer:
+            await self._env.run_blocking(self._copy, "", take)
+            return self._published
+
+    def _copy(self, below: str, take: Callable[[str, bytes], None]) -> None:
+        for name in self._env.files.listdir(self._directory / below):
+            path = f"{below}/{name}" if below else name
+            if self._env.files.is_dir(self._directory / path):
+                self._copy(path, take)
+            elif not name.startswith("."):
+                take(path, self._env.files.read(self._directory / path))
 
     def read_tile(self, tx: Snapshot) -> ReadTile:
         """The tree as the database holds it, for proofs under any committed head."""

@@ -33,6 +33,7 @@ from node.control import SOCKET_NAME, Channel, ControlServer, Params
 from node.deadlines import Deadlines
 from node.desk import Desk
 from node.doctor import check_node
+from node.dossiers import Dossiers
 from node.erasure import Erasure
 from node.events import Events
 from node.evidence import EvidenceRoom
@@ -279,6 +280,18 @@ class Node:
         )
         self.handover = Handover(env, db, log, self.officers, self.witnessing)
         self._erasure = Erasure(env, db, log, vault, self._outbox, self._photos)
+        self.dossiers = Dossiers(
+            env,
+            self._directory,
+            db,
+            log,
+            self.officers,
+            self.alerts,
+            vault,
+            self._erasure,
+            self.witnessing,
+            self.handover,
+        )
         partnering = Partnering(
             env,
             db,

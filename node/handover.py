@@ -5,11 +5,11 @@ holds no content, so it opens nothing and is no access to the alert.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from audit.receipt import Event, event_of, for_paper, make_receipt, open_receipt_untrusted
+from audit.receipt import TYPES, Event, event_of, for_paper, make_receipt, open_receipt_untrusted
 from audit.store import AuditLog
 from keys.errors import PolicyRefused
 from keys.primitives import sha256
@@ -23,11 +23,12 @@ from runtime.sqlite import Database, Snapshot, Transaction
 HEADS_MAX: Final = 64
 """Published checkpoints looked at for cosignatures: an hour of a busy log, days of a quiet one."""
 _BEGINNINGS: Final = ("msg.submit", "msg.recv")
+SEARCHED_MAX: Final = 8
 _ID_SHOWN: Final = 12  # hex digits of an alert in the name of a file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Found:
+class Found:
     """An entry that a receipt can be made of; ``peer`` is the office it names, empty for a deed of ours."""
 
     event: Event
@@ -37,6 +38,7 @@ class _Found:
 
     @property
     def peer(self) -> str:
+        """Its name in our log."""
         return str(self.entry.get("peer", ""))
 
 
@@ -133,26 +135,38 @@ class Handover:
         # The first of the largest: the earlier a witness saw it, the more that says.
         return max(notes, key=lambda note: for_paper(note)[1])
 
-    def find(self, tx: Snapshot, alert_id: bytes) -> list[_Found]:
-        """Every entry about an alert that came or went; PolicyRefused ``alert_unknown``."""
+    def find(self, tx: Snapshot, alert_id: bytes) -> list[Found]:
+        """Every event of an alert that came or went; PolicyRefused ``alert_unknown``."""
         if not tx.execute("SELECT 1 FROM alert WHERE alert_id = ?", (alert_id,)):
             raise PolicyRefused("alert_unknown", "There is no such alert here.")
-        entries = self._log.find(tx, [f'"alert":"{alert_id.hex()}"'.encode()])
-        messages = {entry["msg"] for _, raw in entries if (entry := json.loads(raw))["t"] in _BEGINNINGS}
-        if messages:
-            marks = [f'"msg":"{message}"'.encode() for message in sorted(messages)]
-            entries = sorted({*entries, *self._log.find(tx, marks)})
-        found = []
-        for index, raw in entries:
-            entry = json.loads(raw)
-            event = event_of(entry)
-            if event is not None:
-                found.append(_Found(event=event, index=index, raw=raw, entry=entry))
-        return found
+        return self.find_all(tx, [alert_id])[alert_id]
 
-    def _choose(
-        self, tx: Snapshot, alert_id: bytes, wanted: Event, peer_id: str | None
-    ) -> tuple[_Found, str]:
+    def find_all(self, tx: Snapshot, alert_ids: Collection[bytes]) -> dict[bytes, list[Found]]:
+        """Every event of these alerts, in order: few are searched for, many are picked out in one pass."""
+        found: dict[str, list[Found]] = {alert_id.hex(): [] for alert_id in alert_ids}
+        alert_of: dict[str, str] = {}
+        if len(found) <= SEARCHED_MAX:
+            marks = [f'"alert":"{named}"' for named in found]
+            beginnings = self._entries(tx, marks)
+            messages = [entry["msg"] for _, _, entry in beginnings if entry["t"] in _BEGINNINGS]
+            marks += [f'"msg":"{message}"' for message in messages]
+        else:
+            marks = [f'"t":"{name}"' for name in TYPES]
+        for index, raw, entry in self._entries(tx, marks):
+            named = entry.get("alert", alert_of.get(entry.get("msg", ""), ""))
+            event = event_of(entry)
+            if named not in found or event is None:
+                continue
+            if entry["t"] in _BEGINNINGS:
+                alert_of[entry["msg"]] = named
+            found[named].append(Found(event=event, index=index, raw=raw, entry=entry))
+        return {bytes.fromhex(named): events for named, events in found.items()}
+
+    def _entries(self, tx: Snapshot, marks: Sequence[str]) -> list[tuple[int, bytes, dict[str, Any]]]:
+        rows = self._log.find(tx, [mark.encode() for mark in marks]) if marks else []
+        return [(index, raw, json.loads(raw)) for index, raw in rows]
+
+    def _choose(self, tx: Snapshot, alert_id: bytes, wanted: Event, peer_id: str | None) -> tuple[Found, str]:
         offices = _offices(tx)
         # What is witnessed is that it went or came.
         events = {Event.SUBMITTED, Event.DELIVERED} if wanted is Event.WITNESSED else {wanted}
@@ -187,9 +201,9 @@ def _event(text: str) -> Event:
         raise PolicyRefused("receipt_nothing", f"An event is one of: {known}.") from error
 
 
-def _firsts(found: Sequence[_Found]) -> list[_Found]:
+def _firsts(found: Sequence[Found]) -> list[Found]:
     """The first entry of each event and office: a second copy or a later access proves no more."""
-    firsts: dict[tuple[Event, str], _Found] = {}
+    firsts: dict[tuple[Event, str], Found] = {}
     for each in found:
         firsts.setdefault((each.event, each.peer), each)
     return list(firsts.values())

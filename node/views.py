@@ -200,6 +200,22 @@ class ReceiptView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DossierView:
+    """A dossier that was made; ``ended``: alerts of a log that a restore ended; ``cosigners`` of its seal."""
+
+    path: str
+    opened: int
+    erased: int
+    ended: int
+    files: int
+    size_bytes: int
+    log: str
+    entries: int
+    digest: str
+    cosigners: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AlertRow:
     """One line of the inbox. ``headline`` names no victim; ``flags``: clock_suspect, stale, emergency."""
 
