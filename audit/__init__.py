@@ -19,9 +19,17 @@ Read in this order:
 10. ``reader``     read-only view of a published directory
 11. ``fsck``       is what was published what was signed?  (structure)
 12. ``replay``     what did the office know, and when?  (meaning)
-13. ``reconcile``  do several logs agree?
-14. ``dossier``    what an office hands to an auditor, and the check that it is whole
-15. ``__main__``   ``salween-audit verify | replay | reconcile | receipt | dossier | key``
+13. ``custody``    brokers' notes that an office hands over, verified
+14. ``reconcile``  do several logs agree?
+15. ``words``      what each verdict means and does not say
+16. ``report``     the facts of a report: timelines, accesses, erasures, witnesses
+17. ``page``       HTML and SVG that no log can inject anything into               pure
+18. ``charts``     inline SVG                                                      pure
+19. ``report_page``  the page of a report                                         pure
+20. ``statistics``  counts without content, small ones hidden
+21. ``statistics_page``  the page of statistics                                   pure
+22. ``dossier``    what an office hands to an auditor, and the check that it is whole
+23. ``__main__``   ``salween-audit``, every command
 
 ``standalone/verify_dossier.py`` checks a dossier again and imports nothing of all this: it travels in each.
 

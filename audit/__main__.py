@@ -8,6 +8,7 @@ Needs only ``keys`` and the pure half of ``audit``: no database, no network, no 
 """
 
 import errno
+import gc
 import io
 import json
 import multiprocessing
@@ -19,13 +20,13 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
 from hashlib import sha256
 from itertools import chain, islice
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import click
 from rich.console import Console
@@ -33,6 +34,7 @@ from rich.markup import escape
 from rich.progress import Progress, TextColumn
 from rich.table import Table
 
+from audit.custody import NOTES_BYTES_MAX, read_notes_untrusted
 from audit.dossier import (
     KEY_FILE_BYTES_MAX,
     Checked,
@@ -49,6 +51,11 @@ from audit.reader import PublishedLog
 from audit.receipt import Event, Receipt, open_receipt_untrusted
 from audit.reconcile import Judgement, Reconciled, Source, authenticate, reconcile
 from audit.replay import BORDER, Message, Story, Until, replay
+from audit.report import TIMELINES_MAX, gather, when
+from audit.report_page import render
+from audit.statistics import as_csv, count
+from audit.statistics_page import render_statistics
+from keys.brokercard import parse_broker_address_untrusted
 from keys.errors import MalformedInput, VerificationFailed
 from keys.primitives import XWING_SEED_BYTES, XWingPrivateKey
 from keys.secret import SecretBytes
@@ -228,39 +235,179 @@ def replay_command(
     )
 
 
+_Command = TypeVar("_Command", bound=Callable[..., Answer])
+
+
+def _several_logs(command: _Command) -> _Command:
+    """What every command over several logs takes; ``_reconcile`` reads it."""
+    for option in reversed(
+        (
+            click.argument("directories", type=click.Path(), nargs=-1, required=True),
+            click.option(
+                "--broker",
+                "brokers",
+                type=click.Path(),
+                multiple=True,
+                help="A broker's log; may be given again.",
+            ),
+            click.option(
+                "--policy",
+                "policy_files",
+                type=click.Path(),
+                multiple=True,
+                required=True,
+                help="tlog-policy file with the keys you trust; may be given again.",
+            ),
+            click.option(
+                "--notes",
+                "notes_files",
+                type=click.Path(),
+                multiple=True,
+                help="Custody notes that an office handed over (salween-node custody); may be given again.",
+            ),
+            click.option(
+                "--broker-address",
+                "addresses",
+                multiple=True,
+                help="salween://... of a broker, got some other way: it pins the key of custody notes.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 @cli.command("reconcile")
-@click.argument("directories", type=click.Path(), nargs=-1, required=True)
-@click.option(
-    "--broker", "brokers", type=click.Path(), multiple=True, help="A broker's log; may be given again."
-)
-@click.option(
-    "--policy",
-    "policy_files",
-    type=click.Path(),
-    multiple=True,
-    required=True,
-    help="tlog-policy file with the keys you trust; may be given again.",
-)
+@_several_logs
 @_JSON
-def reconcile_command(
-    directories: tuple[str, ...], brokers: tuple[str, ...], policy_files: tuple[str, ...], as_json: bool
-) -> Answer:
+def reconcile_command(as_json: bool, **given: tuple[str, ...]) -> Answer:
     """Verify DIRECTORIES, logs of offices, and hold them against each other, message by message."""
+    answer, _ = _reconcile(**given, quiet=as_json)
+    return Answer(
+        code=Exit.CLEAN if answer.is_clean else Exit.FINDING,
+        text=_json_line(_reconciled_json(answer)) if as_json else _tell_reconciled(answer),
+    )
+
+
+def _reconcile(
+    *,
+    directories: tuple[str, ...],
+    brokers: tuple[str, ...],
+    policy_files: tuple[str, ...],
+    notes_files: tuple[str, ...],
+    addresses: tuple[str, ...],
+    quiet: bool,
+) -> tuple[Reconciled, list[Policy]]:
     policies = [parse_policy_untrusted(_read_file(name, POLICY_BYTES_MAX)) for name in policy_files]
+    notes = read_notes_untrusted(
+        [_read_file(name, NOTES_BYTES_MAX) for name in notes_files],
+        {parse_broker_address_untrusted(address).card_sha256 for address in addresses},
+        {key.name: key.public for policy in policies for key in policy.logs},
+    )
     sources = []
     for directory in (*directories, *brokers):
-        with _bar("verify", quiet=as_json) as bar, _Pool() as pool:
+        with _bar("verify", quiet=quiet) as bar, _Pool() as pool:
             progress = bar or (lambda _: None)
             sources.append(authenticate(directory, policies, progress=progress, run=pool.map))
     names = [source.report.origin for source in sources if source.report.origin]
     if len(set(names)) < len(names):
         raise click.UsageError("one log was given twice; compare two copies of it with verify --known")
-    with _bar("replay", quiet=as_json) as bar:
-        answer = reconcile(sources, progress=bar or (lambda _: None))
-    return Answer(
-        code=Exit.CLEAN if answer.is_clean else Exit.FINDING,
-        text=_json_line(_reconciled_json(answer)) if as_json else _tell_reconciled(answer),
+    # Millions of records that all live to the end and form no cycles: looking for some would take 40 % more.
+    gc.disable()
+    try:
+        with _bar("replay", quiet=quiet) as bar:
+            return reconcile(sources, notes=notes, progress=bar or (lambda _: None)), policies
+    finally:
+        gc.enable()
+
+
+@cli.command("report")
+@_several_logs
+@click.option("--out", type=click.Path(dir_okay=False), help="Where to write the page: one HTML file.")
+@click.option(
+    "--timelines",
+    type=click.IntRange(min=0),
+    default=TIMELINES_MAX,
+    show_default=True,
+    help="How many messages are told step by step; findings come first.",
+)
+@_JSON
+def report_command(out: str | None, timelines: int, as_json: bool, **given: tuple[str, ...]) -> Answer:
+    """Reconcile DIRECTORIES and write what an auditor wants to see, as one page or with --json as facts."""
+    if out is None and not as_json:
+        raise click.UsageError("--out FILE for a page, --json for the facts, or both.")
+    answer, policies = _reconcile(**given, quiet=False)
+    with _bar("report", quiet=False) as bar:
+        facts = gather(
+            answer,
+            policies,
+            now_us=time.time_ns() // 1000,
+            timelines=timelines,
+            progress=bar or (lambda _: None),
+        )
+    if out is not None:
+        _write_file(out, render(facts))
+    messages = facts["messages"]
+    told = (
+        f"{out}: {len(facts['logs'])} logs, {messages['total']} messages,"
+        f" {len(facts['log_findings']) + messages['findings']} findings\n"
     )
+    return Answer(
+        code=Exit.CLEAN if answer.is_clean else Exit.FINDING, text=_json_line(facts) if as_json else told
+    )
+
+
+@cli.command("statistics")
+@_DIRECTORY
+@_POLICY
+@click.option("--from", "first", metavar="YYYY-MM", help="The first month that is counted.")
+@click.option("--to", "last", metavar="YYYY-MM", help="The last month that is counted.")
+@click.option("--csv", "with_csv", is_flag=True, help="One line for each count on standard output.")
+@click.option(
+    "--out", type=click.Path(dir_okay=False), help="Where to write a page with charts: one HTML file."
+)
+@_JSON
+def statistics_command(
+    directory: str,
+    policy_file: str | None,
+    first: str | None,
+    last: str | None,
+    with_csv: bool,
+    out: str | None,
+    as_json: bool,
+) -> Answer:
+    """Count what DIRECTORY lets be counted without content; small counts are hidden."""
+    if with_csv + as_json + (out is not None) == 0 or (with_csv and as_json):
+        raise click.UsageError("--csv or --json for the counts, --out FILE for a page.")
+    for month, option in ((first, "--from"), (last, "--to")):
+        if month is not None and re.fullmatch("[0-9]{4}-(?:0[1-9]|1[0-2])", month) is None:
+            raise click.BadParameter("not a month such as 2026-03", param_hint=option)
+    report = _verify(directory, policy_file, False, (), None)
+    with _bar("count", quiet=False) as bar:
+        facts = count(
+            PublishedLog(directory), report, first=first, last=last, progress=bar or (lambda _: None)
+        )
+    if out is not None:
+        _write_file(out, render_statistics(facts))
+    return Answer(
+        code=Exit.FINDING if report.findings else Exit.CLEAN,
+        text=as_csv(facts) if with_csv else _json_line(facts) if as_json else f"{out}\n",
+    )
+
+
+def _write_file(name: str, data: bytes) -> None:
+    """Whole or not at all, also where a file of that name was there before."""
+    half = f"{name}.{os.getpid()}.part"
+    try:
+        with open(half, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(half, name)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(half)
+        raise
 
 
 @cli.command("receipt")
@@ -457,18 +604,6 @@ class _Bar:
 
 # What is shown
 
-YEAR_10000_US: Final = 253_402_300_800_000_000
-
-
-def _when(ts_us: int | None) -> str:
-    if ts_us is None:
-        return "never"
-    # Entry times are numbers up to 2^53 microseconds: the year 2255 at most. A witness may say anything.
-    if ts_us >= YEAR_10000_US:
-        return "after the year 9999"
-    moment = datetime.fromtimestamp(ts_us / 1_000_000, UTC).replace(tzinfo=None)
-    return moment.isoformat(timespec="milliseconds") + "Z"
-
 
 def _reconciled_json(answer: Reconciled) -> dict[str, Any]:
     return {
@@ -477,11 +612,13 @@ def _reconciled_json(answer: Reconciled) -> dict[str, Any]:
             _report_json(source.directory, source.report)
             | {
                 "verdicts": source.verdicts,
+                "notes": [*source.report.notes, *source.story.notes],
                 "oddities": [
                     {"verdict": oddity.label, "index": oddity.index, "detail": oddity.detail}
                     for oddity in source.oddities
                 ],
                 "held_against_others": source.details,
+                "declared_loss": source.lost,
             }
             for source in answer.sources
         ],
@@ -511,13 +648,13 @@ def _report_json(directory: str, report: Report) -> dict[str, Any]:
         "verified_size": report.verified_size,
         "witnessed_size": report.witnessed_size,
         "checkpoints": report.checkpoints,
-        "first_entry_at": _when(report.first_ts_us),
-        "newest_entry_at": _when(report.last_ts_us),
+        "first_entry_at": when(report.first_ts_us),
+        "newest_entry_at": when(report.last_ts_us),
         "witnesses": [
-            {"name": name, "size": size, "at": _when(time_s * 1_000_000)}
+            {"name": name, "size": size, "at": when(time_s * 1_000_000)}
             for name, (size, time_s) in sorted(report.cosigned.items())
         ],
-        "cosigners": [{"name": name, "at": _when(time_s * 1_000_000)} for name, time_s in report.cosigners],
+        "cosigners": [{"name": name, "at": when(time_s * 1_000_000)} for name, time_s in report.cosigners],
         "types": dict(sorted(report.types.items())),
         "findings": [
             {"verdict": finding.label, "number": finding.number, "detail": finding.detail}
@@ -530,7 +667,7 @@ def _report_json(directory: str, report: Report) -> dict[str, Any]:
 
 def _story_json(story: Story) -> dict[str, Any]:
     return {
-        "at": {"entries": story.entries, "time": _when(story.last_ts_us)},
+        "at": {"entries": story.entries, "time": when(story.last_ts_us)},
         "messages": [
             {
                 "id": message.id,
@@ -541,7 +678,7 @@ def _story_json(story: Story) -> dict[str, Any]:
                 "attempts": message.attempts,
                 "envelopes": sorted(message.envelopes),
                 "steps": [
-                    {"index": step.index, "time": _when(step.ts_us), "words": step.words}
+                    {"index": step.index, "time": when(step.ts_us), "words": step.words}
                     for step in message.steps
                 ],
             }
@@ -564,11 +701,11 @@ def _receipt_json(receipt: Receipt) -> dict[str, Any]:
         "says": _receipt_says(receipt.entry),
         "log": checkpoint.origin,
         "index": receipt.entry["seq"],
-        "written_at": _when(receipt.entry["ts"]),
+        "written_at": when(receipt.entry["ts"]),
         "size": checkpoint.size,
         "root": checkpoint.root.hex(),
         "cosigners": [
-            {"name": cosigner.name, "at": _when(cosigner.time_s * 1_000_000)}
+            {"name": cosigner.name, "at": when(cosigner.time_s * 1_000_000)}
             for cosigner in receipt.head.cosigners
         ],
         "entry": receipt.entry,
@@ -587,7 +724,7 @@ def _receipt_says(entry: Mapping[str, Any]) -> str:
         case "msg.receipt":
             steps = {"delivered": "it is on its disk", "opened": "an officer there opened it"}
             said = steps.get(entry["step"], "its content was erased there")
-            at = _when(entry["at"] * 1000)
+            at = when(entry["at"] * 1000)
             return f"{peer.capitalize()} signed, by its clock at {at}, of {message}: {said}."
         case "content.erased":
             return f"This office erased {alert}: {', '.join(entry['parts'])}."
@@ -617,7 +754,7 @@ def _checked_json(checked: Checked) -> dict[str, Any]:
         "log": manifest.origin,
         "size": manifest.size,
         "root": manifest.root,
-        "made_at": _when(manifest.made_us),
+        "made_at": when(manifest.made_us),
         "manifest": sha256(manifest.encode()).hexdigest(),
         "scope": manifest.scope,
         "alerts": [{"alert": a.alert_id, "way": a.way, "state": a.state} for a in manifest.alerts],
@@ -698,12 +835,12 @@ def _show_report(console: Console, directory: str, report: Report, story: Story 
         facts += [
             ("entries", f"{report.verified_size} of {report.size} lead to a signed root"),
             ("root", report.root.hex()),
-            ("time", f"{_when(report.first_ts_us)} to {_when(report.last_ts_us)}, by the log's own clock"),
+            ("time", f"{when(report.first_ts_us)} to {when(report.last_ts_us)}, by the log's own clock"),
             ("checkpoints", str(report.checkpoints)),
             ("cosigners", ", ".join(_cosigners(report)) or "none"),
         ]
         facts += [
-            ("witness", f"{name}: {size} of {report.size} entries, at {_when(time_s * 1_000_000)}")
+            ("witness", f"{name}: {size} of {report.size} entries, at {when(time_s * 1_000_000)}")
             for name, (size, time_s) in sorted(report.cosigned.items())
         ]
     facts += [("note", note) for note in (*report.notes, *(story.notes if story else ()))]
@@ -724,7 +861,7 @@ def _show_report(console: Console, directory: str, report: Report, story: Story 
 
 
 def _cosigners(report: Report) -> list[str]:
-    return [f"{name} at {_when(time_s * 1_000_000)}" for name, time_s in report.cosigners]
+    return [f"{name} at {when(time_s * 1_000_000)}" for name, time_s in report.cosigners]
 
 
 def _show_story(console: Console, story: Story) -> None:
@@ -732,7 +869,7 @@ def _show_story(console: Console, story: Story) -> None:
     if omitted > 0:
         console.print(f"({omitted} earlier steps not shown; --steps 0 shows all)")
     for step in story.last_steps:
-        console.print(f"{_when(step.ts_us)}  {step.index:>7}  {step.words}", soft_wrap=True, markup=False)
+        console.print(f"{when(step.ts_us)}  {step.index:>7}  {step.words}", soft_wrap=True, markup=False)
     messages = list(story.messages.values())
     if messages:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -744,7 +881,7 @@ def _show_story(console: Console, story: Story) -> None:
         console.print(table)
     if len(messages) > STEPS_SHOWN:
         console.print(f"({len(messages) - STEPS_SHOWN} earlier messages not shown; --json has all)")
-    console.print(f"\nas of entry {story.entries - 1}, {_when(story.last_ts_us)}\n")
+    console.print(f"\nas of entry {story.entries - 1}, {when(story.last_ts_us)}\n")
 
 
 def _message_row(message: Message) -> list[str]:
@@ -754,7 +891,7 @@ def _message_row(message: Message) -> list[str]:
         message.peer[:16],
         message.state,
         str(len(message.steps)),
-        _when(message.steps[-1].ts_us),
+        when(message.steps[-1].ts_us),
     ]
 
 

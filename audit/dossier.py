@@ -23,6 +23,9 @@ from audit.policy import Policy, open_checkpoint_untrusted
 from audit.proof import PROOF_BYTES_MAX, parse_proof_untrusted, verify_proof
 from audit.reader import PublishedLog
 from audit.receipt import open_receipt_untrusted
+from audit.reconcile import authenticate, reconcile
+from audit.report import gather
+from audit.report_page import render
 from audit.tree import ENTRIES, TILE_WIDTH, split_bundle_untrusted, verify_consistency
 from audit.witness import REQUEST_BYTES_MAX, parse_request_untrusted
 from keys import labels
@@ -39,6 +42,9 @@ VERIFIER: Final = "verify_dossier.py"
 RECEIPTS: Final = "receipts"
 OPENINGS: Final = "openings"
 EVIDENCE: Final = "evidence"
+CUSTODY: Final = "custody.json"
+REPORT_PAGE: Final = "report.html"
+REPORT_FACTS: Final = "report.json"
 UNLISTED: Final = frozenset({MANIFEST, SEAL, BRIDGE})
 """What the manifest cannot hold the hash of: itself, and what proves it."""
 
@@ -59,6 +65,17 @@ Way = Literal["sent", "received"]
 def read_verifier() -> bytes:
     """The single-file verifier, as it goes into every dossier."""
     return (files("audit") / "standalone" / VERIFIER).read_bytes()
+
+
+def report_on(directory: str, policy: Policy, now_us: int) -> tuple[bytes, bytes]:
+    """The office's own report on the log in ``directory``: a page, and its facts as JSON.
+
+    It names no place on the office's disk, and nobody has to believe it: an auditor makes another one.
+    """
+    facts = gather(reconcile([authenticate(directory, [policy])]), [policy], now_us=now_us)
+    for log in facts["logs"]:
+        log["directory"] = LOG
+    return render(facts), json.dumps(facts).encode() + b"\n"
 
 
 # The auditor's key

@@ -143,6 +143,7 @@ TYPES: Final[Mapping[str, EntryType]] = dict(
             "key.rotate", "all", {"what": CODE, "new": HASH}, {"old": HASH, "ver": INT, "peer": PSEUDONYM}
         ),
         _entry_type("clk.step", "all", {"from": TIME_US, "to": TIME_US}),
+        _entry_type("clk.off", "node", {"origin": ORIGIN, "at": TIME_MS}),
         _entry_type("cfg.change", "all", {"what": CODE, "digest": HASH}, {"actor": ACTOR}),
         _entry_type("backup.made", "all", {"size": INT, "root": HASH}),
         _entry_type("backup.loss", "node", {"peer": PSEUDONYM, "sent": INT, "gone": INT}),

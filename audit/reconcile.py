@@ -9,7 +9,9 @@ Spec: docs/auditing.md#reconcile. Each log is verified and replayed by itself fi
    sealed envelopes.
 3. The broker's entries are joined through the set of envelopes that the sender's ``msg.seal`` name. What
    went by stick has none there.
-4. Each clock is held against the others', raw and with its own declared steps taken back.
+4. Each clock is held against the others': as written, and with what its own log declared of it taken back.
+5. A custody note that an office handed over is held against the broker's log; one that nobody handed over
+   proves nothing, and the verdict says so.
 
 One rule: that something is missing counts only when the log that should have it goes on well beyond, and
 has declared no loss. Memory grows with messages and envelopes, not with entries.
@@ -20,21 +22,23 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from itertools import islice
-from typing import Any, Final
+from itertools import count, islice
+from typing import Final
 
+from audit.custody import CustodyNotes
 from audit.entry import glance_untrusted
 from audit.fsck import Mapper, Progress, Report, Verdict, verify
 from audit.policy import Policy
 from audit.reader import PublishedLog
-from audit.replay import Oddity, Story, read_entries, replay
+from audit.replay import Also, Entry, Oddity, Story, read_entries, replay
 from audit.tree import Frontier, leaf_hash
 from keys.errors import MalformedInput
 
-Entry = dict[str, Any]
-
 LEEWAY_US: Final = 600_000_000
 """Copies of logs are not taken in one moment, and clocks differ: ten minutes either way prove nothing."""
+ERASING_US: Final = 3_600_000_000
+"""An office that was shut erases at its start, and looks now and then: an hour late is nobody's fault."""
+DECLARED_LOSS: Final = "DECLARED-LOSS"
 
 
 class Fate(Enum):
@@ -46,10 +50,12 @@ class Fate(Enum):
     NEVER_REACHED_BROKER = "NEVER-REACHED-BROKER"
     DUPLICATE_BLOCKED = "DUPLICATE-BLOCKED"
     REORDERED = "REORDERED"
-    LOST_DECLARED = "DECLARED-LOSS"
+    LOST_DECLARED = DECLARED_LOSS
+    ERASED_BOTH = "ERASED-BOTH"
     HELD_OR_DROPPED = "HELD-OR-DROPPED-AT-BROKER"
     LOST_IN_DELIVERY = "LOST-IN-DELIVERY"
     BROKER_OMISSION = "BROKER-OMISSION-PROVEN"
+    BROKER_OMISSION_CLAIMED = "BROKER-OMISSION-CLAIMED"
     RECEIVER_OMISSION = "RECEIVER-OMISSION-PROVEN"
     ALTERED = "ALTERED-IN-TRANSIT"
     DUPLICATE_ACCEPTED = "DUPLICATE-ACCEPTED"
@@ -57,6 +63,8 @@ class Fate(Enum):
     BACKDATED = "BACKDATED"
     POSTDATED = "POSTDATED"
     TIME_CONFLICT = "TIME-CONFLICT"
+    GAP = "GAP"
+    ERASURE_INCOMPLETE = "ERASURE-INCOMPLETE"
 
 
 FAULTS: Final = frozenset(Fate) - {
@@ -67,6 +75,7 @@ FAULTS: Final = frozenset(Fate) - {
     Fate.DUPLICATE_BLOCKED,
     Fate.REORDERED,
     Fate.LOST_DECLARED,
+    Fate.ERASED_BOTH,
 }
 
 
@@ -80,6 +89,10 @@ class Judgement:
     receiver: str
     fate: Fate
     detail: str
+    alert: str = ""
+    """The alert that it carries; empty for other messages, and where only its receiver's log would say it."""
+    envelopes: tuple[str, ...] = ()
+    """Hashes of every envelope it was sealed in, or came in."""
 
     @property
     def is_finding(self) -> bool:
@@ -97,6 +110,14 @@ class Source:
     crossed: list[str] = field(default_factory=list)
     """``FORKED``, ``TRUNCATED``: found by what other logs hold."""
     details: list[str] = field(default_factory=list)
+    """A sentence for each of ``crossed``."""
+    lost: int | None = None
+    """Its owner declares a restore: how many entries of the ended log others know and he had no more."""
+    office: str = field(init=False)
+    """The origin without its epoch: logs before and after a restore are one office's."""
+
+    def __post_init__(self) -> None:
+        self.office = self.report.origin.rpartition("/log")[0]
 
     @property
     def is_broker(self) -> bool:
@@ -104,26 +125,26 @@ class Source:
         return self.report.origin.split("/")[1:2] == ["broker"]
 
     @property
-    def office(self) -> str:
-        """The origin without its epoch: logs before and after a restore are one office's."""
-        return self.report.origin.rpartition("/log")[0]
-
-    @property
     def oddities(self) -> list[Oddity]:
         """What its replay found."""
         return self.story.oddities
 
     @property
-    def verdicts(self) -> list[str]:
-        """Distinct findings, or VERIFIED."""
+    def faults(self) -> list[str]:
+        """Distinct findings: alone, and by what others hold."""
         alone = [label for label in self.report.verdicts if label != Verdict.VERIFIED.value]
-        labels = [*alone, *(oddity.verdict for oddity in self.oddities), *self.crossed]
-        return list(dict.fromkeys(labels)) or [Verdict.VERIFIED.value]
+        return list(dict.fromkeys([*alone, *(oddity.verdict for oddity in self.oddities), *self.crossed]))
+
+    @property
+    def verdicts(self) -> list[str]:
+        """The findings, or VERIFIED; and a loss that its owner declares, which is none."""
+        declared = [] if self.lost is None else [f"{DECLARED_LOSS}({self.lost})"]
+        return [*(self.faults or [Verdict.VERIFIED.value]), *declared]
 
     @property
     def is_clean(self) -> bool:
         """No finding, alone or by what others hold."""
-        return self.verdicts == [Verdict.VERIFIED.value]
+        return not self.faults
 
 
 @dataclass(slots=True, kw_only=True)
@@ -161,19 +182,24 @@ def authenticate(
     return Source(directory=directory, report=report, story=Story())
 
 
-def reconcile(sources: Sequence[Source], *, progress: Progress = lambda _: None) -> Reconciled:
-    """Hold logs against each other. Their entries are read twice: each alone, then all together."""
+def reconcile(
+    sources: Sequence[Source],
+    *,
+    notes: CustodyNotes | None = None,
+    progress: Progress = lambda _: None,
+) -> Reconciled:
+    """Hold logs against each other, and against custody notes that offices handed over."""
     ordered = _by_epoch(sources)
     stories: dict[str, Story] = {}
+    case = _Case(ordered, notes or CustodyNotes())
     for source in ordered:
         log = PublishedLog(source.directory)
         size = source.report.size
         before = stories.get(_prior_of(log, size))
-        source.story = replay(log, size, before=before, progress=progress)
+        source.story = replay(
+            log, size, before=before, progress=progress, also=case.reader(source), in_words=False
+        )
         stories[source.report.origin] = source.story
-    case = _Case(ordered)
-    for source in ordered:
-        case.read(source)
     return case.close()
 
 
@@ -196,19 +222,66 @@ def _by_epoch(sources: Iterable[Source]) -> list[Source]:
     return sorted(sources, key=key)
 
 
-@dataclass(slots=True)
-class _Moment:
-    """A time by one clock: as written, and with the steps that its log declared taken back."""
+@dataclass(slots=True, eq=False)
+class _Clock:
+    """The clock of one log, and what the log declares of it."""
 
+    raw: int = 0
+    """Of its newest entry."""
+    stepped: int = 0
+    """The sum of its ``clk.step`` so far."""
+    moved: list[int] = field(default_factory=list)
+    """For each ``clk.off`` what it adds to a time without declared steps; microseconds."""
+
+    def compare(self, entry: Entry) -> None:
+        """A ``clk.off``."""
+        self.moved.append(entry["at"] * 1000 - entry["ts"] + self.stepped)
+
+    def now(self) -> "_Moment":
+        """When the newest entry was written."""
+        return _Moment(self, self.raw, self.raw - self.stepped, len(self.moved))
+
+
+@dataclass(slots=True, eq=False)
+class _Moment:
+    """A time by one clock, which others may contradict.
+
+    A conflict counts only if it stands whichever way the clock is read: as written, with the steps that its
+    log declared taken back, and with what it said of other clocks, before the entry and next after it.
+    """
+
+    clock: _Clock
     raw: int
-    steady: int
+    unstepped: int
+    compared: int
+    """How many ``clk.off`` stood before."""
+
+    @property
+    def steady(self) -> int:
+        """The best guess there is: by the last comparison, or by the first that followed."""
+        moved = self.clock.moved
+        return self.unstepped + (moved[max(0, self.compared - 1)] if moved else 0)
+
+    def _readings(self) -> list[int]:
+        around = self.clock.moved[max(0, self.compared - 1) : self.compared + 1]
+        return [self.raw, self.unstepped, *(self.unstepped + moved for moved in around)]
+
+    @property
+    def earliest(self) -> int:
+        """Of all readings."""
+        return min(self._readings())
+
+    @property
+    def latest(self) -> int:
+        """Of all readings."""
+        return max(self._readings())
 
     def is_after(self, us: int) -> bool:
-        """Later than leeway and declared steps allow."""
-        return min(self.raw, self.steady) > us + LEEWAY_US
+        """Later than leeway and all that was declared allow."""
+        return self.earliest > us + LEEWAY_US
 
     def is_before(self, us: int) -> bool:
-        return max(self.raw, self.steady) < us - LEEWAY_US
+        return self.latest < us - LEEWAY_US
 
 
 @dataclass(slots=True)
@@ -234,10 +307,16 @@ class _Sent:
     office: str
     id: str
     peer: str
-    at_us: int = 0
+    at: _Moment
+    alert: str = ""
+    erase_us: int = 0
+    """When the alert was to be erased at both offices; 0 for a message that is none."""
     seals: list[_Seal] = field(default_factory=list)
+    attempts: set[int] = field(default_factory=set)
     custody: list[_Custody] = field(default_factory=list)
     receipt: str = ""
+    erased_at_us: int = 0
+    """When its receiver says it erased it, by the receiver's clock."""
     is_over: bool = False
 
 
@@ -283,8 +362,9 @@ class _Named:
 class _Case:
     """Everything the logs say, gathered; ``close`` judges."""
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[Source], notes: CustodyNotes) -> None:
         self._sources = list(sources)
+        self._notes = notes
         self._sent: dict[tuple[str, str, str], _Sent] = {}
         self._by_message: dict[tuple[str, str], list[_Sent]] = {}
         self._sealed: dict[str, _Sent] = {}
@@ -296,16 +376,28 @@ class _Case:
         """(broker, mailbox) -> when the newest envelope that was ever fetched from it had come in."""
         self._peers: dict[tuple[str, str], str] = {}
         self._named: list[_Named] = []
-        self._until: dict[str, int] = {}
+        self._clocks: list[tuple[Source, _Clock]] = []
+        self._ends: dict[str, _Moment] = {}
+        self._erased: set[tuple[str, str]] = set()
+        """(office, alert) whose content is gone, by that office's log."""
+        self._kept_back: set[tuple[str, str]] = set()
+        """(office, alert) whose content is kept longer, by an entry of its own."""
+        self._told_erased: dict[tuple[str, str], int] = {}
+        """(office, message) -> when its sender told this office that it erased it, by the sender's clock."""
+        self._priors: dict[str, str] = {}
+        self._borders: dict[str, tuple[Source, int]] = {}
+        """Origin of a log that ended -> who declares it, and how many entries he still had."""
         self._losses: set[str] = set()
         self._reached: dict[tuple[str, str], int] = {}
         """(log, instance) -> highest pair sequence taken in so far."""
         self._now_us = 0
 
-    def read(self, source: Source) -> None:
-        """Take in every entry of one log."""
-        shift = 0
+    def reader(self, source: Source) -> Also:
+        """What takes in every entry of one log, in order."""
+        clock = _Clock()
+        self._clocks.append((source, clock))
         take: dict[str, Callable[[Source, int, Entry, _Moment], None]] = {
+            "log.start": self._begun,
             "pair.ok": self._paired,
             "msg.submit": self._submitted,
             "msg.seal": self._seal,
@@ -314,6 +406,8 @@ class _Case:
             "msg.expired": self._over,
             "msg.cancel": self._over,
             "msg.recv": self._received,
+            "content.erased": self._gone,
+            "content.held": self._stays,
             "bk.in": self._came,
             "bk.out": self._went,
             "bk.ack": self._went,
@@ -321,20 +415,20 @@ class _Case:
             "bk.drop": self._went,
             "wit.cosigned": self._cosigned,
             "backup.made": self._own_past,
+            "backup.head": self._remembered,
             "backup.restore": self._restored,
         }
-        for index, data in enumerate(read_entries(PublishedLog(source.directory), source.report.size)):
-            try:
-                glance_untrusted(data)
-            except MalformedInput:
-                continue  # fsck has found it
-            entry = json.loads(data)
-            if entry["t"] == "clk.step":
-                shift += entry["to"] - entry["from"]
-            elif (taker := take.get(entry["t"])) is not None:
-                taker(source, index, entry, _Moment(entry["ts"], entry["ts"] - shift))
-            self._until[source.office] = max(self._until.get(source.office, 0), entry["ts"] - shift)
-        self._now_us = max(self._now_us, self._until.get(source.office, 0))
+
+        def read(index: int, entry: Entry) -> None:
+            name, clock.raw = entry["t"], entry["ts"]
+            if name == "clk.step":
+                clock.stepped += entry["to"] - entry["from"]
+            elif name == "clk.off":
+                clock.compare(entry)
+            elif (taker := take.get(name)) is not None:
+                taker(source, index, entry, clock.now())
+
+        return read
 
     # --- one entry each -------------------------------------------------------------------------------------
 
@@ -357,18 +451,18 @@ class _Case:
         key = (source.office, entry["msg"], entry.get("peer", ""))
         sent = self._sent.get(key)
         if sent is None:
-            sent = self._sent[key] = _Sent(
-                source.office, entry["msg"], entry.get("peer", ""), at_us=at.steady
-            )
+            sent = self._sent[key] = _Sent(source.office, entry["msg"], entry.get("peer", ""), at)
             self._by_message.setdefault(key[:2], []).append(sent)
         return sent
 
     def _submitted(self, source: Source, _: int, entry: Entry, at: _Moment) -> None:
-        self._begin(source, entry, at)
+        sent = self._begin(source, entry, at)
+        sent.alert, sent.erase_us = entry.get("alert", ""), entry.get("erase", 0) * 1000
 
     def _seal(self, source: Source, _: int, entry: Entry, at: _Moment) -> None:
         sent = self._begin(source, entry, at)
         sent.seals.append(_Seal(entry["env"], entry["hh"], entry["ps"], entry["via"], at))
+        sent.attempts.add(entry["att"])
         self._sealed.setdefault(entry["env"], sent)
 
     def _held(self, source: Source, _: int, entry: Entry, at: _Moment) -> None:
@@ -376,8 +470,21 @@ class _Case:
             sent.custody.append(_Custody(entry["env"], entry["origin"], entry["idx"], entry["at"] * 1000, at))
 
     def _receipt(self, source: Source, _: int, entry: Entry, __: _Moment) -> None:
-        if (sent := self._message(source, entry)) is not None:
+        sent = self._message(source, entry)
+        if sent is not None:
             sent.receipt = sent.receipt or entry["step"]
+        if entry["step"] != "erased":
+            return
+        if sent is not None:
+            sent.erased_at_us = entry["at"] * 1000
+        else:
+            self._told_erased[source.office, entry["msg"]] = entry["at"] * 1000
+
+    def _gone(self, source: Source, _: int, entry: Entry, __: _Moment) -> None:
+        self._erased.add((source.office, entry["alert"]))
+
+    def _stays(self, source: Source, _: int, entry: Entry, __: _Moment) -> None:
+        self._kept_back.add((source.office, entry["alert"]))
 
     def _over(self, source: Source, _: int, entry: Entry, __: _Moment) -> None:
         for sent in self._by_message.get((source.office, entry["msg"]), []):
@@ -436,18 +543,46 @@ class _Case:
         origin = source.report.origin
         self._named.append(_Named(origin, origin, entry["size"], entry["root"]))
 
+    def _begun(self, source: Source, _: int, entry: Entry, __: _Moment) -> None:
+        if "prior" in entry:
+            self._priors[source.report.origin] = entry["prior"]
+
     def _restored(self, source: Source, _: int, entry: Entry, __: _Moment) -> None:
         self._losses.add(source.office)
-        if source.story.prior is not None:
-            self._named.append(_Named(source.report.origin, source.story.prior, entry["size"], entry["root"]))
+        prior = self._priors.get(source.report.origin)
+        if prior is None:
+            return
+        self._named.append(_Named(source.report.origin, prior, entry["size"], entry["root"]))
+        if prior.rpartition("/log")[0] == source.office:  # nobody declares another one's loss
+            self._borders[prior] = (source, entry["size"])
+
+    def _remembered(self, source: Source, _: int, entry: Entry, __: _Moment) -> None:
+        told_by = f"{source.report.origin} (told by partner {entry['peer'][:8]})"
+        self._named.append(_Named(told_by, entry["origin"], entry["size"], entry["root"]))
 
     # --- judging --------------------------------------------------------------------------------------------
 
     def close(self) -> Reconciled:
         """Every verdict."""
         answer = Reconciled(sources=self._sources)
+        for source, clock in self._clocks:
+            end, before = clock.now(), self._ends.get(source.office)
+            if before is None or end.steady > before.steady:
+                self._ends[source.office] = end
+            if clock.moved:
+                minutes = max(map(abs, clock.moved)) // 60_000_000
+                source.story.notes.append(
+                    f"it says its clock was up to {minutes} minutes from a broker's: read with that"
+                )
+        self._now_us = max((end.steady for end in self._ends.values()), default=0)
+        self._count_losses()
+        by_origin: dict[str, list[_Named]] = {}
+        for named in self._named:
+            by_origin.setdefault(named.origin, []).append(named)
         for source in self._sources:
-            _hold_roots(source, [named for named in self._named if named.origin == source.report.origin])
+            origin = source.report.origin
+            _, border = self._borders.get(origin, (None, None))
+            _hold_roots(source, by_origin.get(origin, []), border)
         self._hold_witnesses()
         # A log that nobody authenticated has no origin, and says nothing.
         offices = {source.office for source in self._sources if source.office and not source.is_broker}
@@ -456,11 +591,25 @@ class _Case:
             receiver = self._peers.get((sent.office, sent.peer), "")
             fate, detail = self._judge(sent, receiver, offices, brokers)
             answer.judgements.append(
-                Judgement(id=sent.id, sender=sent.office, receiver=receiver, fate=fate, detail=detail)
+                Judgement(
+                    id=sent.id,
+                    sender=sent.office,
+                    receiver=receiver,
+                    fate=fate,
+                    detail=detail,
+                    alert=sent.alert,
+                    envelopes=tuple(seal.env for seal in sent.seals),
+                )
             )
         answer.judgements += self._judge_strangers(offices, brokers)
         answer.untold = _untold(self._sources, offices, brokers, self._peers)
         return answer
+
+    def _count_losses(self) -> None:
+        """How far others had seen a log beyond what its restored owner had."""
+        for origin, (source, border) in self._borders.items():
+            known = max((named.size for named in self._named if named.origin == origin), default=border)
+            source.lost = max(source.lost or 0, known - border)
 
     def _hold_witnesses(self) -> None:
         """A witness that cosigned two roots of one size is no witness."""
@@ -480,15 +629,16 @@ class _Case:
             for arrival in self._arrivals.get(sent.id, ())
             if arrival.office != sent.office and receiver in ("", arrival.office)
         ]
-        omitted = self._omitted(sent, brokers)
-        if omitted is not None:
-            return Fate.BROKER_OMISSION, omitted
+        if (omitted := self._omitted(sent, brokers)) is not None:
+            return omitted
         if (altered := _altered(sent, arrivals)) is not None:
             return Fate.ALTERED, altered
         sealed = {seal.env for seal in sent.seals}
         if strange := [arrival.env for arrival in arrivals if arrival.env not in sealed]:
             if sent.office in self._losses:
                 return Fate.LOST_DECLARED, "the sender declares a loss; what it sealed before may be gone"
+            if (hole := self._hole(sent, [])) is not None:
+                return hole
             return (
                 Fate.ALTERED,
                 f"received as envelope {strange[0][:16]}, which no msg.seal of this message names",
@@ -498,6 +648,10 @@ class _Case:
             return Fate.DUPLICATE_ACCEPTED, "the receiver's log took it in twice"
         if (late := self._judge_times(sent, arrivals)) is not None:
             return late
+        if (hole := self._hole(sent, arrivals)) is not None:
+            return hole
+        if (erasure := self._judge_erasure(sent, arrivals)) is not None:
+            return erasure
         blocked = [a for seal in sent.seals for a in self._arrived.get(seal.env, ()) if a.verdict == "dup"]
         if any(a.verdict in ("ok", "stale", "refused") for a in arrivals):
             if blocked:
@@ -514,7 +668,7 @@ class _Case:
             return Fate.LOST_DECLARED, "the receiver declares a loss; what it had before may be gone"
         return self._judge_missing(sent, receiver, brokers)
 
-    def _omitted(self, sent: _Sent, brokers: set[str]) -> str | None:
+    def _omitted(self, sent: _Sent, brokers: set[str]) -> tuple[Fate, str] | None:
         """A custody note names a place in a broker's log where the envelope is not."""
         for custody in sent.custody:
             broker = custody.origin.rpartition("/log")[0]
@@ -526,10 +680,56 @@ class _Case:
                 continue
             if custody.index >= source.report.size and self._is_recent(custody.at_us):
                 continue  # newer than the copy of the broker's log
-            return (
-                f"the sender names a custody note for entry {custody.index} of {custody.origin}, where this"
-                " envelope is not: the note is the proof"
-            )
+            where = f"entry {custody.index} of {custody.origin}, where this envelope is not"
+            word = self._notes.word((custody.origin, custody.index, custody.env))
+            if word == "":
+                return Fate.BROKER_OMISSION, f"the broker's custody key signed for {where}"
+            why = word or "the note was not handed over"
+            return Fate.BROKER_OMISSION_CLAIMED, f"the sender names a custody note for {where}; {why}"
+        return None
+
+    def _hole(self, sent: _Sent, arrivals: list[_Arrival]) -> tuple[Fate, str] | None:
+        """A log speaks of something about this message that should stand in it and does not."""
+        if sent.office not in self._losses and sent.attempts:
+            highest = max(sent.attempts)
+            if len(sent.attempts) < highest:
+                missing = next(number for number in count(1) if number not in sent.attempts)
+                return (
+                    Fate.GAP,
+                    f"the sender's log has attempt {highest} to seal it and no attempt {missing}",
+                )
+        again = {arrival.office for arrival in arrivals if arrival.verdict == "dup"}
+        taken = {arrival.office for arrival in arrivals if arrival.verdict != "dup"}
+        if again - taken - self._losses:
+            return Fate.GAP, "the receiver's log says that it had this before, and not when it took it in"
+        return None
+
+    def _judge_erasure(self, sent: _Sent, arrivals: list[_Arrival]) -> tuple[Fate, str] | None:
+        """Erased where both said it would be; nothing for what is not due, or was never there."""
+        taken = next((arrival for arrival in arrivals if arrival.verdict == "ok"), None)
+        if not sent.alert or taken is None:
+            return None
+        receiver = taken.office
+        for office, who, had, told_us in (
+            (sent.office, "the sender", sent.at, self._told_erased.get((receiver, sent.id), 0)),
+            (receiver, "the receiver", taken.at, sent.erased_at_us),
+        ):
+            key = (office, sent.alert)
+            if key in self._erased or key in self._kept_back or office in self._losses:
+                continue
+            end = self._ends[office]
+            reached = end.earliest - LEEWAY_US
+            if told_us and reached > told_us:
+                return (
+                    Fate.ERASURE_INCOMPLETE,
+                    f"{who} told the other that the content is erased, and has no entry of that",
+                )
+            # What was written under a clock that was set since is counted anew from then.
+            is_one_clock = abs((end.raw - end.steady) - (had.raw - had.steady)) <= LEEWAY_US
+            if is_one_clock and had.latest < sent.erase_us < reached - ERASING_US:
+                return Fate.ERASURE_INCOMPLETE, f"due for erasure, and {who}'s log goes on without it"
+        if {(sent.office, sent.alert), (receiver, sent.alert)} <= self._erased:
+            return Fate.ERASED_BOTH, "taken in as sealed; its content is gone at both offices since"
         return None
 
     def _judge_times(self, sent: _Sent, arrivals: list[_Arrival]) -> tuple[Fate, str] | None:
@@ -554,7 +754,7 @@ class _Case:
                     return Fate.BACKDATED, "the receiver took it in before the broker had it"
                 if gone and arrival.at.is_after(gone):
                     return Fate.POSTDATED, "the receiver took it in after it had deleted it at the broker"
-                if came is None and arrival.at.is_before(min(seal.at.raw, seal.at.steady)):
+                if came is None and arrival.at.is_before(seal.at.earliest):
                     return Fate.TIME_CONFLICT, "received before it was sealed: one of two clocks is wrong"
         return None
 
@@ -562,13 +762,13 @@ class _Case:
         """Nothing at the receiver, whose log is here and declares no loss."""
         if any(self._arrived.get(seal.env) for seal in sent.seals):
             return Fate.IN_FLIGHT, "it came, and the receiver could not open it yet"
-        if self._until.get(receiver, 0) + LEEWAY_US < self._now_us and self._is_recent(sent.at_us):
+        if self._end_us(receiver) + LEEWAY_US < self._now_us and self._is_recent(sent.at.steady):
             return Fate.IN_FLIGHT, "the receiver's log ends earlier"
         kept = [each for seal in sent.seals for each in self._kept.get(seal.env, ())]
-        if sent.receipt and not self._is_recent(sent.at_us):
+        if sent.receipt and not self._is_recent(sent.at.steady):
             return (
                 Fate.RECEIVER_OMISSION,
-                f"the sender names a receipt ({sent.receipt}) that the receiver signed: it is the proof",
+                f"the sender names a receipt ({sent.receipt}) of the receiver: ask for it, it is signed",
             )
         for each in kept:
             if each.ack_us and not self._is_recent(each.ack_us):
@@ -606,7 +806,7 @@ class _Case:
                     continue
                 if sender in self._losses or self._is_recent(arrival.at.steady):
                     continue
-                if self._until[sender] < arrival.at.steady:
+                if self._end_us(sender) < arrival.at.steady:
                     truncated[sender] = truncated.get(sender, 0) + 1
                 found.append(
                     Judgement(
@@ -615,6 +815,7 @@ class _Case:
                         receiver=arrival.office,
                         fate=Fate.UNSOLICITED,
                         detail="received under the sender's signature, and the sender's log has none of it",
+                        envelopes=(arrival.env,),
                     )
                 )
         for source in self._sources:
@@ -630,9 +831,15 @@ class _Case:
                         receiver=arrival.office,
                         fate=Fate.ALTERED,
                         detail="this envelope was sealed by nobody here and taken in by no broker here",
+                        envelopes=(arrival.env,),
                     )
                 )
         return found
+
+    def _end_us(self, office: str) -> int:
+        """When the newest entry of all its logs was written."""
+        end = self._ends.get(office)
+        return 0 if end is None else end.steady
 
     def _is_recent(self, us: int) -> bool:
         """Too close to the end of all logs for anything missing to mean something."""
@@ -648,12 +855,16 @@ def _altered(sent: _Sent, arrivals: list[_Arrival]) -> str | None:
     return None
 
 
-def _hold_roots(source: Source, named: list[_Named]) -> None:
-    """Everything said of this log's (size, root) anywhere must be a prefix of what is here."""
+def _hold_roots(source: Source, named: list[_Named], border: int | None) -> None:
+    """Everything said of this log's (size, root) anywhere must be a prefix of what is here.
+
+    ``border``: how many entries its owner still had, if he declares that the rest is lost.
+    """
     wanted: dict[int, list[_Named]] = {}
     for each in named:
         if each.size > source.report.size:
-            # A restored office may have lost more than its backup; a witness never signs what was not there.
+            if border is not None and source.report.size >= border:
+                continue
             source.crossed.append(Verdict.TRUNCATED.value)
             source.details.append(f"{each.by} knows {each.size} entries, this copy has {source.report.size}")
         else:

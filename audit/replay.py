@@ -22,6 +22,8 @@ from audit.tree import ENTRIES, TILE_WIDTH, split_bundle_untrusted
 from keys.errors import MalformedInput
 
 Entry = dict[str, Any]
+Also = Callable[[int, Entry], None]
+"""Called with the index and the fields of each entry."""
 
 
 class Sent(Enum):
@@ -236,13 +238,17 @@ def replay(
     steps_kept: int = 0,
     before: "Story | None" = None,
     progress: Progress = lambda _: None,
+    also: Also | None = None,
+    in_words: bool = True,
 ) -> Story:
     """Read the first ``size`` entries and tell what they mean;
 
     The last ``steps_kept`` steps are kept in words. ``before`` is the whole story of the epoch that ended:
-    with it, what this log says of earlier messages must follow from there; without it, it may.
+    with it, what this log says of earlier messages must follow from there; without it, it may. ``also``
+    is shown each entry that was told, so that whoever looks for something else need not read twice.
+    Without ``in_words`` steps have no sentences, for whoever reads only what is odd.
     """
-    teller = _Teller(steps_kept, before)
+    teller = _Teller(steps_kept, before, in_words)
     story = teller.story
     for index, data in enumerate(read_entries(log, size)):
         try:
@@ -252,7 +258,10 @@ def replay(
             continue
         if until is not None and until.ends(index, ts_us):
             break
-        teller.tell(index, ts_us, name, _decode(data.decode("ascii")))
+        entry = _decode(data.decode("ascii"))
+        teller.tell(index, ts_us, name, entry)
+        if also is not None:
+            also(index, entry)
         if index % (TILE_WIDTH * 16) == 0:
             progress(index)
     progress(size)
@@ -262,22 +271,20 @@ def replay(
 class _Teller:
     """Takes entries in order; ``story`` is what they amount to so far."""
 
-    def __init__(self, steps_kept: int, before: Story | None) -> None:
+    def __init__(self, steps_kept: int, before: Story | None, in_words: bool) -> None:
         self.story = Story(last_steps=deque(maxlen=steps_kept))
         self._accepted: dict[tuple[object, ...], int] = {}
         self._envelopes: dict[str, str] = {}
         self._is_border_open = False  # this epoch followed another, which nobody told us
         self._before = before
+        self._in_words = in_words
 
     def tell(self, index: int, ts_us: int, name: str, entry: Entry) -> None:
         story = self.story
         story.entries = index + 1
         story.last_ts_us = ts_us
         story.types[name] += 1
-        words = WORDS.get(name)
-        told = words % entry if words else f"{name} (unknown type)"
-        if name == "msg.recv" and "msg" in entry:
-            told += f", message {entry['msg'][:8]}…"
+        told = _words_of(name, entry) if self._in_words else ""
         step = Step(index=index, ts_us=ts_us, words=told)
         if story.last_steps.maxlen:
             story.last_steps.append(step)
@@ -424,12 +431,19 @@ class _Teller:
             )
 
 
+def _words_of(name: str, entry: Entry) -> str:
+    words = WORDS.get(name)
+    told = words % entry if words else f"{name} (unknown type)"
+    return f"{told}, message {entry['msg'][:8]}…" if name == "msg.recv" and "msg" in entry else told
+
+
 WORDS: Final[Mapping[str, str]] = {
     "log.start": "log begun",
     "log.freeze": "log frozen: %(code)s",
     "log.prune": "entries below %(below)s pruned",
     "key.rotate": "key %(what)s replaced by %(new).8s…",
     "clk.step": "clock stepped",
+    "clk.off": "clock differs from that of %(origin)s",
     "cfg.change": "setting %(what)s changed",
     "backup.made": "backup of the first %(size)s entries made",
     "backup.loss": "peer %(peer).8s… answered a reset: %(sent)s alerts of ours lost, %(gone)s numbers gone",

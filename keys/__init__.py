@@ -10,6 +10,7 @@ Spec: docs/spec/keys.md and docs/spec/pairing.md. Files in reading order:
 - ``layout``: the strict reader and writer of the fixed layouts below
 - ``card``: office certificates, officer lists, revocations, the safety number
 - ``brokercard``: a broker's card and the address that pins it
+- ``custodyproof``: the proof inside a broker's custody note
 - ``bundle``: what a pairing exchanges
 - ``notice``: a revocation with its root key, for whoever knows the office or not: file, pasted text, broker
 - ``recovery_sheet``: the root key on paper, written and typed back

@@ -85,13 +85,14 @@ class Reader:
         """Eight bytes, big-endian."""
         return int.from_bytes(self.take(8), "big")
 
-    def magic(self, expected: bytes, version: int) -> None:
-        """A magic word and the format version."""
+    def magic(self, expected: bytes, *versions: int) -> int:
+        """A magic word and the format version, one of ``versions``, which is returned."""
         if self.take(len(expected)) != expected:
             self.fail("begins with another magic word")
         found = self.u8()
-        if found != version:
-            self.fail(f"has format version {found}, known is {version}")
+        if found not in versions:
+            self.fail(f"has format version {found}, known is {versions[-1]}")
+        return found
 
     def variable(self, bytes_max: int) -> bytes:
         """u32 length, at most ``bytes_max``, then the bytes."""

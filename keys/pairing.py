@@ -25,7 +25,7 @@ from keys.bundle import (
 )
 from keys.errors import MalformedInput, PolicyRefused, VerificationFailed
 from keys.layout import Reader
-from keys.pairok import PairOk, pair_ok_body, parse_pair_ok_untrusted, verify_pair_ok
+from keys.pairok import PairOk, ResetKey, pair_ok_body, parse_pair_ok_untrusted, verify_pair_ok
 from keys.primitives import (
     HASH_BYTES,
     SYMMETRIC_KEY_BYTES,
@@ -246,11 +246,12 @@ class Confirms(BothBundles):
         key_version: int,
         officers: tuple[int, ...],
         now_ms: int,
+        reset_key: ResetKey,
         seal_nonce: bytes,
     ) -> tuple[bytes, bytes]:
         """Our ``pair-ok``, evidence for the log, and the item that carries it; ``seal_nonce``: 24 bytes."""
         body = pair_ok_body(
-            self.transcript, self.own_id, self.peer.bundle.office_id, key_version, officers, now_ms
+            self.transcript, self.own_id, self.peer.bundle.office_id, key_version, officers, now_ms, reset_key
         )
         pair_ok = body + operational.sign(labels.PAIRING_OK, body)
         key = _confirmation_key(self.channel_key, self.transcript, self.role)

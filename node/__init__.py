@@ -24,6 +24,7 @@ Reading order:
 - ``ceremony``, ``inperson``, ``meetingdesk``  pairing by voice and side by side, and from pages
 - ``revocations``, ``paper``  keys that are void: learnt from anyone, made from a recovery sheet
 - ``answers``, ``deadlines``, ``ladder``  what is answered, what silence is recorded as, what is shown of it
+- ``clock_doubt``  a clock that differs from a broker's
 - ``alerts``, ``views``, ``desk``, ``events``  what officers do and are shown, through one interface
 - ``daemon``, ``metrics``, ``doctor``  wires it together, counts, and looks for what can be mended
 - ``control``, ``verbs``, ``qr``, ``pairtalk``, ``__main__``  commands

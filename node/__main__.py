@@ -681,6 +681,34 @@ def evidence(
     _finish(_run(work), as_json, show_files)
 
 
+@cli.command()
+@directory_option
+@passphrase_option
+@officer_option
+@pin_option
+@click.option("--out", type=click.Path(dir_okay=False), required=True, help="File for the notes.")
+@click.argument("messages", nargs=-1, required=True)
+@json_option
+def custody(
+    directory: str,
+    passphrase_file: str | None,
+    officer: int,
+    pin_file: str | None,
+    out: str,
+    messages: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Write the brokers' signed custody notes about MESSAGES of ours, for salween-audit reconcile --notes."""
+
+    async def work(env: Env) -> dict[str, Any]:
+        params = {"officer": officer, "pin": _pin(env, pin_file), "messages": " ".join(messages)}
+        result = await _call(env, directory, passphrase_file, "custody", params)
+        env.files.write_atomic(out, result["notes"].encode(), 0o600)
+        return {"file": out, "notes": len(json.loads(result["notes"])["notes"])}
+
+    _finish(_run(work), as_json, lambda result: click.echo(f"{result['notes']} notes in {result['file']}"))
+
+
 # --- officers -----------------------------------------------------------------------------------------------
 
 

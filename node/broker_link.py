@@ -196,6 +196,11 @@ class BrokerClient:
         )
 
     @property
+    def log_origin(self) -> str:
+        """The broker's log; empty before the first exchange."""
+        return "" if self._card is None else self._card.log_origin
+
+    @property
     def wait_ms_max(self) -> int:
         """How long a poll may be held back on the way there."""
         return self._line.wait_ms_max

@@ -28,6 +28,7 @@ from node.backup import Manifest, clear_leftovers, make_backup
 from node.broker_heads import BrokerHeads
 from node.broker_link import BrokerLink
 from node.ceremony import Ceremonies
+from node.clock_doubt import ClockDoubt
 from node.config import NodeConfig, load_config
 from node.control import SOCKET_NAME, Channel, ControlServer, Params
 from node.deadlines import Deadlines
@@ -183,6 +184,9 @@ class Node:
         self.broker_heads = BrokerHeads(
             env, db, log, clients=lambda: [entry.link.client for entry in self._links.values()]
         )
+        self._clock_doubt = ClockDoubt(
+            env, db, log, clients=lambda: [entry.link.client for entry in self._links.values()]
+        )
         self._nacks = Nacks(env, db, self.keys, self._outbox, key_version=identity.key_version)
         self._heartbeats = Heartbeats(
             env,
@@ -299,6 +303,7 @@ class Node:
             identity,
             secrets,
             self.keys,
+            self.reset_keys,
             self._half_pairs,
             log_directory=self._directory / LOG_NAME,
             witness_name=witness_name(log.origin),
@@ -521,6 +526,7 @@ class Node:
             await self._outbox.housekeep_once()
             await self._photos.housekeep_once()
             await self.revocations.forward_once()
+            await self._clock_doubt.record_once()
             await self._deadlines.record_once()
             await self._nacks.send_once()
             await self.witnessing.housekeep_once()

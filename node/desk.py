@@ -16,10 +16,11 @@ from audit.note import VerifierKey
 from audit.policy import single_log_policy
 from audit.reader import PublishedLog
 from audit.store import AuditLog
-from keys.errors import PolicyRefused
+from keys.errors import MalformedInput, PolicyRefused
 from keys.notice import parse_notice_text_untrusted
 from node.alerts import Alerts
 from node.answers import Answers
+from node.clock_doubt import CLOCK_DOUBT_MS
 from node.events import DeskEvent, Events
 from node.evidence import EvidenceRoom
 from node.handover import Handover
@@ -64,7 +65,6 @@ from runtime.sqlite import Database, Snapshot
 DISK_LOOK_MS = 5_000
 ENTRIES_MAX = 500
 ID_PREFIX_MIN = 8  # hex digits of an office id that name it on a command line
-CLOCK_DOUBT_MS = 2 * limits.MINUTE_MS
 EXPIRES_AFTER_MS = 7 * limits.DAY_MS
 ERASE_AFTER_MS = 30 * limits.DAY_MS
 
@@ -335,6 +335,15 @@ class Desk:
     ) -> ReceiptView:
         """A receipt of one event of an alert, to hand over."""
         return await self._handover.receipt(self._alive(session), alert_id, event, peer_id)
+
+    async def custody_notes(self, session: Session, messages: Sequence[str]) -> str:
+        """Brokers' notes about messages of ours, by id in hex, as a file for an auditor."""
+        self._alive(session)
+        try:
+            ids = [bytes.fromhex(message) for message in messages]
+        except ValueError as error:
+            raise MalformedInput("messages_wrong", "Messages are named by their ids in hex.") from error
+        return await self._evidence.custody_notes(session, ids)
 
     async def _peers(self) -> tuple[PeerView, ...]:
         return await self._db.read(self._peer_views)

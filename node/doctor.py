@@ -11,6 +11,7 @@ from audit.store import AuditLog
 from keys.errors import SalweenError
 from node.broker_heads import refused_heads
 from node.broker_link import BrokerClient
+from node.clock_doubt import CLOCK_DOUBT_MS
 from node.identity import Identity
 from node.layout import KEYSTORE_NAME
 from node.losses import lost_addresses, own_lost
@@ -20,7 +21,6 @@ from runtime.sqlite import Database, Snapshot
 
 DISK_LOW_BYTES = 512 * 1024 * 1024
 YEAR_2026_MS = 1_767_225_600_000
-CLOCK_DOUBT_MS = 2 * limits.MINUTE_MS
 
 
 def _check(what: str, ok: bool, detail: str, fix: str) -> dict[str, Any]:

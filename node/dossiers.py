@@ -14,12 +14,15 @@ from typing import Any, Final
 
 from audit.dossier import (
     BRIDGE,
+    CUSTODY,
     EVIDENCE,
     LOG,
     MANIFEST,
     POLICY,
     PURPOSE,
     RECEIPTS,
+    REPORT_FACTS,
+    REPORT_PAGE,
     SEAL,
     VERIFIER,
     Listed,
@@ -28,6 +31,7 @@ from audit.dossier import (
     Way,
     parse_auditor_public_untrusted,
     read_verifier,
+    report_on,
     seal_opening,
 )
 from audit.proof import prove
@@ -37,6 +41,7 @@ from keys.errors import PolicyRefused, Unavailable
 from keys.primitives import sha256
 from node.alerts import PURPOSE_DUTY, REASON_CODES, Alerts
 from node.erasure import Erasure
+from node.evidence import check_may_take_out, notes_file
 from node.handover import Found, Handover
 from node.officers import Officers
 from node.peers import load_peer
@@ -128,8 +133,7 @@ class Dossiers:
         ``reason_unknown``, ``dossier_place``, ``dossier_too_large``; MalformedInput ``bad_auditor_key``;
         VerificationFailed ``public_key_invalid``; Unavailable ``dossier_unwritable``.
         """
-        if session.role not in ("supervisor", "auditor"):
-            raise PolicyRefused("evidence_role", "Only a supervisor or an auditor may take evidence out.")
+        check_may_take_out(session)
         if scope.purpose not in REASON_CODES or scope.purpose == PURPOSE_DUTY:
             raise PolicyRefused("reason_unknown", f"A reason is one of: {', '.join(REASON_CODES[1:])}.")
         public = parse_auditor_public_untrusted(auditor)
@@ -175,11 +179,16 @@ class Dossiers:
         await self._env.run_blocking(folder.write, POLICY, policy.encode())
         await self._env.run_blocking(folder.write, VERIFIER, read_verifier())
         head = await self._log.copy_published(lambda name, data: folder.write(f"{LOG}/{name}", data))
+        now_us = self._env.clock.now_us()
+        native = self._env.files.native_path(folder.path / LOG)
+        page, facts = await self._env.run_blocking(report_on, native, policy, now_us)
+        for name, data in ((REPORT_PAGE, page), (REPORT_FACTS, facts)):
+            await self._env.run_blocking(folder.write, name, data)
         manifest = Manifest(
             origin=head.origin,
             size=head.size,
             root=head.root.hex(),
-            made_us=self._env.clock.now_us(),
+            made_us=now_us,
             auditor=sha256(public).hex(),
             scope=told,
             alerts=alerts,
@@ -313,14 +322,17 @@ def _choose(tx: Snapshot, *, scope: Scope) -> list[tuple[bytes, bool, bool]]:
 
 def _evidence(tx: Snapshot, *, alerts: Sequence[bytes], peer_id: bytes | None) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
+    notes: list[bytes] = []
     peers = set() if peer_id is None else {peer_id}
     for alert_id in alerts:
-        for envelope_hash, note in tx.execute(
-            "SELECT c.envelope_hash, c.note FROM custody c JOIN delivery d ON d.hh = c.hh"
-            " WHERE d.alert_id = ?",
-            (alert_id,),
-        ):
-            found[f"custody-{envelope_hash.hex()}.note"] = note
+        notes += [
+            note
+            for (note,) in tx.execute(
+                "SELECT c.note FROM custody c JOIN delivery d ON d.hh = c.hh WHERE d.alert_id = ?"
+                " ORDER BY c.rowid",
+                (alert_id,),
+            )
+        ]
         peers |= {
             peer
             for (peer,) in tx.execute(
@@ -329,6 +341,8 @@ def _evidence(tx: Snapshot, *, alerts: Sequence[bytes], peer_id: bytes | None) -
                 (alert_id,),
             )
         }
+    if notes:
+        found[CUSTODY] = notes_file(tx, notes).encode()
     for peer in sorted(peers):
         for number, code, proof in tx.execute(
             "SELECT number, code, proof FROM evidence WHERE peer = ?", (peer,)

@@ -5,16 +5,18 @@ sends nothing and takes nothing in; what is kept stays kept, what comes stays at
 supervisor has spoken with the other office or a reset under a newer key declared what was lost.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from audit.store import AuditLog
-from keys.errors import PolicyRefused
+from keys.errors import MalformedInput, PolicyRefused
 from keys.primitives import sha256
 from node.officers import Officers
 from node.peers import Peer, load_peer
 from node.views import EvidenceView, Session
+from protocol.custody import Custody
 from protocol.evidence import Clash, Proof, SignedVersion, encode_proof, follows_a_loss
 from protocol.items import Acknowledgement
 from protocol.message import Header, LeafOpening, MessageType, parse_header_untrusted
@@ -23,6 +25,9 @@ from runtime.logs import get_logger
 from runtime.sqlite import Database, Snapshot, Transaction
 
 log = get_logger("evidence")
+
+MESSAGES_MAX = 256
+"""Whose notes are asked for at once: an auditor asks for those that a finding is about."""
 
 _RECEIVED = "SELECT hh, header, signature, opening, instance FROM received WHERE peer = ? AND "
 
@@ -158,8 +163,7 @@ class EvidenceRoom:
 
     async def export(self, session: Session, peer_id: bytes) -> tuple[EvidenceView, ...]:
         """Every proof about one peer, oldest first; taking it out is an entry in the log."""
-        if session.role not in ("supervisor", "auditor"):
-            raise PolicyRefused("evidence_role", "Only a supervisor or an auditor may take evidence out.")
+        check_may_take_out(session)
 
         def record(tx: Transaction) -> tuple[EvidenceView, ...]:
             load_peer(tx, peer_id)
@@ -179,3 +183,59 @@ class EvidenceRoom:
             return found
 
         return await self._db.transact(record)
+
+    async def custody_notes(self, session: Session, messages: Sequence[bytes]) -> str:
+        """Brokers' signed notes about these messages, and the brokers' cards, as an auditor's file.
+
+        Taking them out is an entry in the log. MalformedInput ``messages_wrong`` for no message or too many.
+        """
+        check_may_take_out(session)
+        if not 1 <= len(messages) <= MESSAGES_MAX:
+            raise MalformedInput("messages_wrong", f"Name 1 to {MESSAGES_MAX} messages.")
+
+        def record(tx: Transaction) -> str:
+            notes = [
+                note
+                for message in messages
+                for (note,) in tx.execute(
+                    "SELECT c.note FROM custody c JOIN delivery d ON d.hh = c.hh WHERE d.msg_id = ?"
+                    " ORDER BY c.rowid",
+                    (message,),
+                )
+            ]
+            text = notes_file(tx, notes)
+            actor = self._officers.pseudonym(tx, session.officer)
+            fields = {"digest": sha256(text.encode()).hex(), "actor": actor, "purpose": "custody"}
+            self._log.append(tx, "audit.export", fields)
+            return text
+
+        return await self._db.transact(record)
+
+
+def notes_file(tx: Snapshot, notes: Sequence[bytes]) -> str:
+    """Custody notes with the brokers' cards, as ``salween-audit reconcile --notes`` reads them."""
+    plain = [_plain_note(Custody.decode_untrusted(note)) for note in notes]
+    cards = [card.hex() for (card,) in tx.execute("SELECT card FROM broker ORDER BY address")]
+    return json.dumps({"v": 1, "brokers": cards, "notes": plain}, indent=1) + "\n"
+
+
+def check_may_take_out(session: Session) -> None:
+    """PolicyRefused ``evidence_role``."""
+    if session.role not in ("supervisor", "auditor"):
+        raise PolicyRefused("evidence_role", "Only a supervisor or an auditor may take evidence out.")
+
+
+def _plain_note(note: Custody) -> dict[str, str | int]:
+    """The fields of docs/spec/broker.md#custody, bytes in hex."""
+    return {
+        "o": note.origin,
+        "p": note.put_capability_hash.hex(),
+        "h": note.envelope_hash.hex(),
+        "z": note.size_bytes,
+        "i": note.log_index,
+        "t": note.time_ms,
+        "bi": note.batch_index,
+        "bn": note.batch_count,
+        "bp": b"".join(note.path).hex(),
+        "s": note.signature.hex(),
+    }

@@ -26,6 +26,7 @@ from node.identity import Identity
 from node.layout import SecretName
 from node.outbox import Outbox
 from node.peers import Peer, find_peer, insert_peer, load_peer, save_peer
+from node.reset_keys import note_paired
 from node.resets import end_by_pairing
 from node.revocations import raise_floor
 from protocol import limits
@@ -247,6 +248,9 @@ class HalfPairs:
                 " WHERE peer = ? AND message IS NOT NULL AND phase IN ('kept', 'held', 'address_lost')",
                 (now_ms, half.peer),
             )
+        note_paired(
+            tx, peer, parse_pair_ok_untrusted(half.own_pair_ok), parse_pair_ok_untrusted(peer_pair_ok)
+        )
         tx.on_commit(self._completed)
         self._log.append(
             tx,

@@ -35,6 +35,7 @@ from node.layout import SecretName
 from node.mailboxes import next_number
 from node.peers import find_peer, load_peer, peer_view
 from node.receive_keys import ReceiveKeyRing
+from node.reset_keys import ResetKeyRing
 from node.secrets import Secrets
 from node.views import PeerView
 from protocol import limits
@@ -156,6 +157,7 @@ class Partnering:
         identity: Identity,
         secrets: Secrets,
         keys: ReceiveKeyRing,
+        reset_keys: ResetKeyRing,
         half_pairs: HalfPairs,
         *,
         log_directory: Path,
@@ -168,6 +170,7 @@ class Partnering:
         self._identity = identity
         self._secrets = secrets
         self._keys = keys
+        self._reset_keys = reset_keys
         self._half_pairs = half_pairs
         self._log_directory = log_directory
         self._witness_name = witness_name
@@ -301,6 +304,7 @@ class Partnering:
             key_version=self._identity.key_version,
             officers=(),
             now_ms=self._env.clock.now_ms(),
+            reset_key=await self._reset_keys.for_pairing(peer_id),
             seal_nonce=self._env.random(24),
         )
         half = await self._keep_half(step, ours, address, pair_ok, role=role, how=how)

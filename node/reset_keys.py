@@ -6,6 +6,7 @@ no alert.
 """
 
 from keys.errors import VerificationFailed
+from keys.pairok import PairOk, ResetKey
 from keys.primitives import XWingPrivateKey
 from keys.secret import SecretBytes
 from node.peers import Peer, load_peers
@@ -29,7 +30,7 @@ class ResetKeyRing:
         self._open: dict[bytes, tuple[XWingPrivateKey, bytes]] = {}
 
     async def load(self) -> None:
-        """At start and after each pairing: open every key, make the missing ones, seeds first."""
+        """At start and by the hour: open every key, make the missing ones, seeds first."""
         rows = await self._db.read(lambda tx: tx.execute("SELECT peer, key_id FROM reset_key WHERE own = 1"))
         known = {bytes(peer): bytes(key_id) for peer, key_id in rows}
         for peer in await self._db.read(load_peers):
@@ -38,6 +39,16 @@ class ResetKeyRing:
                 key_id = await self._make(peer.office_id)
             seed = self._secrets.get(secret_name(peer.office_id, key_id))
             self._open[key_id] = (XWingPrivateKey.from_seed(seed), peer.office_id)
+
+    async def for_pairing(self, peer_id: bytes) -> ResetKey:
+        """Our key for this peer, durable before the pair-ok that brings it; a second pairing keeps it."""
+        row = await self._db.read(
+            lambda tx: tx.one("SELECT key_id FROM reset_key WHERE peer = ? AND own = 1", (peer_id,))
+        )
+        key_id = await self._make(peer_id) if row is None else bytes(row[0])
+        key = XWingPrivateKey.from_seed(self._secrets.get(secret_name(peer_id, key_id)))
+        self._open[key_id] = (key, peer_id)
+        return ResetKey(key_id=key_id, public=key.public_bytes)
 
     def find(self, key_id: bytes) -> tuple[XWingPrivateKey, bytes] | None:
         """The private key of an id and the peer it was made for."""
@@ -73,7 +84,10 @@ _GOES_ON = (Delivery.ACKNOWLEDGED, Delivery.HELD, Delivery.KEPT, Delivery.ADDRES
 
 def own_item(tx: Snapshot, peer_id: bytes) -> ResetKeyItem | None:
     """Our key for this peer, unless a message that carries it arrived or is on its way."""
-    row = tx.one("SELECT key_id, public, carried_by FROM reset_key WHERE peer = ? AND own = 1", (peer_id,))
+    row = tx.one(
+        "SELECT key_id, public, carried_by FROM reset_key WHERE peer = ? AND own = 1 AND paired = 0",
+        (peer_id,),
+    )
     if row is None:
         return None
     if row[2] is not None:
@@ -87,6 +101,16 @@ def own_item(tx: Snapshot, peer_id: bytes) -> ResetKeyItem | None:
 def note_carried(tx: Transaction, peer: Peer, hh: bytes) -> None:
     """This message takes our key to the peer."""
     tx.execute("UPDATE reset_key SET carried_by = ? WHERE peer = ? AND own = 1", (hh, peer.office_id))
+
+
+def note_paired(tx: Transaction, peer: Peer, ours: PairOk, theirs: PairOk) -> None:
+    """A pair became whole: whoever may speak in it has verified the other's pair-ok, and its key with it."""
+    tx.execute(
+        "UPDATE reset_key SET paired = ? WHERE peer = ? AND own = 1",
+        (int(ours.reset_key is not None), peer.office_id),
+    )
+    if theirs.reset_key is not None:
+        keep_theirs(tx, peer, ResetKeyItem(key_id=theirs.reset_key.key_id, public=theirs.reset_key.public))
 
 
 def keep_theirs(tx: Transaction, peer: Peer, item: ResetKeyItem) -> None:

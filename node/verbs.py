@@ -237,6 +237,12 @@ async def _audit_export(node: "Node", params: Params, channel: Channel) -> dict[
     return plain(made)
 
 
+async def _custody(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    async with _logged_in(node, params) as session:
+        return {"notes": await node.desk.custody_notes(session, _text(params, "messages").split())}
+
+
 async def _pair_invite(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
     peer = await node.ceremonies.invite(_text(params, "broker"), _text(params, "token"), channel)
     return {"peer": plain(peer)}
@@ -427,6 +433,7 @@ VERBS: dict[str, Verb] = {
     "evidence": _evidence,
     "receipt": _receipt,
     "audit-export": _audit_export,
+    "custody": _custody,
     "pair.invite": _pair_invite,
     "pair.join": _pair_join,
     "revoke.apply": _revoke_apply,

@@ -113,8 +113,8 @@ class Witnessing:
 
         ``may_wait``: it came with a heartbeat. Where it brings nothing new, so does its answer.
         """
-        if tx.execute("SELECT 1 FROM witness_hold WHERE peer = ?", (peer.office_id,)):
-            return  # its next heartbeat asks again
+        if tx.execute("UPDATE witness_hold SET asked = 1 WHERE peer = ? RETURNING 1", (peer.office_id,)):
+            return  # answered when the hold ends
         now_ms = self._env.clock.now_ms()
         key = log_key_of(peer)
         held, was_cosigned = self._held(tx, peer)
@@ -137,19 +137,27 @@ class Witnessing:
             and judged.offered.size <= held.size
         ):
             shown = held.note
+        size = 0 if judged.offered is None else judged.offered.size
+        self._owe(tx, peer.office_id, judged.status, size, held.size, note=shown, is_prompt=is_prompt)
+
+    def _owe(
+        self,
+        tx: Transaction,
+        peer_id: bytes,
+        status: Status,
+        size: int,
+        held_size: int,
+        *,
+        note: bytes,
+        is_prompt: bool,
+    ) -> None:
+        """The newest answer takes the place of one that has not left."""
         tx.execute(
             "INSERT INTO witness_answer (peer, status, size, held_size, note, prompt)"
             " VALUES (?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (peer) DO UPDATE SET status = excluded.status, size = excluded.size,"
             " held_size = excluded.held_size, note = excluded.note, prompt = max(prompt, excluded.prompt)",
-            (
-                peer.office_id,
-                int(judged.status),
-                0 if judged.offered is None else judged.offered.size,
-                held.size,
-                shown,
-                int(is_prompt),
-            ),
+            (peer_id, int(status), size, held_size, note, int(is_prompt)),
         )
         if is_prompt:
             tx.on_commit(self._stirred)
@@ -245,7 +253,10 @@ class Witnessing:
                 self._keep(tx, peer, shown, now_ms)
         if item.ended:
             self._note_ended(tx, peer, item.ended)
-        tx.execute("DELETE FROM witness_hold WHERE peer = ?", (peer.office_id,))
+        if tx.value("DELETE FROM witness_hold WHERE peer = ? RETURNING asked", (peer.office_id,)):
+            # A request overtook what we waited for. It is asked anew from what we hold, not by the hour.
+            held, _ = self._held(tx, peer)
+            self._owe(tx, peer.office_id, Status.CONFLICT, 0, held.size, note=b"", is_prompt=True)
 
     def _note_ended(self, tx: Transaction, peer: Peer, note: bytes) -> None:
         """How far a peer had seen the log that we ended: what goes beyond our backup is a declared loss."""

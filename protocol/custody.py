@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from keys import labels
-from keys.errors import BrokenInvariant, MalformedInput, VerificationFailed
-from keys.primitives import Ed25519PrivateKey, ed25519_verify, labelled_hash
+from keys.custodyproof import custody_leaf, custody_node, verify_custody_proof
+from keys.errors import BrokenInvariant, MalformedInput
+from keys.primitives import Ed25519PrivateKey
 from protocol import limits, wire
 from protocol.wire import Fields
 
@@ -103,37 +104,25 @@ def with_signature(notes: Sequence[Custody], signature: bytes) -> tuple[Custody,
 
 def verify_custody(note: Custody, custody_public: bytes) -> None:
     """Raise VerificationFailed unless the broker with this custody key signed the note."""
-    at, width, node = note.batch_index, note.batch_count, _leaf(note)
-    if not 0 <= at < width:
-        raise VerificationFailed("custody_path", "the note stands outside its batch")
-    path = iter(note.path)
-    while width > 1:
-        # The last node of an odd row has no neighbour and goes up as it is.
-        if at % 2 == 1 or at + 1 < width:
-            neighbour = next(path, None)
-            if neighbour is None:
-                raise VerificationFailed("custody_path", "the path is too short")
-            node = _node(neighbour, node) if at % 2 else _node(node, neighbour)
-        at, width = at // 2, (width + 1) // 2
-    if next(path, None) is not None:
-        raise VerificationFailed("custody_path", "the path is too long")
-    ed25519_verify(custody_public, labels.CUSTODY_NOTE, node, note.signature)
-
-
-def _leaf(note: Custody) -> bytes:
-    return labelled_hash(
-        labels.CUSTODY_LEAF,
-        note.origin.encode(),
-        note.put_capability_hash,
-        note.envelope_hash,
-        note.size_bytes.to_bytes(4, "big"),
-        note.log_index.to_bytes(8, "big"),
-        note.time_ms.to_bytes(8, "big"),
+    verify_custody_proof(
+        _leaf(note),
+        at=note.batch_index,
+        width=note.batch_count,
+        path=note.path,
+        signature=note.signature,
+        custody_public=custody_public,
     )
 
 
-def _node(left: bytes, right: bytes) -> bytes:
-    return labelled_hash(labels.CUSTODY_TREE, left, right)
+def _leaf(note: Custody) -> bytes:
+    return custody_leaf(
+        origin=note.origin,
+        put_hash=note.put_capability_hash,
+        envelope_hash=note.envelope_hash,
+        size_bytes=note.size_bytes,
+        log_index=note.log_index,
+        time_ms=note.time_ms,
+    )
 
 
 def _tree(notes: Sequence[Custody]) -> tuple[bytes, list[tuple[bytes, ...]]]:
@@ -148,6 +137,9 @@ def _tree(notes: Sequence[Custody]) -> tuple[bytes, list[tuple[bytes, ...]]]:
             neighbour = (index >> height) ^ 1
             if neighbour < len(row):
                 path.append(row[neighbour])
-        row = [_node(row[at], row[at + 1]) if at + 1 < len(row) else row[at] for at in range(0, len(row), 2)]
+        row = [
+            custody_node(row[at], row[at + 1]) if at + 1 < len(row) else row[at]
+            for at in range(0, len(row), 2)
+        ]
         height += 1
     return row[0], [tuple(path) for path in paths]

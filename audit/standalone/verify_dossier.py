@@ -339,7 +339,11 @@ class Dossier:
         self.manifest = canonical(raw)
         if self.manifest.get("what") != "salween-dossier" or self.manifest.get("v") != 1:
             raise Bad("not the manifest of a dossier of this version")
-        self.files = {each["path"]: each for each in self.manifest["files"]}
+        paths = [each["path"] for each in self.manifest["files"]]
+        ways = {(alert["way"], len(alert["alert"])) for alert in self.manifest["alerts"]}
+        if paths != sorted(set(paths)) or not ways <= {("sent", 64), ("received", 64)}:
+            raise Bad("a manifest in another form than it is written in")
+        self.files = dict(zip(paths, self.manifest["files"], strict=True))
         self.seal: Head | None = None
 
     def find(self, words: str) -> None:

@@ -4,25 +4,30 @@ import asyncio
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from audit.__main__ import Exit
+from audit.custody import CustodyNotes, read_notes_untrusted
 from audit.entry import encode_entry
 from audit.note import NoteSigner
 from audit.policy import single_log_policy
 from audit.reconcile import Fate, Reconciled, authenticate, reconcile
-from tests.audit.logs import decoded_root, forge, read_entries
+from keys.brokercard import parse_broker_address_untrusted
+from keys.errors import MalformedInput
+from tests.audit.logs import a_signer, decoded_root, forge, read_entries
 from tests.audit.test_main import audit
 from tests.simulation.daemons import BrokerHost, OfficeHost, pair
+from tests.simulation.env import EPOCH_MS
 from tests.simulation.test_first_light import an_alert
 from tests.simulation.world import World
 
 HOUR_S = 3600
-HOUR_US = HOUR_S * 1_000_000
+HOUR_MS = HOUR_S * 1000
+HOUR_US = HOUR_MS * 1000
 REFERENCES = {"prev", "first", "in"}  # fields that name another entry of the same log
 Entry = dict[str, Any]
 Change = Callable[[list[Entry]], list[Entry]]
@@ -57,17 +62,28 @@ class Logs:
     sender: Party
     receiver: Party
     broker: Party
+    notes: bytes
+    """The sender's custody notes, as ``salween-node custody`` writes them."""
+    address: str
+    """The broker's."""
 
-    def judge(self, **others: Party | None) -> Reconciled:
+    def read_notes(self, notes: bytes | None = None, address: str | None = None) -> CustodyNotes:
+        pin = parse_broker_address_untrusted(address or self.address).card_sha256
+        return read_notes_untrusted([notes or self.notes], {pin}, {})
+
+    def judge(self, notes: CustodyNotes | None = None, **others: Party | None) -> Reconciled:
         parties = [others.get(name, getattr(self, name)) for name in ("sender", "receiver", "broker")]
         there = [party for party in parties if party is not None]
         policies = [single_log_policy(party.signer.log_key) for party in there]
-        return reconcile([authenticate(str(party.directory), policies) for party in there])
+        return reconcile([authenticate(str(party.directory), policies) for party in there], notes=notes)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Logs:
-    """Four alerts: a killed broker, restarts of both, a stick, a clock set ahead, hours offline."""
+    """Five alerts: a killed broker, restarts of both, a stick, a clock set ahead, hours offline.
+
+    One of them is due for erasure after three hours, and erased at both.
+    """
     home = tmp_path_factory.mktemp("reconcile")
     with World(seed=11, directory=home / "world") as world:
         broker = BrokerHost(world)
@@ -79,6 +95,8 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Logs:
             await there.make()
             await pair(broker, here, there)
             await here.send(an_alert("KA-1111"))
+            times = {"expires_ms": EPOCH_MS + 2 * HOUR_MS, "erase_at_ms": EPOCH_MS + 3 * HOUR_MS}
+            await here.send(an_alert("KA-5555").model_copy(update=times))
             await asyncio.sleep(HOUR_S)
             await here.log_in()
             there.host.kill()
@@ -119,9 +137,17 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Logs:
                 (published,) = (path.parent for path in host.disk.rglob("log/checkpoint"))
                 shutil.copytree(published, home / name)
                 kept[name] = Party(home / name, cast(Any, log)._signer)
-            return Logs(**kept)
+            messages = [entry["msg"] for entry in kept["sender"].entries() if entry["t"] == "msg.custody"]
+            handed = await here.host.run(lambda _: custody_notes(here, messages))
+            return Logs(**kept, notes=handed.encode(), address=broker.address)
 
         return world.run(script())
+
+
+async def custody_notes(office: OfficeHost, messages: list[str]) -> str:
+    """``salween-node custody --out FILE MESSAGE...``"""
+    said = await office._verb("custody", {"messages": " ".join(dict.fromkeys(messages))})
+    return str(said["notes"])
 
 
 def fates(answer: Reconciled) -> list[str]:
@@ -137,7 +163,8 @@ def test_an_honest_history_gives_no_finding(logs: Logs) -> None:
     answer = logs.judge()
     assert answer.is_clean, labels(answer)
     assert len(answer.judgements) > 8
-    assert set(fates(answer)) <= {"CONSISTENT", "DUPLICATE-BLOCKED", "REORDERED"}
+    assert set(fates(answer)) <= {"CONSISTENT", "DUPLICATE-BLOCKED", "REORDERED", "ERASED-BOTH"}
+    assert fates(answer).count("ERASED-BOTH") == 1
     assert "DUPLICATE-BLOCKED" in fates(answer), "the stick and the line brought one message twice"
 
 
@@ -160,6 +187,11 @@ def first_alert(logs: Logs) -> tuple[str, str]:
 
 def fate_of(answer: Reconciled, msg: str) -> list[Fate]:
     return [each.fate for each in answer.judgements if each.id == msg]
+
+
+def detail_of(answer: Reconciled, msg: str) -> str:
+    (detail,) = [each.detail for each in answer.judgements if each.id == msg]
+    return detail
 
 
 def without(*drop: Callable[[Entry], bool]) -> Change:
@@ -236,7 +268,7 @@ def test_a_witness_holds_what_was_rewritten(name: str, logs: Logs, tmp_path: Pat
 
 def test_a_witness_that_signs_two_roots_shows(logs: Logs, tmp_path: Path) -> None:
     """Its own log contradicts itself, whether the other log is here or not."""
-    once = Logs(logs.sender, witnessed(logs, tmp_path / "once"), logs.broker)
+    once = replace(logs, receiver=witnessed(logs, tmp_path / "once"))
     twice = witnessed(once, tmp_path / "twice", root=b"\x01" * 32)
     assert "FORKED" in labels(logs.judge(receiver=twice, sender=None))
 
@@ -277,7 +309,9 @@ def test_a_receiver_that_hides_a_message(logs: Logs, tmp_path: Path) -> None:
     assert fate_of(logs.judge(receiver=receiver, sender=sender), msg) == [Fate.RECEIVER_OMISSION]
 
 
-def dropping(logs: Logs, home: Path, broken: Callable[[Entry], Entry]) -> tuple[Reconciled, str]:
+def dropping(
+    logs: Logs, home: Path, broken: Callable[[Entry], Entry], notes: CustodyNotes | None = None
+) -> tuple[Reconciled, str]:
     """The first alert never came over; the broker's log is broken as given."""
     msg, env = first_alert(logs)
     sender = logs.sender.rewritten(
@@ -288,7 +322,7 @@ def dropping(logs: Logs, home: Path, broken: Callable[[Entry], Entry]) -> tuple[
         home / "broker",
         lambda entries: [broken(entry) if entry.get("env") == env else entry for entry in entries],
     )
-    return logs.judge(sender=sender, receiver=receiver, broker=broker), msg
+    return logs.judge(notes, sender=sender, receiver=receiver, broker=broker), msg
 
 
 def other_envelope(entry: Entry) -> Entry:
@@ -314,9 +348,127 @@ def test_a_broker_that_hands_out_what_never_arrives(logs: Logs, tmp_path: Path) 
 
 
 def test_a_broker_that_gives_custody_and_logs_nothing(logs: Logs, tmp_path: Path) -> None:
-    """The custody note names the place where it should stand."""
+    """The custody note names the place where it should stand; it proves that once it is here and verified."""
     answer, msg = dropping(logs, tmp_path, other_envelope)
+    assert fate_of(answer, msg) == [Fate.BROKER_OMISSION_CLAIMED]
+    assert "was not handed over" in detail_of(answer, msg)
+    answer, msg = dropping(logs, tmp_path / "shown", other_envelope, notes=logs.read_notes())
     assert fate_of(answer, msg) == [Fate.BROKER_OMISSION]
+
+
+def changed_note(logs: Logs, **fields: object) -> bytes:
+    told = json.loads(logs.notes)
+    msg, env = first_alert(logs)
+    del msg
+    told["notes"] = [note | fields for note in told["notes"] if note["h"] == env]
+    return json.dumps(told).encode()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"t": 5}, {"s": "00" * 64}, {"bi": 200}, {"bp": "ab"}, {"z": 1}],
+    ids=lambda each: next(iter(each)),
+)
+def test_a_note_that_the_broker_did_not_sign_proves_nothing(
+    logs: Logs, tmp_path: Path, fields: dict[str, object]
+) -> None:
+    """Any part of it changed: the sender claims, and the output says that its note does not hold."""
+    notes = logs.read_notes(changed_note(logs, **fields))
+    answer, msg = dropping(logs, tmp_path, other_envelope, notes=notes)
+    assert fate_of(answer, msg) == [Fate.BROKER_OMISSION_CLAIMED]
+    assert "did not sign this note" in detail_of(answer, msg)
+
+
+def test_a_note_counts_under_the_address_that_the_auditor_brought(logs: Logs, tmp_path: Path) -> None:
+    """Whoever hands a note over could bring a card of his own; and a note for another place is no note."""
+    other = logs.address.rpartition("#")[0] + "#" + "a" * 52
+    answer, msg = dropping(logs, tmp_path, other_envelope, notes=logs.read_notes(address=other))
+    assert fate_of(answer, msg) == [Fate.BROKER_OMISSION_CLAIMED]
+    assert "no broker address" in detail_of(answer, msg)
+    key = {logs.broker.signer.name: b"\x07" * 32}
+    pin = parse_broker_address_untrusted(logs.address).card_sha256
+    answer, msg = dropping(
+        logs, tmp_path / "key", other_envelope, notes=read_notes_untrusted([logs.notes], {pin}, key)
+    )
+    assert "another log key than the policy" in detail_of(answer, msg)
+    moved = logs.read_notes(changed_note(logs, i=0))
+    answer, msg = dropping(logs, tmp_path / "moved", other_envelope, notes=moved)
+    assert "was not handed over" in detail_of(answer, msg)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"brokers":[],"notes":[1]}',
+        b'{"brokers":["zz"],"notes":[]}',
+        b"[" * 100_000,
+        b'{"brokers":[],"notes":[{"o":"x","z":true,"i":0,"t":0,"bi":0,"bn":1}]}',
+    ],
+)
+def test_a_file_that_holds_no_notes_is_unreadable(data: bytes) -> None:
+    """Never a finding, never a crash."""
+    with pytest.raises(MalformedInput):
+        read_notes_untrusted([data], set(), {})
+
+
+def test_an_attempt_that_the_sender_left_out(logs: Logs, tmp_path: Path) -> None:
+    """Sealings are counted from 1: one that is missing shows, and is not called an alteration on the way."""
+    sealed = [entry for entry in logs.sender.entries() if entry["t"] == "msg.seal"]
+    msg = next(entry["msg"] for entry in sealed if entry["att"] > 1)
+    drop = without(lambda entry: entry.get("msg") == msg and entry.get("att") == 1)
+    answer = logs.judge(sender=logs.sender.rewritten(tmp_path / "log", drop))
+    assert fate_of(answer, msg) == [Fate.GAP]
+    assert "no attempt 1" in detail_of(answer, msg)
+
+
+def test_a_receiver_that_hides_the_taking_in_alone(logs: Logs, tmp_path: Path) -> None:
+    """It had it before, by its own word, and has no entry of that."""
+    taken = [entry for entry in logs.receiver.entries() if entry["t"] == "msg.recv" and "msg" in entry]
+    ok = {entry["msg"] for entry in taken if entry["verdict"] == "ok"}
+    msg = next(entry["msg"] for entry in taken if entry["verdict"] == "dup" and entry["msg"] in ok)
+    hidden = without(lambda entry: entry.get("msg") == msg and entry.get("verdict") == "ok")
+    answer = logs.judge(receiver=logs.receiver.rewritten(tmp_path / "log", hidden))
+    assert fate_of(answer, msg) == [Fate.GAP]
+
+
+def erased_alert(logs: Logs) -> tuple[str, str]:
+    """Alert and message of the one that was erased at both."""
+    (gone,) = [entry["alert"] for entry in logs.sender.entries() if entry["t"] == "content.erased"]
+    return gone, next(
+        entry["msg"]
+        for entry in logs.sender.entries()
+        if entry["t"] == "msg.submit" and entry["alert"] == gone
+    )
+
+
+@pytest.mark.parametrize("who", ["sender", "receiver"])
+def test_an_erasure_that_one_office_did_not_do(logs: Logs, tmp_path: Path, who: str) -> None:
+    """It told the other that it had, or was due and its log goes on; either shows alone."""
+    alert, msg = erased_alert(logs)
+    other = "receiver" if who == "sender" else "sender"
+    kept = without(lambda entry: entry["t"] == "content.erased" and entry["alert"] == alert)
+    lying = getattr(logs, who).rewritten(tmp_path / "lying", kept)
+    answer = logs.judge(**{who: lying})
+    assert fate_of(answer, msg) == [Fate.ERASURE_INCOMPLETE]
+    assert "told the other" in detail_of(answer, msg)
+    unsaid = without(lambda entry: entry.get("step") == "erased")
+    silent = getattr(logs, other).rewritten(tmp_path / "unsaid", unsaid)
+    answer = logs.judge(**{who: lying, other: silent})
+    if who == "receiver":  # the sender's clock was set meanwhile: what is due then is counted anew
+        assert fate_of(answer, msg) == [Fate.ERASURE_INCOMPLETE]
+        assert "due for erasure" in detail_of(answer, msg)
+
+    def hold(entries: list[Entry]) -> list[Entry]:
+        held = {"t": "content.held", "code": "court", "alert": alert}
+        common = {key: entries[-1][key] for key in ("v", "bt", "mo", "ts", "z", "seq")}
+        return [*kept(entries), common | held]
+
+    holding = getattr(logs, who).rewritten(tmp_path / "held", hold)
+    answer = logs.judge(**{who: holding, other: silent})
+    assert fate_of(answer, msg) == [Fate.CONSISTENT], "an entry says why it is kept"
 
 
 def test_a_sending_that_never_was(logs: Logs, tmp_path: Path) -> None:
@@ -383,15 +535,98 @@ def test_what_came_out_of_order_is_told(logs: Logs, tmp_path: Path) -> None:
 
 def test_times_that_other_clocks_contradict(logs: Logs, tmp_path: Path) -> None:
     """Back-dated, behind and ahead, with nothing declared: the broker's times bound them."""
-    behind = logs.sender.rewritten(tmp_path / "behind", shifted(-24 * HOUR_US))
+
+    def undeclared(entries: list[Entry]) -> list[Entry]:
+        return shifted(-24 * HOUR_US)(without(lambda entry: entry["t"] == "clk.off")(entries))
+
+    behind = logs.sender.rewritten(tmp_path / "behind", undeclared)
     assert "BACKDATED" in fates(logs.judge(sender=behind))
     assert "BACKDATED" in fates(logs.judge(sender=behind, broker=None)), "the custody notes say it too"
-    ahead = logs.sender.rewritten(tmp_path / "ahead", without(lambda entry: entry["t"] == "clk.step"))
+    ahead = logs.sender.rewritten(tmp_path / "ahead", without(lambda entry: entry["t"].startswith("clk.")))
     assert "POSTDATED" in fates(logs.judge(sender=ahead)), "two hours ahead, and nobody says so"
     late = logs.receiver.rewritten(tmp_path / "late", shifted(24 * HOUR_US))
     assert "POSTDATED" in fates(logs.judge(receiver=late))
     early = logs.receiver.rewritten(tmp_path / "early", shifted(-24 * HOUR_US))
     assert "BACKDATED" in fates(logs.judge(receiver=early))
+
+
+def test_a_clock_that_was_always_wrong_is_told_by_its_own_log(tmp_path: Path) -> None:
+    """Three hours ahead since before the first entry: said when a broker shows another time."""
+    told, directories, signers = wrong_from_the_start(tmp_path)
+    assert told.is_clean, labels(told)
+    assert "up to 180 minutes" in " ".join(note for source in told.sources for note in source.story.notes)
+    ahead = Party(directories[0], signers[0]).rewritten(
+        tmp_path / "silent", without(lambda entry: entry["t"] == "clk.off")
+    )
+    policies = [single_log_policy(signer.log_key) for signer in signers]
+    silent = reconcile([authenticate(str(path), policies) for path in (ahead.directory, *directories[1:])])
+    assert "POSTDATED" in fates(silent), "the same log without a word of it"
+
+
+def wrong_from_the_start(home: Path) -> tuple[Reconciled, list[Path], list[Any]]:
+    """Logs of a sender whose clock stands ahead, a receiver and a broker."""
+    with World(seed=12, directory=home / "world") as world:
+        broker = BrokerHost(world)
+        here, there = OfficeHost(world, "Myitkyina", "MM"), OfficeHost(world, "Tengchong", "CN")
+
+        async def script() -> tuple[Reconciled, list[Path], list[Any]]:
+            await broker.make()
+            here.host.step_clock(3 * HOUR_S * 1000)
+            await here.make()
+            await there.make()
+            await pair(broker, here, there)
+            await here.send(an_alert("KA-1111"))
+            await asyncio.sleep(HOUR_S)
+            assert here.node is not None
+            assert there.node is not None
+            signers = [cast(Any, node.log)._signer for node in (here.node, there.node)]
+            signers.append(cast(Any, broker.broker)._log._signer)
+            directories = [
+                next(path.parent for path in host.disk.rglob("log/checkpoint"))
+                for host in (here.host, there.host, broker.host)
+            ]
+            policies = [single_log_policy(signer.log_key) for signer in signers]
+            return (
+                reconcile([authenticate(str(each), policies) for each in directories]),
+                directories,
+                signers,
+            )
+
+        return world.run(script())
+
+
+def restored(logs: Logs, home: Path, *, kept: int) -> tuple[Party, Party]:
+    """The sender lost its machine: the log that ended as its backup had it, and the one it began."""
+    ended = logs.sender.rewritten(home / "ended", lambda entries: entries[:kept])
+    first = ended.entries()[0] | {"ts": logs.sender.entries()[-1]["ts"]}
+    origin = ended.signer.name.removesuffix("log1") + "log2"
+    begun = [
+        first | {"origin": origin, "prior": ended.signer.name},
+        {key: first[key] for key in ("v", "bt", "mo", "ts", "z")}
+        | {"t": "backup.restore", "seq": 1, "size": kept, "root": decoded_root(ended.directory).hex()},
+    ]
+    signer = a_signer(origin)
+    return ended, Party(forge(home / "begun", [encode_entry(entry) for entry in begun], signer), signer)
+
+
+def test_a_declared_loss_excuses_what_it_declares_and_no_more(logs: Logs, tmp_path: Path) -> None:
+    """Shorter than its witness saw, and not shorter than its owner says: a label with a number."""
+    receiver, size = witnessed(logs, tmp_path / "receiver"), len(logs.sender.entries())
+    ended, begun = restored(logs, tmp_path, kept=size - 7)
+
+    def judge(copy: Party) -> dict[str, list[str]]:
+        policies = [single_log_policy(party.signer.log_key) for party in (copy, begun, receiver)]
+        directories = [str(party.directory) for party in (copy, begun, receiver)]
+        answer = reconcile([authenticate(each, policies) for each in directories])
+        return {source.report.origin: source.verdicts for source in answer.sources}
+
+    told = judge(ended)
+    assert (told[ended.signer.name], told[begun.signer.name]) == (
+        ["VERIFIED"],
+        ["VERIFIED", "DECLARED-LOSS(7)"],
+    )
+    shorter = ended.rewritten(tmp_path / "shorter", lambda entries: entries[:-1])
+    assert judge(shorter)[ended.signer.name] == ["TRUNCATED"]
 
 
 def test_a_log_under_no_policy_says_nothing(logs: Logs) -> None:
@@ -403,6 +638,23 @@ def test_a_log_under_no_policy_says_nothing(logs: Logs) -> None:
     answer = reconcile(sources)
     assert "UNKNOWN-KEY" in labels(answer)
     assert set(fates(answer)) == {"IN-FLIGHT"}
+
+
+def test_the_command_takes_notes(logs: Logs, tmp_path: Path) -> None:
+    """From the file that the node wrote and the address on paper, to the verdict."""
+    _, env = first_alert(logs)
+    home = tmp_path / "broker"
+    broker = logs.broker.rewritten(
+        home,
+        lambda entries: [
+            entry | {"env": "ee" * 32} if entry.get("env") == env else entry for entry in entries
+        ],
+    )
+    (tmp_path / "notes").write_bytes(logs.notes)
+    given = command(replace(logs, broker=broker), tmp_path, "--notes", str(tmp_path / "notes"))
+    assert "BROKER-OMISSION-CLAIMED" in audit(*given).stdout
+    assert "BROKER-OMISSION-PROVEN" in audit(*given, "--broker-address", logs.address).stdout
+    assert audit(*given, "--broker-address", "salween://x").returncode == Exit.UNREADABLE
 
 
 def command(logs: Logs, home: Path, *more: str) -> list[str]:
@@ -435,7 +687,7 @@ def test_the_command_ends_with_a_finding(logs: Logs, tmp_path: Path) -> None:
     """Exit 1, the finding first, and what its proof would be."""
     msg, _ = first_alert(logs)
     receiver = logs.receiver.rewritten(tmp_path / "log", without(lambda entry: entry.get("msg") == msg))
-    done = audit(*command(Logs(logs.sender, receiver, logs.broker), tmp_path))
+    done = audit(*command(replace(logs, receiver=receiver), tmp_path))
     assert done.returncode == Exit.FINDING
     listed = [line for line in done.stdout.splitlines() if " to salween/" in line]
     assert "RECEIVER-OMISSION-PROVEN" in listed[0]

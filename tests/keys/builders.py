@@ -14,6 +14,7 @@ from keys.card import (
     parse_officer_list_untrusted,
     sign_officer_list,
 )
+from keys.pairok import ResetKey
 from keys.primitives import CompositePrivateKey, Ed25519PrivateKey, XWingPrivateKey
 from keys.secret import SecretBytes
 
@@ -80,6 +81,14 @@ class Office:
             revoked_below=revoked_below,
             country=self.country,
             name=self.name,
+        )
+
+    @property
+    def reset_key(self) -> ResetKey:
+        """What a partner seals a reset to."""
+        seed = SecretBytes(drawn(f"{self.name} reset", 32))
+        return ResetKey(
+            key_id=drawn(f"{self.name} reset id", 8), public=XWingPrivateKey.from_seed(seed).public_bytes
         )
 
     def officer_list_bytes(self, *, list_version: int = 1, key_version: int = 1, officers: int = 2) -> bytes:

@@ -107,7 +107,12 @@ def until_accepted() -> tuple[Meeting, Meeting]:
 def confirm(meeting: Meeting, office: Office) -> tuple[bytes, bytes]:
     assert isinstance(meeting.step, Confirms)
     return meeting.step.confirm(
-        office.operational, key_version=1, officers=(1,), now_ms=NOW_MS, seal_nonce=drawn("ok", 24)
+        office.operational,
+        key_version=1,
+        officers=(1,),
+        now_ms=NOW_MS,
+        reset_key=office.reset_key,
+        seal_nonce=drawn("ok", 24),
     )
 
 

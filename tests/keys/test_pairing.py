@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keys import pairing, rendezvous
+from keys import labels, pairing, rendezvous
 from keys.bundle import parse_signed_bundle_untrusted, sign_bundle
 from keys.card import parse_certificate_untrusted
 from keys.errors import MalformedInput, PolicyRefused, SalweenError, VerificationFailed
@@ -26,8 +26,8 @@ from keys.pairing import (
     read_code_untrusted,
     start_inviter,
 )
-from keys.pairok import encode_pair_ok, parse_pair_ok_untrusted, verify_pair_ok
-from keys.primitives import XWING_PUBLIC_BYTES, XWingPrivateKey, aead_open, wrap
+from keys.pairok import ResetKey, encode_pair_ok, parse_pair_ok_untrusted, verify_pair_ok
+from keys.primitives import COMPOSITE_SIGNATURE_BYTES, XWING_PUBLIC_BYTES, XWingPrivateKey, aead_open, wrap
 from keys.rendezvous import ITEM_BYTES_ALLOWED, Burned, derive_rendezvous
 from keys.secret import SecretBytes
 from keys.trust import PairState, activate, pin_bundle
@@ -75,7 +75,12 @@ def own_code(ceremony: Ceremony) -> str:
 def confirm(ceremony: Ceremony, office: Office) -> tuple[bytes, bytes]:
     assert isinstance(ceremony.step, Confirms)
     return ceremony.step.confirm(
-        office.operational, key_version=1, officers=(2, 1), now_ms=NOW_MS, seal_nonce=drawn("ok", 24)
+        office.operational,
+        key_version=1,
+        officers=(2, 1),
+        now_ms=NOW_MS,
+        reset_key=office.reset_key,
+        seal_nonce=drawn("ok", 24),
     )
 
 
@@ -442,9 +447,30 @@ def test_a_pair_ok_is_bound_to_its_ceremony_and_parties() -> None:
         replace(pair_ok, time_ms=NOW_MS + 1),
         replace(pair_ok, own_id=MALLORY.id),
         replace(pair_ok, key_version=2),
+        replace(pair_ok, reset_key=MALLORY.reset_key),
+        replace(pair_ok, reset_key=None),
     ):
         with pytest.raises(VerificationFailed, match=r"signature_invalid|pair_ok_foreign"):
             verify_pair_ok(changed, certificate)
+
+
+def test_a_pair_ok_with_a_reset_key_nobody_can_seal_to_is_refused() -> None:
+    """It would be noticed on the day it is needed."""
+    made = parse_pair_ok_untrusted(confirm(until_confirmed()[1], TENGCHONG)[0])
+    useless = ResetKey(key_id=bytes(8), public=b"\xff" * XWING_PUBLIC_BYTES)
+    body = encode_pair_ok(replace(made, reset_key=useless))[:-COMPOSITE_SIGNATURE_BYTES]
+    signature = TENGCHONG.operational.sign(labels.PAIRING_OK, body)
+    signed = replace(made, reset_key=useless, signature=signature)
+    with pytest.raises(VerificationFailed, match="public_key_invalid"):
+        verify_pair_ok(signed, parse_certificate_untrusted(TENGCHONG.certificate_bytes()))
+
+
+def test_a_pair_ok_of_the_first_format_brings_no_key() -> None:
+    """It stands in evidence of earlier ceremonies and may still travel as an item."""
+    made = parse_pair_ok_untrusted(confirm(until_confirmed()[1], TENGCHONG)[0])
+    assert made.reset_key == TENGCHONG.reset_key
+    older = encode_pair_ok(replace(made, reset_key=None))
+    assert (older[4], parse_pair_ok_untrusted(older).reset_key) == (1, None)
 
 
 def test_a_pair_ok_sealed_for_this_ceremony_but_about_another_is_refused() -> None:
@@ -454,7 +480,12 @@ def test_a_pair_ok_sealed_for_this_ceremony_but_about_another_is_refused() -> No
     elsewhere = parse_signed_bundle_untrusted(side(MALLORY, "1").encoded)
     for other in (replace(b.step, transcript=bytes(32)), replace(b.step, peer=elsewhere)):
         forged, _ = other.confirm(
-            TENGCHONG.operational, key_version=1, officers=(1,), now_ms=NOW_MS, seal_nonce=bytes(24)
+            TENGCHONG.operational,
+            key_version=1,
+            officers=(1,),
+            now_ms=NOW_MS,
+            reset_key=TENGCHONG.reset_key,
+            seal_nonce=bytes(24),
         )
         key = pairing._confirmation_key(b.step.channel_key, b.step.transcript, "joiner")
         item = rendezvous.seal_item(b"SLP4", key, bytes(24), forged, b.step.transcript)

@@ -73,8 +73,7 @@ async def settled(offices: Offices) -> None:
     """What a fresh pair says by itself arrived and is acknowledged: numbers can be counted from here on."""
     await asyncio.sleep(300)
     for office in (offices.here, offices.there):
-        assert await count(office, "delivery", "service = 0") == 1
-        assert await count(office, "delivery", "service = 0 AND phase = 'acknowledged'") == 1
+        assert await count(office, "delivery", "service = 0 AND phase <> 'acknowledged'") == 0
 
 
 def a_victim_alert(name: str) -> Alert:

@@ -31,13 +31,13 @@ from tests.simulation.env import EPOCH_MS
 
 # What changes nothing but the log: it was refused, handed out, looked at or ended in memory. A try of a PIN
 # is counted before it is made, or killing the node would give another; its entry follows.
-ALONE = {"acc.deny", "audit.export", "backup.made", "ses.fail", "ses.logout", "stick.in"}
+ALONE = {"acc.deny", "audit.export", "backup.made", "clk.off", "ses.fail", "ses.logout", "stick.in"}
 EXPECTED = {
     *ALONE, "acc.export", "acc.print", "acc.read", "ans.given", "backup.loss", "backup.restore", "bk.ack",
-    "bk.box", "bk.in", "bk.out", "clk.step", "content.erased", "key.rotate", "log.start", "msg.cancel",
-    "msg.custody", "msg.expired", "msg.receipt", "msg.recv", "msg.seal", "msg.submit", "officer.add",
-    "officer.pin-reset", "officer.retire", "pair.begin", "pair.ok", "peer.reset", "peer.resume",
-    "peer.retire", "peer.suspend", "rel.author", "ses.login", "stick.out",
+    "bk.box", "bk.in", "bk.out", "clk.off", "clk.step", "content.erased", "key.rotate", "log.start",
+    "msg.cancel", "msg.custody", "msg.expired", "msg.receipt", "msg.recv", "msg.seal", "msg.submit",
+    "officer.add", "officer.pin-reset", "officer.retire", "pair.begin", "pair.ok", "peer.reset",
+    "peer.resume", "peer.retire", "peer.suspend", "rel.author", "ses.login", "stick.out",
 }  # fmt: skip
 
 LAST = "SELECT idx, hash FROM leaf ORDER BY idx DESC LIMIT 1"
@@ -145,6 +145,7 @@ def test_every_act_of_an_office_and_its_entry_are_one_transaction(
         )
         (peer,) = await here.peers()
         await here._at_desk(lambda n, s: n.desk.evidence(s, peer.office_id))
+        await here._at_desk(lambda n, s: n.desk.custody_notes(s, ["00" * 16]))
         await here._at_desk(lambda n, s: n.desk.suspend(s, peer.office_id))
         await here._at_desk(lambda n, s: n.desk.resume(s, peer.office_id))
         await here._at_desk(lambda n, s: n.desk.retire(s, peer.office_id, None))

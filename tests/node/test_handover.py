@@ -25,7 +25,10 @@ import pytest
 
 from audit.dossier import (
     BRIDGE,
+    CUSTODY,
+    EVIDENCE,
     MANIFEST,
+    REPORT_FACTS,
     SEAL,
     VERIFIER,
     Checked,
@@ -305,6 +308,10 @@ def test_both_verifiers_take_an_honest_dossier(auditor: Auditor) -> None:
     assert ANSWERED in shown[made.theirs]
     assert made.view.digest in told.stdout
     assert (auditor.folder / VERIFIER).read_bytes() == read_verifier()
+    report = json.loads((auditor.folder / REPORT_FACTS).read_bytes())
+    assert [(log["size"], log["directory"]) for log in report["logs"]] == [(made.view.entries, "log")]
+    notes = json.loads((auditor.folder / EVIDENCE / CUSTODY).read_bytes())["notes"]
+    assert len(notes) == 2, "one for each alert in scope that the broker took from here"
 
 
 def test_what_is_out_of_scope_is_nowhere_in_a_dossier(auditor: Auditor) -> None:

@@ -397,7 +397,7 @@ def test_a_hold_ends_with_our_own_signature_alone(tmp_path: Path) -> None:
 
         def lose(tx: Transaction) -> None:
             tx.execute("UPDATE witnessed_log SET size = 1")
-            tx.execute("INSERT INTO witness_hold SELECT office_id FROM peer")
+            tx.execute("INSERT INTO witness_hold (peer) SELECT office_id FROM peer")
 
         await write(there, lose)
         await control(here, WitnessMemory(cosigned=last[:-20] + b"AAAA" + last[-16:], ended=b""))
@@ -414,6 +414,28 @@ def test_a_hold_ends_with_our_own_signature_alone(tmp_path: Path) -> None:
         await control(here, WitnessMemory(cosigned=last, ended=b""))
         await asyncio.sleep(60)
         assert await read(there, lambda tx: tx.value("SELECT size FROM witnessed_log")) == 1  # asked for once
+
+    play(tmp_path, script)
+
+
+def test_a_request_that_overtakes_the_memory_is_asked_again_at_once(tmp_path: Path) -> None:
+    """Found by a schedule: a log stayed unwitnessed until its office's next heartbeat, up to an hour."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        await here.send(an_alert("KA-1"))
+        await asyncio.sleep(10 * 60)
+        hold = "INSERT INTO witness_hold (peer) SELECT office_id FROM peer"
+        await write(there, lambda tx: tx.execute(hold))
+        await here.send(an_alert("KA-2"))
+        await asyncio.sleep(5 * 60)
+        before = await read(there, lambda tx: tx.value("SELECT size FROM witnessed_log"))
+        last = await read(here, lambda tx: tx.value("SELECT last FROM cosigner"))
+        await control(here, WitnessMemory(cosigned=last, ended=b""))
+        await asyncio.sleep(5 * 60)
+        assert await count(there, "witness_hold") == 0
+        assert await read(there, lambda tx: tx.value("SELECT size FROM witnessed_log")) > before
+        assert await read(here, lambda tx: tx.value("SELECT asked_size FROM cosigner")) is None
 
     play(tmp_path, script)
 

@@ -12,6 +12,7 @@ from broker.control import make_forwarding_tokens, make_tokens
 from broker.daemon import Broker, config_of
 from broker.identity import read_passphrase
 from broker.setup import initialise as initialise_broker
+from keys.errors import SalweenError
 from keys.keystore import KdfParameters
 from keys.secret import SecretBytes
 from node.daemon import Node
@@ -21,6 +22,7 @@ from node.views import AlertRow, OutboxRow, PeerView, Session, Submitted
 from protocol.alert import Alert
 from protocol.release import Mode
 from runtime.env import Env
+from runtime.exits import DiskFailed
 from tests.simulation.world import Host, HostDownError, World
 
 T = TypeVar("T")
@@ -211,6 +213,7 @@ class OfficeHost:
 
         async def start(env: Env) -> None:
             node = await Node.open(env, "node", SecretBytes(PASSPHRASE), kdf=CHEAP_PROFILE)
+            node.failed.add_done_callback(_report_fault)
             await node.start_links()
             await node.listen()
             self.session = await node.desk.login(1, PIN)
@@ -223,6 +226,14 @@ class OfficeHost:
         if node is None or session is None:
             raise HostDownError(self.host.name)  # it died meanwhile and is starting again
         return await self.host.run(lambda env: ask(node, session))
+
+
+def _report_fault(failed: "asyncio.Future[None]") -> None:
+    """A task that ended by a fault of ours; by what the world did to it, a node is down as it should be."""
+    error = None if failed.cancelled() else failed.exception()
+    if error is not None and not isinstance(error, SalweenError | DiskFailed | HostDownError):
+        context = {"message": "a task of a node failed", "exception": error}
+        asyncio.get_running_loop().call_exception_handler(context)
 
 
 class _Silence:

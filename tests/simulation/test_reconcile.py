@@ -74,3 +74,6 @@ def test_a_restore_gives_no_finding(tmp_path: Path) -> None:
     answer = reconciled(RESTORED, tmp_path, ("restored",))
     assert answer.is_clean, [each for each in answer.judgements if each.is_finding]
     assert answer.fates["DECLARED-LOSS"]
+    (declared,) = [source for source in answer.sources if source.lost is not None]
+    assert declared.verdicts == ["VERIFIED", f"DECLARED-LOSS({declared.lost})"]
+    assert declared.lost, "a partner had seen more of the ended log than the backup held"

@@ -48,7 +48,12 @@ def _fault(to: str, message: str, about: str, data: bytes, code: str) -> dict[st
 def _confirmed(confirms: Confirms, office: Office, nonce: bytes) -> tuple[bytes, bytes]:
     """(pair-ok, P4 without padding) of one side."""
     pair_ok, item = confirms.confirm(
-        office.operational, key_version=1, officers=(1, 2), now_ms=NOW_MS, seal_nonce=nonce
+        office.operational,
+        key_version=1,
+        officers=(1, 2),
+        now_ms=NOW_MS,
+        reset_key=office.reset_key,
+        seal_nonce=nonce,
     )
     return pair_ok, from_item_untrusted(item)
 
@@ -68,15 +73,16 @@ def _confirmation_faults(inviter: Confirms, made: Recorded) -> list[dict[str, st
     """What the inviter must refuse where the joiner's P4 is due."""
     good = bytes.fromhex(made["P4"]["joiner"])
     other = labelled_hash(labels.PAIRING_TRANSCRIPT, b"another ceremony")
-    body = pairok.pair_ok_body(other, TENGCHONG.id, MYITKYINA.id, 1, (1,), NOW_MS)
     key = pairing._confirmation_key(inviter.channel_key, inviter.transcript, "joiner")
+    reset_key = TENGCHONG.reset_key
+    body = pairok.pair_ok_body(other, TENGCHONG.id, MYITKYINA.id, 1, (1,), NOW_MS, reset_key)
     nonce = drawn("foreign P4 nonce", 24)
     signed = body + TENGCHONG.operational.sign(labels.PAIRING_OK, body)
     moved = from_item_untrusted(seal_item(b"SLP4", key, nonce, signed, inviter.transcript))
-    right = pairok.pair_ok_body(inviter.transcript, TENGCHONG.id, MYITKYINA.id, 1, (1,), NOW_MS)
+    right = pairok.pair_ok_body(inviter.transcript, TENGCHONG.id, MYITKYINA.id, 1, (1,), NOW_MS, reset_key)
     forged = right + MYITKYINA.operational.sign(labels.PAIRING_OK, right)
     wrong = from_item_untrusted(seal_item(b"SLP4", key, nonce, forged, inviter.transcript))
-    later = pairok.pair_ok_body(inviter.transcript, TENGCHONG.id, MYITKYINA.id, 2, (1,), NOW_MS)
+    later = pairok.pair_ok_body(inviter.transcript, TENGCHONG.id, MYITKYINA.id, 2, (1,), NOW_MS, reset_key)
     newer = later + TENGCHONG.operational.sign(labels.PAIRING_OK, later)
     unknown = from_item_untrusted(seal_item(b"SLP4", key, nonce, newer, inviter.transcript))
     return [

@@ -88,8 +88,10 @@ def _documents() -> Iterator[Document]:
         if form != "bundle":
             magic = _flipped(data, 3)
             yield Document(form=form, about="another magic word", data=magic, code=malformed, needs=needs)
-            later = data[:4] + b"\x02" + data[5:]
-            yield Document(form=form, about="format 2", data=later, code=malformed, needs=needs)
+            later = data[:4] + b"\x03" + data[5:]
+            yield Document(form=form, about="format 3", data=later, code=malformed, needs=needs)
+    older = _pair_ok(None)
+    yield Document(form="pair-ok", about="format 1", data=older, needs={"certificate": certificate.hex()})
     other = {"root": TENGCHONG.root.public_bytes.hex()}
     for form, data in (("certificate", certificate), ("revocation", revocation)):
         about = "of another office's root"
@@ -111,7 +113,7 @@ def _documents() -> Iterator[Document]:
     )
 
 
-def _pair_ok() -> bytes:
+def _pair_ok(reset_key: pairok.ResetKey | None = MYITKYINA.reset_key) -> bytes:
     made = pairok.PairOk(
         transcript=TRANSCRIPT,
         own_id=MYITKYINA.id,
@@ -119,6 +121,7 @@ def _pair_ok() -> bytes:
         key_version=1,
         officers=(1, 2),
         time_ms=NOW_MS,
+        reset_key=reset_key,
         signature=bytes(COMPOSITE_SIGNATURE_BYTES),
     )
     body = pairok.encode_pair_ok(made)[:-COMPOSITE_SIGNATURE_BYTES]

@@ -38,8 +38,8 @@ function end(reader) {
   if (reader.left !== 0) refuse(reader.code);
 }
 
-function magic(reader, word) {
-  if (latin(reader.take(4)) !== word || reader.small(1) !== 1) refuse(reader.code);
+function magic(reader, word, format = 1) {
+  if (latin(reader.take(4)) !== word || reader.small(1) !== format) refuse(reader.code);
 }
 
 // --- keystore, backup, PIN ---
@@ -399,11 +399,12 @@ function confirmed(P4, k, T, sides) {
     const info = join(label("pairing-confirmation"), bytes(`|${role}`));
     const pairOk = sealed(P4[role], "SLP4", derive(k, T, info), T);
     const reader = new Reader(pairOk, "pair_ok_malformed");
-    magic(reader, "SLWK");
+    magic(reader, "SLWK", 2);
     const [transcript, own, peer] = [32, 32, 32].map((size) => reader.take(size));
     const version = reader.small(4);
     reader.take(8);
     reader.take(4 * reader.small(2));
+    reader.take(8 + 1216);
     const signed = pairOk.slice(0, reader.at);
     const signature = reader.take(SIGNATURE);
     end(reader);
