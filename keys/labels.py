@@ -69,6 +69,7 @@ OFFICER_EMERGENCY: Final = b"salween/v1/officer-emergency"
 PIGGYBACK: Final = b"salween/v1/piggyback"
 DRAFT: Final = b"salween/v1/draft"
 STICK: Final = b"salween/v1/carried-file"
+STICK_FRAME: Final = b"salween/v1/carried-frame"
 PSEUDONYM: Final = b"salween/v1/pseudonym"
 
 # Between a node and a broker

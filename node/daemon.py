@@ -27,6 +27,7 @@ from node.api.openapi import BASE
 from node.backup import Manifest, clear_leftovers, make_backup
 from node.broker_heads import BrokerHeads
 from node.broker_link import BrokerLink
+from node.carrying import CarryDesk
 from node.ceremony import Ceremonies
 from node.clock_doubt import ClockDoubt
 from node.config import NodeConfig, load_config
@@ -328,12 +329,14 @@ class Node:
             self.meeting_desk,
             self._photos,
             self.witnessing,
+            CarryDesk(env, self.officers, self.sticks),
             thawed=lambda: self._reread(""),
             version=__version__,
             directory=self._directory,
             log_directory=self._directory / LOG_NAME,
             log_key=signer.log_key,
             links=self.link_views,
+            way=self.routes.way,
         )
 
     @classmethod

@@ -20,6 +20,7 @@ from keys.errors import MalformedInput, PolicyRefused
 from keys.notice import parse_notice_text_untrusted
 from node.alerts import Alerts
 from node.answers import Answers
+from node.carrying import CarryDesk
 from node.clock_doubt import CLOCK_DOUBT_MS
 from node.events import DeskEvent, Events
 from node.evidence import EvidenceRoom
@@ -53,6 +54,7 @@ from node.views import (
     StatusView,
     Submitted,
     VerifyView,
+    WayView,
 )
 from node.watch import Heartbeats
 from node.witness import Witnessing
@@ -89,6 +91,7 @@ class Desk:
         meeting: MeetingDesk,
         photos: Photos,
         witnessing: Witnessing,
+        carrying: CarryDesk,
         *,
         thawed: Callable[[], None],
         version: str,
@@ -96,6 +99,7 @@ class Desk:
         log_directory: Path,
         log_key: VerifierKey,
         links: Callable[[], Sequence[LinkView]],
+        way: Callable[[str, str], WayView],
     ) -> None:
         self._env = env
         self._db = db
@@ -113,11 +117,13 @@ class Desk:
         self._meeting = meeting
         self._photos = photos
         self._witnessing = witnessing
+        self._carrying = carrying
         self._version = version
         self._directory = directory
         self._log_directory = log_directory
         self._log_key = log_key
         self._links = links
+        self._way = way
         self._started_ms = env.clock.now_ms()
         self._disk_free = (0, -1)  # when it was asked (monotonic), and the answer
 
@@ -136,6 +142,11 @@ class Desk:
         """Pairing in person, as the pages do it."""
         return self._meeting
 
+    @property
+    def carrying(self) -> CarryDesk:
+        """Sticks and pictures, as the pages do it."""
+        return self._carrying
+
     # --- sessions -------------------------------------------------------------------------------------------
 
     async def login(self, officer: int, pin: str) -> Session:
@@ -149,6 +160,7 @@ class Desk:
     async def logout(self, session: Session) -> None:
         """End a session."""
         await self._meeting.end(session)
+        await self._carrying.put_away(session)
         await self._officers.logout(session)
         self._events.tell("lock")
 
@@ -355,6 +367,7 @@ class Desk:
                 self._heartbeats.watched(tx, peer, peer_view(tx, peer, us)),
                 beginnings=beginnings(tx, peer),
                 witness=self._witnessing.view(tx, peer),
+                way=self._way(peer.broker_address, peer.own_broker_address) if peer.broker_address else None,
             )
             for peer in load_peers(tx)
         )

@@ -35,8 +35,11 @@ _log = get_logger("meeting")
 class _Held:
     """The channel of one ceremony; what it says is kept until somebody looks."""
 
-    def __init__(self, env: Env, token: str, turns: Callable[[], int]) -> None:
+    def __init__(
+        self, env: Env, token: str, turns: Callable[[], int], typed: tuple[str, str] = ("", "")
+    ) -> None:
         self.token = token
+        self._typed = typed
         self.view = MeetingView(step="working")
         self.task: asyncio.Task[None] | None = None
         self._env = env
@@ -81,8 +84,14 @@ class _Held:
             self.view = replace(self.view, step="working", turn=0, code=None, error=None, error_detail="")
 
     def failed(self, error: SalweenError) -> None:
+        broker, token = self._typed
         self.view = MeetingView(
-            step="failed", error=error.code, error_family=error.family, error_detail=error.detail
+            step="failed",
+            error=error.code,
+            error_family=error.family,
+            error_detail=error.detail,
+            broker=broker,
+            token=token,
         )
 
     def paired(self, peer: PeerView) -> None:
@@ -116,7 +125,9 @@ class MeetingDesk:
 
     async def begin(self, session: Session, pin: str, broker: str, token: str) -> None:
         """Show our code first. PolicyRefused ``pin_wrong``, ``pairing_under_way``, ``pairing_supervisor``."""
-        await self._start(session, pin, lambda channel: self._meetings.begin(broker, token, channel))
+        await self._start(
+            session, pin, lambda channel: self._meetings.begin(broker, token, channel), (broker, token)
+        )
 
     async def answer(self, session: Session, pin: str) -> None:
         """Read the other office's code first; refused as ``begin``."""
@@ -153,6 +164,7 @@ class MeetingDesk:
         session: Session,
         pin: str,
         ceremony: Callable[[Channel], Coroutine[Any, Any, PeerView]],
+        typed: tuple[str, str] = ("", ""),
     ) -> None:
         _check_supervisor(session)
         if self._is_under_way(session):
@@ -160,7 +172,7 @@ class MeetingDesk:
         await self._officers.confirm(session, pin)
         if self._is_under_way(session):
             return
-        held = _Held(self._env, session.token, lambda: next(self._turns))
+        held = _Held(self._env, session.token, lambda: next(self._turns), typed)
         self._held = held
         held.task = self._env.spawn(self._run(held, ceremony), name="meeting")
 

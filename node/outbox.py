@@ -75,6 +75,7 @@ from protocol.receivekeys import after_announced, announcement, announcement_due
 from protocol.release import ReleasedAlert
 from protocol.requests import Held, HeldAnswer, Op, OpRefused, Put, Refusal, Result, bytes_behind
 from protocol.sealing import Recipient, seal, sealed_bytes
+from protocol.stick import RECORD_HEAD_BYTES
 from runtime.env import Env
 from runtime.logs import get_logger
 from runtime.sqlite import Database, Snapshot, Transaction
@@ -119,12 +120,16 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Carried:
-    """What goes into one file, in its order; ``left`` items found no room."""
+    """What goes into one file, in its order.
+
+    ``left`` items no file had yet found no room, ``too_large`` ones never will on this way.
+    """
 
     hhs: tuple[bytes, ...]
     envelopes: tuple[bytes, ...] = field(repr=False)
     alerts: int
     left: int
+    too_large: int
 
 
 # Only what was never acknowledged can expire; the rest of the line is history.
@@ -890,35 +895,68 @@ class Outbox:
                 partial(self._control, peer_id=peer_id, now_ms=self._env.clock.now_ms(), at_once=True)
             )
 
-    def carried(self, tx: Transaction, peer: Peer, via: Via) -> Carried:
-        """Envelopes of everything this peer has not acknowledged, for one file: what no file had comes first.
+    def unacknowledged(self, tx: Snapshot, peer: Peer) -> tuple[list[bytes], int]:
+        """What a file for this peer would hold now: ids of alerts, and how many other messages."""
+        waiting = self._by_hand(tx, peer, "usb")
+        alerts = [alert_id for _, alert_id, _ in waiting if alert_id is not None]
+        return alerts, len(waiting) - len(alerts)
 
-        Sealed by themselves, for a broker holds the others: what it says of an envelope must stay about that
-        one. The same again in the next file until the peer announced another key, or one-time keys would be
-        used up by files nobody reads.
+    def _by_hand(self, tx: Snapshot, peer: Peer, via: Via) -> list[tuple[bytes, bytes | None, bool]]:
+        """What this peer has not acknowledged, in order of files: (hh, alert id, whether it may wait).
+
+        What a file had before may wait; for pictures, which hold little, also what is no alert and which a
+        broker holds.
         """
         out = peer.pair.outbound
-        waiting = tx.execute(
-            "SELECT d.hh, d.alert_id IS NOT NULL FROM delivery d"
-            " LEFT JOIN carried c ON c.hh = d.hh AND c.via = ? WHERE d.rowid IN"
+        return tx.execute(
+            "SELECT d.hh, d.alert_id,"
+            " c.out_ms IS NOT NULL OR (? AND d.phase = 'held' AND d.alert_id IS NULL) AS may_wait"
+            " FROM delivery d LEFT JOIN carried c ON c.hh = d.hh AND c.via = ? WHERE d.rowid IN"
             " (SELECT rowid FROM delivery WHERE peer = ? AND instance = ? AND pair_seq > ?"
             " AND phase <> 'acknowledged' UNION SELECT rowid FROM delivery INDEXED BY delivery_unsettled"
             " WHERE peer = ? AND phase IN ('kept', 'held', 'address_lost'))"
-            " AND d.message IS NOT NULL ORDER BY c.out_ms IS NOT NULL, d.urgent DESC, d.rowid",
-            (via, peer.office_id, out.instance, out.acknowledged_to, peer.office_id),
+            " AND d.message IS NOT NULL ORDER BY may_wait, c.out_ms IS NOT NULL, d.urgent DESC, d.rowid",
+            (via == "qr", via, peer.office_id, out.instance, out.acknowledged_to, peer.office_id),
         )
+
+    def carried(self, tx: Transaction, peer: Peer, via: Via, room_bytes: int | None = None) -> Carried:
+        """Envelopes of everything this peer has not acknowledged, for one file: what no file had comes first.
+
+        ``room_bytes`` bounds the records together, and then what may wait goes in only by itself: a picture
+        more is a moment more in front of a camera. Sealed by themselves, for a broker holds others:
+        what it says of one must stay about that one. The same again in the next file until the peer
+        announced another key, or one-time keys would be used up by files nobody reads.
+        """
         chosen: list[tuple[bytes, bytes]] = []
-        alerts = 0
-        for hh, is_alert in waiting[: limits.STICK_ENVELOPES_MAX]:
-            envelope = self._copy_for(tx, peer, hh, via)
-            chosen.append((hh, envelope))
-            alerts += is_alert
+        alerts = left = too_large = 0
+        room, is_news = room_bytes, False
+        for hh, alert_id, may_wait in self._by_hand(tx, peer, via):
+            if room is not None and may_wait and is_news:
+                break
+            # Measured before it is sealed: a seal that leaves in no file would be an entry for nothing.
+            size = 0 if room_bytes is None else self._size_by_hand(tx, hh)
+            if room_bytes is not None and size > room_bytes:
+                too_large += 1
+            elif len(chosen) == limits.STICK_ENVELOPES_MAX or (room is not None and size > room):
+                left += not may_wait
+            else:
+                chosen.append((hh, self._copy_for(tx, peer, hh, via)))
+                alerts += alert_id is not None
+                is_news = is_news or not may_wait
+                room = None if room is None else room - size
         return Carried(
             hhs=tuple(hh for hh, _ in chosen),
             envelopes=tuple(envelope for _, envelope in chosen),
             alerts=alerts,
-            left=len(waiting) - len(chosen),
+            left=left,
+            too_large=too_large,
         )
+
+    def _size_by_hand(self, tx: Snapshot, hh: bytes) -> int:
+        message, state = tx.execute("SELECT message, state FROM delivery WHERE hh = ?", (hh,))[0]
+        signed = SignedMessage.from_bytes(message)
+        is_bare = DeliveryState.decode(state).bodyless
+        return RECORD_HEAD_BYTES + sealed_bytes(signed.without_body() if is_bare else signed)
 
     def _copy_for(self, tx: Transaction, peer: Peer, hh: bytes, via: Via) -> bytes:
         row = self._load(tx, hh)

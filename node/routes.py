@@ -20,7 +20,7 @@ from keys.errors import MalformedInput, PolicyRefused, Unavailable
 from keys.secret import SecretBytes
 from node.addresses import keep_card
 from node.broker_link import BrokerClient, Line
-from node.views import RouteView
+from node.views import RouteView, WayView
 from protocol import limits
 from protocol.requests import Forward, Forwarded, OpRefused
 from runtime.env import Env
@@ -134,6 +134,17 @@ class Routes:
             for address, route in sorted(self._routes.items())
         ]
 
+    def way(self, to: str, ours: str) -> WayView:
+        """Which way mail goes to a mailbox at ``to``; our own for the same partner is at ``ours``."""
+        address, route = parse_broker_address_untrusted(to), self._routes.get(to)
+        broker = _host(address)
+        if route is not None and route.through is not None:
+            return WayView(kind="forwarded", broker=broker, through=_host(route.through), name=route.name)
+        if to == ours:
+            return WayView(kind="own", broker=broker)
+        is_straight = route is not None or self._may_go_straight(address)
+        return WayView(kind="straight" if is_straight else "none", broker=broker)
+
     async def add(self, to: str, through: str, name: str, token: SecretBytes) -> None:
         """Reach ``to`` through another broker from now on, if that works now.
 
@@ -200,6 +211,11 @@ class Routes:
     def _may_go_straight(self, address: BrokerAddress) -> bool:
         forwarders = {r.through for r in self._routes.values() if r.through is not None}
         return not forwarders or address in forwarders or str(address) in self._at_home
+
+
+def _host(address: BrokerAddress) -> str:
+    """host:port, as people name a broker."""
+    return str(address).removeprefix("salween://").partition("#")[0]
 
 
 def _read_all(

@@ -24,8 +24,9 @@ from node.outbox import Outbox
 from node.peers import check_talks, load_peer, load_peers, save_peer
 from node.receive_keys import ReceiveKeyRing
 from node.reset_keys import ResetKeyRing
-from node.views import Session, StickOut, StickReport
+from node.views import Session, StickOut, StickReport, StickWaiting
 from protocol.envelope import envelope_hash, parse_envelope_untrusted
+from protocol.frames import ROOM_BYTES
 from protocol.receivekeys import KeyStatus, status_of
 from protocol.stick import FILE_BYTES_MAX, StickReader, closing_hash, encode_stick
 from runtime.env import Env
@@ -78,14 +79,30 @@ class Sticks:
         self._changed = changed
         self._one_at_a_time = asyncio.Lock()
 
+    async def waiting(self, peer_id: bytes) -> StickWaiting:
+        """What a file for this partner would hold now. PolicyRefused ``peer_unknown``."""
+
+        def look(tx: Snapshot) -> StickWaiting:
+            peer = load_peer(tx, peer_id)
+            alerts, others = self._outbox.unacknowledged(tx, peer)
+            return StickWaiting(
+                peer_id=peer_id.hex(),
+                peer_name=peer.name,
+                alerts=tuple(alert_id.hex() for alert_id in alerts),
+                others=others,
+            )
+
+        return await self._db.read(look)
+
     # --- out ------------------------------------------------------------------------------------------------
 
     async def pack(self, session: Session, peer_id: bytes, via: Via = "usb") -> Packed:
         """A file with everything this partner has not acknowledged, and what is owed to it.
 
-        PolicyRefused ``role_may_not``, ``stick_nothing``, and as check_talks.
+        ``via`` qr: as much as pictures hold. PolicyRefused ``role_may_not``, ``stick_nothing``,
+        ``frames_too_large``, and as check_talks.
         """
-        _check_role(session)
+        check_may_carry(session)
         async with self._one_at_a_time:
             await self._db.read(lambda tx: check_talks(load_peer(tx, peer_id)))
             await self._outbox.say_what_is_owed(peer_id)
@@ -94,8 +111,12 @@ class Sticks:
     def _pack(self, tx: Transaction, session: Session, peer_id: bytes, via: Via) -> Packed:
         peer = load_peer(tx, peer_id)
         check_talks(peer)
-        carried = self._outbox.carried(tx, peer, via)
+        carried = self._outbox.carried(tx, peer, via, ROOM_BYTES if via == "qr" else None)
         save_peer(tx, peer)
+        if not carried.envelopes and carried.too_large:
+            raise PolicyRefused(
+                "frames_too_large", f"What waits for {peer.name} is too large for pictures. Take a stick."
+            )
         if not carried.envelopes:
             raise PolicyRefused(
                 "stick_nothing", f"Nothing waits for {peer.name}: it has acknowledged everything."
@@ -116,6 +137,7 @@ class Sticks:
             envelopes=len(carried.envelopes),
             alerts=carried.alerts,
             left=carried.left,
+            too_large=carried.too_large,
             size_bytes=len(data),
             digest=digest.hex(),
         )
@@ -131,7 +153,7 @@ class Sticks:
         PolicyRefused also ``stick_exists``, ``stick_in_node``, ``stick_unwritable``; Unavailable
         ``stick_full``.
         """
-        _check_role(session)
+        check_may_carry(session)
         await self._env.run_blocking(self._check_place, path, force)
         packed = await self.pack(session, peer_id)
         try:
@@ -171,7 +193,7 @@ class Sticks:
         PolicyRefused ``role_may_not``, ``file_missing``; MalformedInput ``not_a_file``, ``stick_foreign``,
         ``stick_version``, ``stick_count``.
         """
-        _check_role(session)
+        check_may_carry(session)
         files = self._env.files
         if not await self._env.run_blocking(files.exists, path):
             raise PolicyRefused("file_missing", f"There is no file {path}.")
@@ -188,7 +210,7 @@ class Sticks:
 
     async def take(self, session: Session, pieces: AsyncIterator[bytes], via: Via = "usb") -> StickReport:
         """Take in what these pieces of a file bring, while they come; refused as ``take_file``."""
-        _check_role(session)
+        check_may_carry(session)
         reader = StickReader()
         counts: Counter[str] = Counter()
         broken_off = False
@@ -223,7 +245,7 @@ class Sticks:
             held=counts["held"],
             missing=end.missing,
             is_whole=end.is_whole,
-            broken_off=broken_off,
+            broken_off=broken_off and not end.is_whole,
         )
         await self._db.transact(lambda tx: self._log_in(tx, session, report, end.digest, via))
         self._changed()
@@ -302,7 +324,8 @@ def _arrival(mailbox: Mailbox, envelope: bytes, via: Via) -> Arrival:
     return Arrival(mailbox=mailbox, envelope_hash=envelope_hash(envelope), envelope=envelope, via=via)
 
 
-def _check_role(session: Session) -> None:
+def check_may_carry(session: Session) -> None:
+    """PolicyRefused ``role_may_not``: officers carry as well; at night there is one person."""
     if session.role not in ("officer", "supervisor"):
         raise PolicyRefused("role_may_not", "Auditors and operators read; they carry no messages.")
 

@@ -96,6 +96,18 @@ class WitnessView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WayView:
+    """Which way mail for a partner goes: to our own broker, where it reads; straight to its own; handed
+    on by ours ``through``, where that broker has ``name``; or none leads there. Brokers as host:port.
+    """
+
+    kind: Literal["own", "straight", "forwarded", "none"]
+    broker: str
+    through: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PeerView:
     """A paired office. ``state``: half, active, suspended, retired.
 
@@ -103,6 +115,7 @@ class PeerView:
     what expired before it reached us. ``no_proof_since_ms``: set when two heartbeats are overdue.
     ``unknown_keys_since_ms``: set when nothing but what we have no key for arrived since.
     ``late_keys_since_ms``: the same of keys that we gave up. ``key_version``: the newest known of it.
+    ``way``: None while it has no address.
     """
 
     office_id: str
@@ -128,6 +141,8 @@ class PeerView:
     key_version: int = 0
     beginnings: tuple[Beginning, ...] = ()
     witness: WitnessView | None = None
+    way: WayView | None = None
+    by_hand: int = 0  # messages that are in a file as well, and not acknowledged yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -461,9 +476,9 @@ class StatusView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StickOut:
-    """A file of envelopes for a partner: alerts, answers and keys. ``left`` items found no room in it.
+    """A file of envelopes for a partner: alerts, answers and keys. ``left`` new items found no room in it.
 
-    ``digest`` is the hash at its end; both offices' logs hold it.
+    ``too_large`` ones fit no file of this kind. ``digest`` is the hash at its end, in both offices' logs.
     """
 
     peer_id: str
@@ -471,8 +486,40 @@ class StickOut:
     envelopes: int
     alerts: int
     left: int
+    too_large: int
     size_bytes: int
     digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StickWaiting:
+    """What a file for a partner would hold now: ids of ``alerts``, and how many ``others``."""
+
+    peer_id: str
+    peer_name: str
+    alerts: tuple[str, ...]
+    others: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StickFile:
+    """A file to be handed to the browser, under a name that says nothing."""
+
+    name: str
+    data: bytes = field(repr=False)
+    out: StickOut
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownFrames:
+    """A file of envelopes on the screen of one session, as ``pictures`` that take turns.
+
+    ``side_px``: of one picture, with its border, a module each pixel.
+    """
+
+    out: StickOut
+    pictures: int
+    side_px: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -524,3 +571,5 @@ class MeetingView:
     error: str | None = None  # why the last code was not taken, or why it failed
     error_family: str = ""
     error_detail: str = ""
+    broker: str = ""  # what was typed for a pairing that failed, to be corrected
+    token: str = field(default="", repr=False)

@@ -20,7 +20,7 @@ docs/spec/broker.md, docs/spec/attachments.md, docs/spec/stick.md. Files in read
 - ``rotation``: our own mailboxes of one pair: made, announced, proven, given up
 - ``message``: header, leaf and body: what an office signs
 - ``sealing``: a signed message becomes an envelope, and the one function that opens one
-- ``stick``: envelopes in a file that is carried by hand
+- ``stick``, ``frames``: envelopes in a file that is carried by hand, and a small one as pictures
 - ``evidence``: proof that an office signed what cannot both be true
 - ``requests``, ``mailbox``: what a node asks of a broker, and the broker's own rules
 - ``custody``, ``tokens``: the broker's signed word that it holds an item; the operator's permission

@@ -229,6 +229,10 @@ WITNESS_LATE_MS: Final = 15 * MINUTE_MS
 UNWITNESSED_MS: Final = 24 * HOUR_MS
 # --- carried by hand (docs/spec/stick.md): as many as a mailbox holds; a file is read and written whole ---
 STICK_ENVELOPES_MAX: Final = MAILBOX_ITEMS_MAX
+# --- as pictures: each a QR code of version 15, medium correction; 42 hold two of the smallest envelopes ---
+FRAME_BYTES_MAX: Final = 412
+FRAMES_MAX: Final = 42
+FRAME_SHOWN_MS: Final = 250
 RENDEZVOUS_ITEMS_MAX: Final = 8
 RENDEZVOUS_BYTES_MAX: Final = RENDEZVOUS_ITEMS_MAX * ENVELOPE_BYTES_MAX
 

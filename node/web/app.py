@@ -15,12 +15,13 @@ from aiohttp.typedefs import Middleware
 
 from keys.errors import BrokenInvariant, MalformedInput, PolicyRefused, SalweenError
 from node.views import Session
-from node.web import answering, pages, pairing_pages, photo_pages, receipt_pages
+from node.web import answering, carry_pages, pages, pairing_pages, photo_pages, receipt_pages
 from node.web.desk_api import DeskApi
 from node.web.events import Streams
 from node.web.forms import Form, parse_form_untrusted, parse_json_untrusted
 from node.web.guard import (
     BODY_BYTES_MAX,
+    STICK_FORM,
     Refusal,
     add_security_headers,
     check_csrf,
@@ -49,6 +50,8 @@ _log = get_logger("web")
 _STATIC: Final = {
     "salween.css": "text/css",
     "salween.js": "text/javascript",
+    "camera.js": "text/javascript",
+    "carry.js": "text/javascript",
     "pair.js": "text/javascript",
     "vendor/jsQR.js": "text/javascript",
     "icon.svg": "image/svg+xml",
@@ -86,6 +89,16 @@ _CLOSED: Final[tuple[tuple[str, str, Closed], ...]] = (
     ("GET", "/pair/wait", pairing_pages.show),
     ("GET", "/pair/code.svg", pairing_pages.picture),
     ("POST", "/pair/{verb:begin|answer|reply|end}", pairing_pages.act),
+    ("GET", "/carry", carry_pages.choose),
+    ("GET", f"/carry/to/{{office_id:{_ID}}}", carry_pages.show_waiting),
+    ("POST", f"/carry/to/{{office_id:{_ID}}}/file", carry_pages.write),
+    ("POST", f"/carry/to/{{office_id:{_ID}}}/show", carry_pages.begin),
+    ("GET", "/carry/show", carry_pages.show),
+    ("GET", "/carry/pictures.png", carry_pages.pictures),
+    ("POST", "/carry/show/{verb:next|end}", carry_pages.act),
+    ("POST", STICK_FORM, carry_pages.take),
+    ("GET", "/carry/read", carry_pages.read),
+    ("POST", "/carry/read", carry_pages.take_frames),
     ("GET", "/audit", pages.audit),
     ("POST", "/audit/verify", pages.verify),
     ("GET", "/status", pages.status),
@@ -260,6 +273,8 @@ async def _with_form(visit: Visit) -> Visit:
     request = visit.request
     if request.method != "POST":
         return visit
+    if has_files(request) and request.path == STICK_FORM:
+        return visit  # a file may be large: its handler takes it in while it comes, and checks the same
     if has_files(request):
         return visit.with_form(await photo_pages.read_multipart_untrusted(visit))
     body = await read_body_untrusted(request, visit.site.env)

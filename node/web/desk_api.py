@@ -22,7 +22,11 @@ from node.views import (
     PendingView,
     ReceiptView,
     Session,
+    ShownFrames,
     StatusView,
+    StickFile,
+    StickReport,
+    StickWaiting,
     Submitted,
     VerifyView,
 )
@@ -74,6 +78,49 @@ class MeetingApi(Protocol):
         ...
 
 
+class CarryApi(Protocol):
+    """What is carried by hand; every call refuses who is neither officer nor supervisor."""
+
+    async def waiting(self, session: Session, peer: str) -> StickWaiting:
+        """What a file for this partner would hold now. PolicyRefused ``peer_unknown``."""
+        ...
+
+    def write(self, session: Session, pin: str, peer: str) -> AbstractAsyncContextManager[StickFile]:
+        """A file to hand to the browser; it counts as carried when the block ends well.
+
+        PolicyRefused as ``login``, ``pin_missing``, ``stick_nothing``, and if nothing may leave for it.
+        """
+        ...
+
+    async def take(self, session: Session, pieces: AsyncIterator[bytes]) -> StickReport:
+        """Take in a file while it comes. MalformedInput ``stick_...``; an OSError of ``pieces`` ends it."""
+        ...
+
+    async def show(self, session: Session, pin: str, peer: str) -> None:
+        """Begin to show a file as pictures; refused as ``write``, and ``frames_too_large``."""
+        ...
+
+    async def look(self, session: Session) -> ShownFrames | None:
+        """What this session shows."""
+        ...
+
+    async def film(self, session: Session) -> bytes:
+        """The pictures as one that moves, APNG. PolicyRefused ``showing_gone``."""
+        ...
+
+    async def was_read(self, session: Session, digest: str) -> ShownFrames | None:
+        """The other office has read it; what is shown next. PolicyRefused ``showing_gone``."""
+        ...
+
+    async def put_away(self, session: Session) -> None:
+        """Show nothing any more; what was shown does not count as carried."""
+        ...
+
+    async def take_frames(self, session: Session, frames: Sequence[bytes]) -> StickReport:
+        """Take in what a camera read. MalformedInput ``frame_...``, ``frames_...``, ``stick_...``."""
+        ...
+
+
 class DeskApi(Protocol):
     """The desk of one office. Every call may raise the five families of keys/errors.py."""
 
@@ -90,6 +137,11 @@ class DeskApi(Protocol):
     @property
     def meeting(self) -> MeetingApi:
         """Pairing in person."""
+        ...
+
+    @property
+    def carrying(self) -> CarryApi:
+        """Sticks and pictures."""
         ...
 
     async def login(self, officer: int, pin: str) -> Session:

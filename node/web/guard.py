@@ -20,11 +20,18 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from keys.errors import MalformedInput, PolicyRefused
 from keys.primitives import constant_time_equal
 from protocol.limits import PHOTO_BYTES_MAX, PHOTOS_PER_ALERT_MAX
+from protocol.stick import FILE_BYTES_MAX as STICK_FILE_BYTES_MAX
 from runtime.env import Env
 
 BODY_BYTES_MAX: Final = 64 * 1024  # one alert typed by hand
-PHOTO_FORM: Final = "/new"  # the one form that may bring files
+PHOTO_FORM: Final = "/new"
 PHOTO_FORM_BYTES_MAX: Final = BODY_BYTES_MAX + PHOTOS_PER_ALERT_MAX * (PHOTO_BYTES_MAX + 4096)
+STICK_FORM: Final = "/carry/file"
+# Forms that may bring files, and how many bytes of them.
+FILE_FORMS: Final[Mapping[str, int]] = {
+    PHOTO_FORM: PHOTO_FORM_BYTES_MAX,
+    STICK_FORM: BODY_BYTES_MAX + STICK_FILE_BYTES_MAX,
+}
 PHOTO_FORM_SECONDS_MAX: Final = 240.0  # four photos, each made anew in half a minute
 TARGET_BYTES_MAX: Final = 2048
 BODY_SECONDS_MAX: Final = 10.0  # loopback: whoever needs longer for 64 KiB is holding a connection on purpose
@@ -42,7 +49,7 @@ _MULTIPART: Final = re.compile(r"multipart/form-data; ?boundary=[A-Za-z0-9'()+_,
 _CONTENT_TYPE: Final = re.compile(r'([a-z]+/[a-z-]+)(?:; ?charset="?utf-8"?)?', re.IGNORECASE)
 
 _NO_SENSORS: Final = "microphone=(), geolocation=(), usb=(), payment=(), clipboard-read=()"
-CAMERA_POLICY: Final = f"camera=(self), {_NO_SENSORS}"  # of the one page that reads a code
+CAMERA_POLICY: Final = f"camera=(self), {_NO_SENSORS}"  # of pages that read codes
 SECURITY_HEADERS: Final[Mapping[str, str]] = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
@@ -121,14 +128,14 @@ def _judge_sender(
 def _judge_body(path: str, headers: CIMultiDictProxy[str] | CIMultiDict[str]) -> Refusal | None:
     types = headers.getall("Content-Type", [])
     found = _CONTENT_TYPE.fullmatch(types[0]) if len(types) == 1 else None
-    has_files = path == PHOTO_FORM and len(types) == 1 and _MULTIPART.fullmatch(types[0]) is not None
+    has_files = path in FILE_FORMS and len(types) == 1 and _MULTIPART.fullmatch(types[0]) is not None
     is_text = found is not None and found[1].lower() in (FORM, JSON)
     if not (is_text or has_files) or "Content-Encoding" in headers:
         return Refusal(status=415, code="content_type_refused")
     length = headers.get("Content-Length", "0")
     if not (length.isascii() and length.isdigit() and len(length) <= 12):
         return Refusal(status=400, code="address_malformed")
-    if int(length) > (PHOTO_FORM_BYTES_MAX if has_files else BODY_BYTES_MAX):
+    if int(length) > (FILE_FORMS[path] if has_files else BODY_BYTES_MAX):
         return Refusal(status=413, code="body_too_large")
     return None
 

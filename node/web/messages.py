@@ -236,6 +236,37 @@ MESSAGES: Final[Mapping[str, str]] = {
         "Another machine answers in the place of the broker. Do not go on; ask its operator."
     ),
     "mailbox_refused": N_("The broker made no mailbox for this pairing. Ask its operator."),
+    # --- carried by hand ---
+    "stick_nothing": N_("Nothing waits for this partner: it has signed for everything."),
+    "stick_foreign": N_(
+        "This is no file of messages, or only its first bytes. Choose a file whose name ends in .slwx, or ask"
+        " the other office for a new one."
+    ),
+    "stick_version": N_(
+        "This was made by a newer program than ours. Tell the person who looks after this computer."
+    ),
+    "stick_count": N_("This file is damaged or was tampered with; nothing was taken in. Ask for a new one."),
+    "file_not_chosen": N_("No file was chosen. Put the stick in, choose the file on it, and try again."),
+    "frames_too_large": N_(
+        "What waits for this partner is too large to be shown as pictures. Carry it on a stick."
+    ),
+    "frame_foreign": N_(
+        "The camera sees a code that is no message. Hold it at the picture of the other office."
+    ),
+    "frame_version": N_(
+        "This was made by a newer program than ours. Tell the person who looks after this computer."
+    ),
+    "frames_mixed": N_(
+        "Some pictures are missing, or belong to another message. Read again, from one screen alone."
+    ),
+    "frames_missing": N_(
+        "Some pictures are missing, or belong to another message. Read again, from one screen alone."
+    ),
+    "frames_altered": N_(
+        "The pictures do not fit together: one was altered. Nothing was taken in. Read again; if it comes"
+        " again, use a stick."
+    ),
+    "showing_gone": N_("Nothing is shown any more: the screen was locked, or it was ended. Begin again."),
     # --- the link and deliveries ---
     "not_paired": N_("This office is not paired with any other yet, so nothing can be sent or received."),
     "broker_dns": N_("The name of the broker cannot be found. Check the network cable and the address."),
@@ -341,6 +372,9 @@ _STATUS_OF_CODE: Final[Mapping[str, int]] = {
     "form_in_progress": 409,
     "meeting_gone": 409,
     "pairing_under_way": 409,
+    "showing_gone": 409,
+    "stick_nothing": 409,
+    "frames_too_large": 409,
     "draft_gone": 409,
     "answer_again": 409,
     "answer_after_outcome": 409,

@@ -6,6 +6,7 @@ an office of this system, is called by its number alone, and is never shown as a
 """
 
 import contextlib
+from collections.abc import Iterator
 from typing import Final
 
 from aiohttp import BodyPartReader, web
@@ -19,6 +20,8 @@ from protocol.limits import PHOTO_BYTES_MAX, PHOTOS_PER_ALERT_MAX
 
 PHOTOS: Final = "photos"  # names of staged photos, hidden fields of a form
 FILE: Final = "photo"  # files just chosen
+# What reading a body raises when its sender goes away or wrote nonsense; UnicodeError is a ValueError.
+BODY_FAULTS: Final = (web.RequestPayloadError, ConnectionError, ValueError)
 FAULT: Final = "photo_fault"  # set here, never read from a form
 
 
@@ -31,7 +34,7 @@ async def read_multipart_untrusted(visit: Visit) -> Form:
     """
     form: dict[str, tuple[str, ...]] = {}
     text_bytes = 0
-    try:
+    with body_faults():
         async with visit.site.env.timeout(PHOTO_FORM_SECONDS_MAX):
             reader = await visit.request.multipart()
             async for part in reader:
@@ -43,16 +46,23 @@ async def read_multipart_untrusted(visit: Visit) -> Form:
                     check_csrf(form.get("csrf", ("",))[0], visit.session.csrf)
                     await _take(visit, visit.session, part, form)
                     continue
-                data = await _read_counted(part, BODY_BYTES_MAX - text_bytes, "body_too_large")
+                data = await read_counted(part, BODY_BYTES_MAX - text_bytes, "body_too_large")
                 text_bytes += len(data)
                 if not is_field_name(part.name) or part.name == FAULT or len(form) >= FIELDS_MAX:
                     raise MalformedInput("body_malformed")
                 form[part.name] = (*form.get(part.name, ()), data.decode("utf-8"))
+    return form
+
+
+@contextlib.contextmanager
+def body_faults() -> Iterator[None]:
+    """Whatever is wrong with a body is MalformedInput in here: ``body_too_slow``, ``body_malformed``."""
+    try:
+        yield
     except TimeoutError:
         raise MalformedInput("body_too_slow") from None
-    except (web.RequestPayloadError, ConnectionError, ValueError):  # UnicodeError is one
+    except BODY_FAULTS:
         raise MalformedInput("body_malformed") from None
-    return form
 
 
 async def _take(
@@ -62,7 +72,7 @@ async def _take(
     staged = form.get(PHOTOS, ())
     try:
         async with visit.site.uploads:
-            picture = await _read_counted(part, PHOTO_BYTES_MAX, "photo_too_large")
+            picture = await read_counted(part, PHOTO_BYTES_MAX, "photo_too_large")
             if not picture:
                 return
             if len(staged) >= PHOTOS_PER_ALERT_MAX:
@@ -73,7 +83,8 @@ async def _take(
         await part.release()
 
 
-async def _read_counted(part: BodyPartReader, bytes_max: int, code: str) -> bytes:
+async def read_counted(part: BodyPartReader, bytes_max: int, code: str) -> bytes:
+    """A whole part of a form. MalformedInput ``code``, or PolicyRefused ``photo_too_large``."""
     data = bytearray()
     while chunk := await part.read_chunk(64 * 1024):
         data += chunk

@@ -180,6 +180,7 @@ class Visit:
             ("/new", "new", N_("New alert"), 0, writes),
             ("/pending", "release", N_("To release"), status.awaiting_release, writes),
             ("/outbox", "outbox", N_("Outbox"), status.outbox_waiting, True),
+            ("/carry", "carry", N_("By hand"), 0, writes),
             ("/partners", "partners", N_("Partners"), 0, True),
             ("/audit", "audit", N_("Log"), 0, True),
             ("/status", "status", N_("Status"), 0, True),

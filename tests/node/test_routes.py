@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from protocol import limits
 from protocol.requests import Forward, Op, Put, Request, put_capability_hash
 from protocol.tokens import FORWARDING_PREFIX, parse_token_untrusted
 from tests.node.offices import an_alert, count, node_of, read, shown
-from tests.simulation.daemons import BrokerHost, OfficeHost, pair
+from tests.simulation.daemons import BROKER_PORT, BrokerHost, OfficeHost, pair
 from tests.simulation.network import VirtualTransport
 from tests.simulation.world import World
 
@@ -209,6 +209,19 @@ def test_words_for_what_cannot_be_a_route(tmp_path: Path) -> None:
             await region.here.host.run(lambda env: routes.allow(third.address))
             await pair(third, region.here, region.there)
             assert token
+
+            # What the partners' page says of each.
+            ways = [routes.way(to, east) for to in (east, west, third.address)]
+            assert [(way.kind, way.through, way.name) for way in ways] == [
+                ("own", None, None),
+                ("forwarded", f"east:{BROKER_PORT}", "west"),
+                ("straight", None, None),
+            ]
+            assert ways[1].broker == f"west:{BROKER_PORT}"
+            (peer,) = await region.here.peers()
+            assert (peer.way, peer.by_hand) == (replace(ways[2], kind="own"), 0)
+            elsewhere = third.address.replace(f":{BROKER_PORT}", ":1")
+            assert routes.way(elsewhere, east).kind == "none"
 
             await region.here.host.run(lambda env: routes.remove(west))
             with pytest.raises(PolicyRefused, match="no such route"):

@@ -1,6 +1,7 @@
 """Envelopes carried by hand: the same ones, with the same entries and receipts, and no broker."""
 
 import asyncio
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,9 +12,11 @@ import pytest
 
 from keys.errors import MalformedInput, PolicyRefused, SalweenError, Unavailable
 from node.sticks import PIECE_BYTES
-from node.views import Role
+from node.views import Role, ShownFrames, StickReport
+from protocol.alert import Alert, FreeText
+from protocol.frames import encode_frames
 from protocol.stick import HEAD_BYTES, RECORD_HEAD_BYTES, StickReader, encode_stick
-from runtime.env import AnyPath
+from runtime.env import AnyPath, Env
 from runtime.exits import DiskFailed
 from tests.node.offices import Offices, an_alert, count, entries, node_of, play, read, settled, shown, write
 from tests.simulation.daemons import PIN, OfficeHost
@@ -80,7 +83,7 @@ def test_an_alert_and_its_receipt_travel_by_hand_alone(tmp_path: Path) -> None:
 
 
 def test_what_went_by_hand_goes_by_the_broker_too_and_is_shown_once(tmp_path: Path) -> None:
-    """The link returns: what is on a stick is sent all the same; whichever comes second changes nothing."""
+    """B89 of a stick: what is on an old one was sent all the same; whichever comes second changes nothing."""
 
     async def script(offices: Offices) -> None:
         await settled(offices)
@@ -197,6 +200,144 @@ def test_what_comes_by_hand_proves_no_mailbox(tmp_path: Path) -> None:
     play(tmp_path, script)
 
 
+# --- pictures -----------------------------------------------------------------------------------------------
+
+
+def a_long_alert() -> Alert:
+    """Too long for the pictures' room."""
+    text = "လမ်း" * 2000
+    return an_alert("KA-LONG").model_copy(update={"text": FreeText(language="my", text=text)})
+
+
+async def film_of(office: OfficeHost, receiver: str) -> tuple[list[bytes], ShownFrames]:
+    """Press the button that shows pictures: their frames, and what the page says of them."""
+    node = node_of(office)
+    await office.log_in()
+    session = office.session
+    assert session is not None
+    peer = await node.desk.find_peer(f"{receiver} BLO")
+
+    async def show(env: Env) -> tuple[list[bytes], ShownFrames]:
+        carrying = node.desk.carrying
+        await carrying.show(session, PIN, peer)
+        view = await carrying.look(session)
+        assert view is not None
+        assert (await carrying.film(session)).startswith(b"\x89PNG")
+        shown = carrying._shown
+        assert shown is not None
+        return encode_frames(shown.packed.data), view
+
+    return await office.host.run(show)
+
+
+async def was_read(office: OfficeHost, digest: str) -> ShownFrames | None:
+    """Press the button that says so, in the session that shows it."""
+    node = node_of(office)
+    shown = node.desk.carrying._shown
+    assert shown is not None
+    session = await office.host.run(lambda env: node.desk.session(shown.token))
+    return await office.host.run(lambda env: node.desk.carrying.was_read(session, digest))
+
+
+async def hold_camera(office: OfficeHost, frames: list[bytes]) -> StickReport:
+    """What the other office's page does with what its camera read."""
+    node = node_of(office)
+    await office.log_in()
+    session = office.session
+    assert session is not None
+    return await office.host.run(lambda env: node.desk.carrying.take_frames(session, frames))
+
+
+def test_an_alert_and_its_receipt_cross_from_screen_to_screen(tmp_path: Path) -> None:
+    """No broker, no stick: the same receipts and entries, ``via`` qr; carried only when it was read there."""
+
+    async def script(offices: Offices) -> None:
+        await settled(offices)
+        here, there = offices.here, offices.there
+        offices.broker.host.kill()
+        await send(here, "KA-1")
+        frames, view = await film_of(here, "Tengchong")
+        assert await count(here, "ladder", "step = 'on_stick'") == 0
+        (out,) = await entries(here, "stick.out")
+        assert (out.fields["via"], out.fields["n"]) == ("qr", view.out.envelopes)
+        with pytest.raises(MalformedInput, match="frames_missing"):
+            await hold_camera(there, frames[1:])
+        assert await shown(there) == 0
+        report = await hold_camera(there, frames[::-1])
+        assert (report.new >= 1, report.new + report.seen, report.is_whole) == (
+            True,
+            view.out.envelopes,
+            True,
+        )
+        assert await shown(there) == 1
+        (taken,) = await entries(there, "stick.in")
+        assert (taken.fields["via"], taken.fields["digest"]) == ("qr", out.fields["digest"])
+        assert [e.fields["via"] for e in await entries(there, "msg.recv")][-1] == "qr"
+        assert "qr" in [e.fields["via"] for e in await entries(here, "msg.seal")]
+        await was_read(here, view.out.digest)
+        assert await ladder(here) == ["kept", "on_stick"]
+        (peer,) = await here.peers()
+        assert peer.by_hand >= 1
+        back, _ = await film_of(there, "Myitkyina")
+        assert (await hold_camera(here, back)).new >= 1
+        assert await ladder(here) == ["kept", "on_stick", "delivered"]
+        assert (await hold_camera(there, frames)).is_outdated
+
+    play(tmp_path, script)
+
+
+def test_what_does_not_fit_is_shown_next_and_what_never_fits_is_told(tmp_path: Path) -> None:
+    """A few at a time, each once; a long alert is named as too large and goes by stick; none is lost."""
+
+    async def script(offices: Offices) -> None:
+        await settled(offices)
+        here, there = offices.here, offices.there
+        offices.broker.host.kill()
+        for number in range(3):
+            await send(here, f"KA-{number}")
+        await here.send(a_long_alert(), "Tengchong")
+        _, view = await film_of(here, "Tengchong")
+        assert (view.out.too_large, view.out.left > 0) == (1, True)
+        digests, came = set(), 0
+        more: ShownFrames | None = view
+        while more is not None:
+            digests.add(more.out.digest)
+            carrying = node_of(here).desk.carrying
+            assert carrying._shown is not None
+            came += (await hold_camera(there, encode_frames(carrying._shown.packed.data))).new
+            assert more.out.too_large == 1
+            left, more = more.out.left, await was_read(here, more.out.digest)
+            assert (more is None) == (left == 0)
+        assert (len(digests) >= 2, came >= 3) == (True, True)
+        assert await shown(there) == 3
+        assert (await carry(here, there))["new"] >= 1
+        assert await shown(there) == 4
+
+    play(tmp_path, script)
+
+
+def test_what_is_only_too_large_for_pictures_says_so(tmp_path: Path) -> None:
+    """Nothing is sealed for them and nothing is logged: no file was made. A stick takes it."""
+
+    async def script(offices: Offices) -> None:
+        await settled(offices)
+        here = offices.here
+        offices.broker.host.kill()
+        await here.send(a_long_alert(), "Tengchong")
+        # What is owed besides would go first.
+        await write(
+            here, lambda tx: tx.execute("UPDATE delivery SET phase = 'acknowledged' WHERE service = 1")
+        )
+        sealed = await count(here, "carried")
+        with pytest.raises(PolicyRefused, match="frames_too_large"):
+            await film_of(here, "Tengchong")
+        assert await count(here, "carried") == sealed == 0
+        assert await entries(here, "stick.out") == []
+        assert await here.export_stick("Tengchong")
+
+    play(tmp_path, script)
+
+
 # --- who may, and to whom -----------------------------------------------------------------------------------
 
 
@@ -263,7 +404,7 @@ async def _a_stick(offices: Offices) -> bytes:
 
 
 def test_a_stick_of_somebody_else_is_told_and_leaves_nothing(tmp_path: Path) -> None:
-    """The wrong office, here the one that wrote it, opens nothing, keeps nothing and answers nothing."""
+    """B91 of a stick: the wrong office, here its own, opens nothing, keeps nothing and answers nothing."""
 
     async def script(offices: Offices) -> None:
         stick = await _a_stick(offices)
@@ -288,14 +429,14 @@ def test_a_file_cut_anywhere_gives_every_whole_envelope_and_tells_what_is_missin
     async def script(offices: Offices) -> None:
         stick = await _a_stick(offices)
         there = offices.there
-        record = RECORD_HEAD_BYTES + 8192
+        ends = list(itertools.accumulate(RECORD_HEAD_BYTES + len(one) for one in StickReader().feed(stick)))
         for size in sorted({0, 1, 4, HEAD_BYTES - 1, *range(HEAD_BYTES, len(stick), 2741), len(stick) - 1}):
             if size < HEAD_BYTES:
                 with pytest.raises(MalformedInput, match="stick_foreign"):
                     await there.import_stick(stick[:size])
                 continue
             report = await there.import_stick(stick[:size])
-            whole = min((size - HEAD_BYTES) // record, report["envelopes"])
+            whole = sum(end <= size - HEAD_BYTES for end in ends)
             assert report["missing"] == report["envelopes"] - whole
             assert report["new"] + report["seen"] == whole
             assert not report["is_whole"]
@@ -306,7 +447,7 @@ def test_a_file_cut_anywhere_gives_every_whole_envelope_and_tells_what_is_missin
 
 
 def test_a_flipped_byte_costs_the_envelope_it_is_in(tmp_path: Path) -> None:
-    """In an envelope or its hash that one is damaged; in a length everything behind is missing."""
+    """B87 of a stick: in an envelope or its hash that one is damaged; in a length the rest is missing."""
 
     async def script(offices: Offices) -> None:
         stick = await _a_stick(offices)
@@ -361,7 +502,7 @@ def test_hostile_lengths_cost_no_memory(tmp_path: Path) -> None:
 
 
 def test_an_envelope_many_times_in_one_file_is_taken_in_once(tmp_path: Path) -> None:
-    """512 copies under a right end: one is new, the others were seen."""
+    """B88 of a stick: 512 copies under a right end: one is new, the others were seen."""
 
     async def script(offices: Offices) -> None:
         envelopes = StickReader().feed(await _a_stick(offices))
@@ -435,7 +576,7 @@ def test_a_stick_pulled_out_midway_keeps_what_was_read_and_says_so(tmp_path: Pat
         there = offices.there
 
         def fault(what: str, offset: int) -> None:
-            if what == "read" and offset > len(stick) - 15_000:
+            if what == "read" and offset > len(stick) // 2:
                 raise pulled
 
         sticks = node_of(there).sticks
@@ -449,6 +590,15 @@ def test_a_stick_pulled_out_midway_keeps_what_was_read_and_says_so(tmp_path: Pat
         assert not node_of(there).failed.done()
         sticks._env = whole
         assert (await there.import_stick(stick))["new"] == report["missing"]
+
+        def late(what: str, offset: int) -> None:
+            if what == "read" and offset == len(stick):
+                raise pulled
+
+        # Behind the last byte nothing was lost any more.
+        put_in_a_bad_stick(there, late)
+        report = await there.import_stick(stick)
+        assert (report["is_whole"], report["broken_off"]) == (True, False)
         assert await shown(there) == 3
 
     play(tmp_path, script)

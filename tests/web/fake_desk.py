@@ -11,10 +11,13 @@ from keys.errors import PolicyRefused
 from keys.meetingcode import JoinerCode, code_text, encode_code
 from keys.notice import parse_notice_text_untrusted
 from keys.secret import SecretBytes
+from node.broker_link import Via
+from node.carrying import CarryDesk
 from node.control import Channel
 from node.inperson import Meetings
 from node.meetingdesk import MeetingDesk
 from node.officers import Officers
+from node.sticks import Packed, Sticks
 from node.views import (
     Access,
     AlertRow,
@@ -36,12 +39,17 @@ from node.views import (
     Role,
     Session,
     StatusView,
+    StickOut,
+    StickReport,
+    StickWaiting,
     Submitted,
     VerifyView,
+    WayView,
 )
 from node.web.desk_api import EventKind
 from protocol.alert import Alert, headline
 from protocol.release import Mode, needs_second_officer
+from protocol.stick import StickReader, closing_hash, encode_stick
 from runtime.env import real_env
 
 NOW_MS = 1_763_900_000_000
@@ -126,9 +134,12 @@ class ScriptedMeetings:
     was_read: asyncio.Event = field(default_factory=asyncio.Event)
     peer_name: str = "Tengchong BLO"
     fails_with: Exception | None = None
+    fails_at_once: Exception | None = None
 
     async def begin(self, broker: str, token: str, channel: Channel) -> PeerView:
         self.begun.append((broker, token))
+        if self.fails_at_once is not None:
+            raise self.fails_at_once
         try:
             await self._read(channel, {"event": "meeting-code", "code": OUR_CODE, "asks": True})
             return await self._recognise(channel)
@@ -190,6 +201,71 @@ class _ScriptedOfficers:
 
 
 @dataclass
+class ScriptedSticks:
+    """What ``node.sticks`` does for the pages; files are bare bytes, and reports come from a list."""
+
+    desk: "FakeDesk"
+    left: int = 0
+    too_large: int = 0
+    packed: list[tuple[bytes, Via]] = field(default_factory=list)
+    noted: list[bytes] = field(default_factory=list)
+    taken: list[tuple[bytes, Via]] = field(default_factory=list)
+    was_broken_off: bool = False
+    reports: list[StickReport] = field(default_factory=list)
+
+    async def waiting(self, peer_id: bytes) -> StickWaiting:
+        if peer_id.hex() not in (TENGCHONG, MAE_SAI):
+            raise PolicyRefused("peer_unknown")
+        name = self.desk._peer_name(peer_id.hex())
+        return StickWaiting(peer_id=peer_id.hex(), peer_name=name, alerts=("0a" * 32, "0c" * 32), others=3)
+
+    async def pack(self, session: Session, peer_id: bytes, via: Via = "usb") -> Packed:
+        self.desk._fail()
+        data = encode_stick([bytes([len(self.packed)]) * 8192])
+        self.packed.append((peer_id, via))
+        out = StickOut(
+            peer_id=peer_id.hex(),
+            peer_name=self.desk._peer_name(peer_id.hex()),
+            envelopes=1,
+            alerts=1,
+            left=self.left if via == "qr" else 0,
+            too_large=self.too_large if via == "qr" else 0,
+            size_bytes=len(data),
+            digest=closing_hash(data).hex(),
+        )
+        self.left = max(0, self.left - 1)
+        return Packed(data=data, hhs=(), via=via, out=out)
+
+    async def note_out(self, packed: Packed) -> None:
+        self.noted.append(packed.data)
+
+    async def take(self, session: Session, pieces: AsyncIterator[bytes], via: Via = "usb") -> StickReport:
+        reader, data = StickReader(), b""
+        self.was_broken_off = False
+        try:
+            async for piece in pieces:
+                data += piece
+                reader.feed(piece)
+        except OSError:
+            self.was_broken_off = True
+        self.taken.append((data, via))
+        end = reader.finish()
+        report = StickReport(
+            envelopes=end.count,
+            new=end.count - end.missing - end.damaged,
+            seen=0,
+            unknown=0,
+            refused=0,
+            damaged=end.damaged,
+            held=0,
+            missing=end.missing,
+            is_whole=end.is_whole,
+            broken_off=self.was_broken_off,
+        )
+        return self.reports.pop(0) if self.reports else report
+
+
+@dataclass
 class FakeDesk:
     """Implements node.web.desk_api.DeskApi."""
 
@@ -223,9 +299,10 @@ class FakeDesk:
 
     def __post_init__(self) -> None:
         # The real one, so that its rules are tested through the pages; only what it drives is scripted.
-        self.meeting = MeetingDesk(
-            real_env(), cast(Officers, _ScriptedOfficers(self)), cast(Meetings, self.meetings)
-        )
+        officers = cast(Officers, _ScriptedOfficers(self))
+        self.meeting = MeetingDesk(real_env(), officers, cast(Meetings, self.meetings))
+        self.sticks = ScriptedSticks(self)
+        self.carrying = CarryDesk(real_env(), officers, cast(Sticks, self.sticks))
 
     # --- sessions ---
 
@@ -260,6 +337,7 @@ class FakeDesk:
 
     async def logout(self, session: Session) -> None:
         await self.meeting.end(session)
+        await self.carrying.put_away(session)
         self.sessions.pop(session.token, None)
 
     def lock_all(self) -> None:
@@ -555,8 +633,25 @@ class FakeDesk:
             return replace(plain, **changed)  # type: ignore[arg-type]
 
         return (
-            peer(TENGCHONG, "Tengchong BLO", "CN", "active"),
-            peer(MAE_SAI, "Mae Sai BLO", "TH", "active", waiting_out=2, missing_in=1, last_heard_ms=None),
+            peer(
+                TENGCHONG, "Tengchong BLO", "CN", "active", way=WayView(kind="own", broker="203.0.113.7:7440")
+            ),
+            peer(
+                MAE_SAI,
+                "Mae Sai BLO",
+                "TH",
+                "active",
+                waiting_out=2,
+                missing_in=1,
+                last_heard_ms=None,
+                by_hand=2,
+                way=WayView(
+                    kind="forwarded",
+                    broker="198.51.100.2:7440",
+                    through="203.0.113.7:7440",
+                    name="chiang-rai",
+                ),
+            ),
             peer(
                 SUSPENDED,
                 HOSTILE[:48],

@@ -32,8 +32,15 @@ PAGES = (
     "/inbox", "/inbox?unopened=1&urgency=expected&peer=" + TENGCHONG, "/alert/" + PLAIN_ALERT,
     "/alert/" + HOSTILE_ALERT, "/alert/" + EXERCISE_ALERT, "/alert/" + "0a" * 32, "/new", "/new?kind=person",
     "/new?kind=text", "/pending", "/outbox", "/partners", "/audit", "/audit?before=40", "/status", "/help",
+    "/carry", "/carry/to/" + TENGCHONG, "/carry/read",
 )  # fmt: skip
-SCRIPTS = ("/static/salween.js", "/static/pair.js", "/static/vendor/jsQR.js")
+SCRIPTS = (
+    "/static/salween.js",
+    "/static/camera.js",
+    "/static/carry.js",
+    "/static/pair.js",
+    "/static/vendor/jsQR.js",
+)
 FORM: dict[str, str | list[str]] = {
     "kind": "vehicle",
     "recipients": TENGCHONG,
@@ -99,7 +106,7 @@ def check_page(answer: Answer) -> Page:
         if tag == "script":
             assert attributes["src"] in SCRIPTS
         if tag == "img":
-            assert attributes["src"] == "/pair/code.svg"
+            assert attributes["src"] in ("/pair/code.svg", "/carry/pictures.png")
             assert attributes["alt"]
         if tag in ("input", "select", "textarea") and attributes.get("type") not in (
             "hidden",
@@ -527,7 +534,7 @@ async def test_a_log_that_no_partner_witnesses_is_said_and_a_refusal_by_its_part
     assert page(await officer.get("/inbox")).having("data-code") == ["equivocation", "unknown_keys"]
     desk.log_witness = "late"
     assert "witness_unwitnessed" not in page(await officer.get("/status")).having("data-code")
-    assert "1,188 · late" in page(await officer.get("/status")).words
+    assert "1,188 of 1,204 entries · late" in page(await officer.get("/status")).words
     desk.log_witness = "unwitnessed"
     real = desk.status
 

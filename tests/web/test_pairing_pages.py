@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from keys.errors import VerificationFailed
+from keys.errors import MalformedInput, VerificationFailed
 from node import meetingdesk
 from node.web.messages import MESSAGES
 from runtime.env import Listener
@@ -237,6 +237,21 @@ async def test_a_failure_is_said_in_words(supervisor: Client, desk: FakeDesk) ->
         assert code in page.text
         assert "secret words" not in page.text
         await supervisor.post("/pair/end", {})
+
+
+async def test_a_pairing_that_failed_keeps_what_was_typed(supervisor: Client, desk: FakeDesk) -> None:
+    """A mistyped address is corrected, not typed again; the PIN is."""
+    desk.meetings.fails_at_once = MalformedInput("broker_address_malformed")
+    await supervisor.post("/pair/begin", BEGIN)
+    await asyncio.sleep(0.01)
+    page = await shown(supervisor)
+    assert "This is not the address of a broker." in page.text
+    for name in ("broker", "token"):
+        assert f'value="{BEGIN[name]}"' in page.text
+    assert PIN not in page.text
+    desk.meetings.fails_at_once = None
+    await supervisor.post("/pair/begin", BEGIN)
+    assert OUR_CODE in (await shown(supervisor)).text
 
 
 async def test_a_hostile_name_is_inert(supervisor: Client, desk: FakeDesk) -> None:

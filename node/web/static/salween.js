@@ -30,6 +30,8 @@
   });
   document.addEventListener("submit", (event) => {
     isLeaving = true;
+    // A page that stays, because what came back was a file to save, must not keep the PIN.
+    setTimeout(() => event.target.querySelectorAll("input[type=password]").forEach((pin) => (pin.value = "")), 0);
     const button = event.submitter;
     if (button !== null && button.hasAttribute("data-once")) {
       // Disabled after the event, or the button's own name and value would not be sent.
