@@ -1,4 +1,4 @@
-"""``salween-audit verify | replay | reconcile``: check, read and compare published logs, offline.
+"""``salween-audit verify | replay | reconcile | receipt | dossier | key``: what an auditor does, offline.
 
 Spec: docs/auditing.md. Exit codes: 0 clean, 1 a finding, 2 the input cannot be read, 64 wrong usage, 70 a
 bug of ours, 74 the disk failed. An uncaught exception is 70, never 1: "refused" and "broken" must not look
@@ -17,13 +17,14 @@ import re
 import sys
 import time
 import traceback
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
+from hashlib import sha256
 from itertools import chain, islice
 from typing import Any, Final, TypeVar
 
@@ -34,10 +35,20 @@ from rich.progress import Progress, TextColumn
 from rich.table import Table
 
 from audit.custody import NOTES_BYTES_MAX, read_notes_untrusted
+from audit.dossier import (
+    KEY_FILE_BYTES_MAX,
+    Checked,
+    check_dossier,
+    encode_auditor_public,
+    encode_auditor_secret,
+    parse_auditor_secret_untrusted,
+)
 from audit.fsck import Chunk, Report, Task, verify
 from audit.note import NOTE_BYTES_MAX
 from audit.policy import POLICY_BYTES_MAX, QUORUM_NONE, Policy, parse_policy_untrusted
+from audit.proof import PROOF_BYTES_MAX
 from audit.reader import PublishedLog
+from audit.receipt import Event, Receipt, open_receipt_untrusted
 from audit.reconcile import LEEWAY_US, Judgement, Reconciled, Source, authenticate, reconcile
 from audit.replay import BORDER, Message, Story, Until, replay
 from audit.report import TIMELINES_MAX, gather, when
@@ -45,7 +56,9 @@ from audit.report_page import render
 from audit.statistics import as_csv, count
 from audit.statistics_page import render_statistics
 from keys.brokercard import parse_broker_address_untrusted
-from keys.errors import MalformedInput
+from keys.errors import MalformedInput, VerificationFailed
+from keys.primitives import XWING_SEED_BYTES, XWingPrivateKey
+from keys.secret import SecretBytes
 
 INLINE_TASKS: Final = 12
 """Logs below a hundred thousand entries are checked before a second process would have started."""
@@ -412,6 +425,67 @@ def _write_file(name: str, data: bytes) -> None:
         raise
 
 
+@cli.command("receipt")
+@click.argument("files", type=click.Path(), nargs=-1, required=True)
+@_POLICY
+@click.option("--event", type=click.Choice([event.value for event in Event]), help="What it has to prove.")
+@_JSON
+def receipt_command(
+    files: tuple[str, ...], policy_file: str | None, event: str | None, as_json: bool
+) -> Answer:
+    """Check receipts that an officer handed over, and say in words what each of them proves."""
+    policy = _read_policy(policy_file)
+    expected = None if event is None else Event(event)
+    told: list[dict[str, Any]] = []
+    for name in files:
+        try:
+            receipt = open_receipt_untrusted(_read_file(name, PROOF_BYTES_MAX), policy, expected)
+            told.append({"file": name, "holds": True, **_receipt_json(receipt)})
+        except VerificationFailed as error:
+            told.append({"file": name, "holds": False, "code": error.code, "detail": error.detail})
+    is_clean = all(each["holds"] for each in told)
+    return Answer(
+        code=Exit.CLEAN if is_clean else Exit.FINDING,
+        text=_json_line({"receipts": told}) if as_json else "".join(map(_tell_receipt, told)),
+    )
+
+
+@cli.command("key")
+@click.option("--out", type=click.Path(dir_okay=False), required=True, help="Your secret key; a new file.")
+@_JSON
+def key_command(out: str, as_json: bool) -> Answer:
+    """Make an auditor's key. The secret stays in --out; the line printed goes to the office."""
+    seed = SecretBytes(os.urandom(XWING_SEED_BYTES))
+    public = XWingPrivateKey.from_seed(seed).public_bytes
+    # Never over another one: what was sealed to that key would open for nobody.
+    descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(encode_auditor_secret(seed))
+        file.flush()
+        os.fsync(descriptor)
+    line = encode_auditor_public(public)
+    told = {"public": line.strip(), "sha256": sha256(public).hexdigest(), "secret_file": out}
+    return Answer(code=Exit.CLEAN, text=_json_line(told) if as_json else line)
+
+
+@cli.command("dossier")
+@_DIRECTORY
+@_POLICY
+@click.option("--key", "key_file", type=click.Path(), help="Your secret key, to check the openings.")
+@_JSON
+def dossier_command(directory: str, policy_file: str | None, key_file: str | None, as_json: bool) -> Answer:
+    """Check the dossier in DIRECTORY: manifest, seal, log, receipts, and with --key the openings."""
+    key = None
+    if key_file is not None:
+        text = _read_file(key_file, KEY_FILE_BYTES_MAX).decode("ascii", "replace")
+        key = parse_auditor_secret_untrusted(text)
+    checked = check_dossier(directory, _read_policy(policy_file), key)
+    return Answer(
+        code=Exit.FINDING if checked.findings else Exit.CLEAN,
+        text=_json_line(_checked_json(checked)) if as_json else _tell_checked(checked, key is not None),
+    )
+
+
 def _hold_against(story: Story, ended: Report, before: Story) -> None:
     """What is wrong with the border between two epochs, and in the epoch that ended, added to the story."""
     if story.prior != ended.origin:
@@ -439,9 +513,7 @@ def _json_line(value: dict[str, Any]) -> str:
 def _verify(
     directory: str, policy_file: str | None, quiet: bool, known_files: Sequence[str], max_age_h: int | None
 ) -> Report:
-    policy = Policy(logs=(), witnesses={}, groups={}, quorum=QUORUM_NONE)
-    if policy_file is not None:
-        policy = parse_policy_untrusted(_read_file(policy_file, POLICY_BYTES_MAX))
+    policy = _read_policy(policy_file)
     newest_after_us = None if max_age_h is None else time.time_ns() // 1000 - max_age_h * 3_600_000_000
     with _bar("verify", quiet=quiet) as bar, _Pool() as pool:
         return verify(
@@ -452,6 +524,13 @@ def _verify(
             progress=bar or (lambda _: None),
             run=pool.map,
         )
+
+
+def _read_policy(name: str | None) -> Policy:
+    """The auditor's own; without one no key is known."""
+    if name is None:
+        return Policy(logs=(), witnesses={}, groups={}, quorum=QUORUM_NONE)
+    return parse_policy_untrusted(_read_file(name, POLICY_BYTES_MAX))
 
 
 def _read_file(name: str, bytes_max: int) -> bytes:
@@ -628,6 +707,98 @@ def _story_json(story: Story) -> dict[str, Any]:
         "prior": story.prior,
         "story_notes": story.notes,
     }
+
+
+def _receipt_json(receipt: Receipt) -> dict[str, Any]:
+    checkpoint = receipt.head.checkpoint
+    return {
+        "event": receipt.event.value,
+        "says": _receipt_says(receipt.entry),
+        "log": checkpoint.origin,
+        "index": receipt.entry["seq"],
+        "written_at": when(receipt.entry["ts"]),
+        "size": checkpoint.size,
+        "root": checkpoint.root.hex(),
+        "cosigners": [
+            {"name": cosigner.name, "at": when(cosigner.time_s * 1_000_000)}
+            for cosigner in receipt.head.cosigners
+        ],
+        "entry": receipt.entry,
+    }
+
+
+def _receipt_says(entry: Mapping[str, Any]) -> str:
+    """One sentence: what the owner of the log wrote down, in plain words."""
+    peer, message = f"partner {entry.get('peer', '?')}", f"message {entry.get('msg', '?')}"
+    alert = f"alert {entry.get('alert', '?')}"
+    match entry["t"]:
+        case "msg.submit":
+            return f"This office submitted {alert} to {peer}, as {message}."
+        case "msg.recv":
+            return f"This office took in {alert} from {peer}, as {message}, whole and with a valid signature."
+        case "msg.receipt":
+            steps = {"delivered": "it is on its disk", "opened": "an officer there opened it"}
+            said = steps.get(entry["step"], "its content was erased there")
+            at = when(entry["at"] * 1000)
+            return f"{peer.capitalize()} signed, by its clock at {at}, of {message}: {said}."
+        case "content.erased":
+            return f"This office erased {alert}: {', '.join(entry['parts'])}."
+    deed = {"acc.read": "opened", "acc.print": "printed"}.get(entry["t"], "exported")
+    return f"An officer of this office {deed} {alert}; reason: {entry['purpose']}; access {entry['k']}."
+
+
+def _tell_receipt(told: Mapping[str, Any]) -> str:
+    if not told["holds"]:
+        return f"{told['file']}: DOES NOT HOLD ({told['code']})\n  {told['detail']}\n"
+    lines = [f"{told['file']}: HOLDS, event '{told['event']}'", told["says"]]
+    lines.append(
+        f"Written at {told['written_at']} by its own clock, as entry {told['index']} of {told['log']}."
+    )
+    lines += [f"Seen by witness {each['name']} at {each['at']}." for each in told["cosigners"]]
+    if not told["cosigners"]:
+        lines.append("No witness of the policy has seen it: only the log's own signature stands under it.")
+    lines.append("It does not say that what was written is true, nor what the alert says.")
+    return "\n  ".join(lines) + "\n"
+
+
+def _checked_json(checked: Checked) -> dict[str, Any]:
+    assert checked.manifest is not None
+    manifest = checked.manifest
+    return {
+        "holds": not checked.findings,
+        "log": manifest.origin,
+        "size": manifest.size,
+        "root": manifest.root,
+        "made_at": when(manifest.made_us),
+        "manifest": sha256(manifest.encode()).hexdigest(),
+        "scope": manifest.scope,
+        "alerts": [{"alert": a.alert_id, "way": a.way, "state": a.state} for a in manifest.alerts],
+        "files": len(manifest.files),
+        "receipts": checked.receipts,
+        "openings": checked.openings,
+        "cosigners": checked.cosigners,
+        "findings": checked.findings,
+        "notes": checked.notes,
+    }
+
+
+def _tell_checked(checked: Checked, with_key: bool) -> str:
+    told = _checked_json(checked)
+    states = Counter(alert["state"] for alert in told["alerts"])
+    facts = [
+        ("dossier of", f"{told['log']}, made {told['made_at']} by its own clock"),
+        ("manifest", told["manifest"]),
+        ("scope", json.dumps(told["scope"])),
+        ("alerts", ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none"),
+        ("log", f"{told['size']} entries, root {told['root']}"),
+        ("files", f"{told['files']}; receipts that hold {told['receipts']}"),
+        ("openings", f"{told['openings']} hold" if with_key else "not opened: no --key"),
+        ("seal", f"countersigned by {', '.join(told['cosigners']) or 'no witness of the policy'}"),
+        *(("note", note) for note in told["notes"]),
+        *(("FINDING", finding) for finding in told["findings"]),
+    ]
+    lines = [f"{label:<12} {value}" for label, value in facts]
+    return "\n".join([*lines, "HOLDS" if told["holds"] else "DOES NOT HOLD"]) + "\n"
 
 
 def _tell(directory: str, report: Report, story: Story | None = None) -> str:

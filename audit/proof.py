@@ -9,7 +9,7 @@ Does not: carry the entry. Whoever checks a proof brings the entry's bytes and a
 import base64
 import binascii
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from audit.checkpoint import SIZE_LIMIT, parse_checkpoint_untrusted
@@ -43,6 +43,10 @@ class Proof:
     path: tuple[bytes, ...]
     checkpoint: bytes
     extra: bytes | None = None
+
+    def with_extra(self, extra: bytes) -> "Proof":
+        """The same proof with what it is about."""
+        return replace(self, extra=extra)
 
     def encode(self) -> bytes:
         """The file's bytes; parse_proof_untrusted accepts no other spelling."""

@@ -19,7 +19,7 @@ from. Does not: verify what others published (fsck) or give entries a meaning (r
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -42,6 +42,7 @@ from audit.tree import (
     TILE_BYTES,
     TILE_HEIGHT,
     TILE_WIDTH,
+    ReadTile,
     consistency_path,
     encode_bundle,
     leaf_hash,
@@ -228,15 +229,13 @@ class AuditLog:
 
     # For witnesses
 
-    def request(self, tx: Snapshot, old_size: int) -> Request:
-        """What to ask a witness that holds our head of ``old_size``: to cosign the published one."""
-        head = self._published
+    def request(self, tx: Snapshot, old_size: int, head: Checkpoint | None = None) -> Request:
+        """What to ask a witness that holds our head of ``old_size``: to cosign ``head``, or the published."""
+        head = head or self._published
         size = min(old_size, head.size)
 
-        def read_tile(level: int, n: int, width: int) -> bytes:
-            return _read_hashes(tx, level, n, width)
-
-        path = consistency_path(size, head.size, perfect_from_tiles(head.size, read_tile)) if size else []
+        perfect = perfect_from_tiles(head.size, self.read_tile(tx))
+        path = consistency_path(size, head.size, perfect) if size else []
         return Request(old_size=size, proof=tuple(path), note=self.signed(head))
 
     def signed(self, head: Checkpoint) -> bytes:
@@ -263,6 +262,45 @@ class AuditLog:
             (begin, end),
         )
         return None if row is None else row[0]
+
+    # For what is handed over
+
+    def find(self, tx: Snapshot, marks: Sequence[bytes]) -> list[tuple[int, bytes]]:
+        """Index and bytes of every entry that holds one of ``marks``, in order. Reads the whole log."""
+        wanted = " OR ".join("instr(entry, ?)" for _ in marks)
+        rows = tx.execute(f"SELECT idx, entry FROM leaf WHERE {wanted} ORDER BY idx", tuple(marks))  # noqa: S608
+        return [(index, entry) for index, entry in rows]
+
+    def heads_over(self, tx: Snapshot, index: int, count: int) -> list[int]:
+        """Sizes of the first ``count`` heads that were committed with leaf ``index`` under them."""
+        rows = tx.execute("SELECT size FROM cp WHERE size > ? ORDER BY size LIMIT ?", (index, count))
+        return [size for (size,) in rows]
+
+    def read_archived(self, size: int) -> bytes | None:
+        """The published checkpoint of this size with what witnesses put under it; None where it is gone."""
+        try:
+            return self._env.files.read(self._directory / f"archive/{size}")
+        except FileNotFoundError:
+            return None
+
+    async def copy_published(self, take: Callable[[str, bytes], None]) -> Checkpoint:
+        """Give each published file to ``take``, which may block; the head they are of. Nothing is published
+        meanwhile. What an interrupted write left behind is not given."""
+        async with self._one_writer:
+            await self._env.run_blocking(self._copy, "", take)
+            return self._published
+
+    def _copy(self, below: str, take: Callable[[str, bytes], None]) -> None:
+        for name in self._env.files.listdir(self._directory / below):
+            path = f"{below}/{name}" if below else name
+            if self._env.files.is_dir(self._directory / path):
+                self._copy(path, take)
+            elif not name.startswith("."):
+                take(path, self._env.files.read(self._directory / path))
+
+    def read_tile(self, tx: Snapshot) -> ReadTile:
+        """The tree as the database holds it, for proofs under any committed head."""
+        return partial(_read_hashes, tx)
 
     @property
     def key(self) -> VerifierKey:

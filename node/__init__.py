@@ -12,6 +12,7 @@ Reading order:
 - ``losses``  what brokers lost, for people
 - ``broker_link``, ``traffic``  talking to a broker, and what shares a request
 - ``sticks``, ``stick_commands``, ``carrying``  what is carried by hand, from commands and from pages
+- ``handover``, ``dossiers``, ``handover_commands``  what is given to somebody outside: receipts, dossiers
 - ``routes``  the way there: straight, or handed on by our own
 - ``reset_keys``, ``resets``  a peer that lost state: what it is told to, and what is sent again
 - ``backup``, ``restore``, ``recovery_commands``  the backup file, and the ceremonies of the recovery sheet

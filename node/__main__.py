@@ -24,6 +24,7 @@ from keys.secret import SecretBytes
 from node import __version__
 from node.control import SOCKET_NAME, Params, call_daemon
 from node.daemon import Node, run_daemon_node
+from node.handover_commands import add_handover_commands
 from node.integrations import DAYS_MAX, SCOPES
 from node.pairtalk import answer_event, say_event
 from node.paper import make_notice, publish_notice, read_sheet
@@ -1265,6 +1266,7 @@ add_recovery_commands(cli, run=_run, call=_call, passphrase=_passphrase, pin=_pi
 
 
 add_stick_commands(cli, run=_run, call=_call, pin=_pin, finish=_finish)
+add_handover_commands(cli, run=_run, call=_call, pin=_pin, finish=_finish)
 
 
 def main() -> None:

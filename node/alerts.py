@@ -543,8 +543,25 @@ class Alerts:
             raise BrokenInvariant("vault_row_missing", "A kept alert has lost its content.")
         content = SealedContent(kek=sealed[0], wrapped_key=sealed[1], ciphertext=sealed[2])
         actor = self._officers.pseudonym(tx, session.officer)
+        index = self._chain(tx, alert_id, row[1], actor, purpose, access)
+        if not row[1] or row[14] is not None:
+            return row, content, index, None
+        now_ms = self._env.clock.now_ms()
+        tx.execute("UPDATE alert SET opened_ms = ? WHERE alert_id = ? AND incoming = 1", (now_ms, alert_id))
+        if not self._opened_receipts:
+            return row, content, index, None
+        due_ms = self._outbox.receipt_due_ms(at_once=row[6] == "immediate")
+        queue_receipt(
+            tx, row[2], alert_id, row[3], ReceiptState.OPENED, now_ms, index, actor=actor, due_ms=due_ms
+        )
+        return row, content, index, row[2]
+
+    def _chain(
+        self, tx: Transaction, alert_id: bytes, incoming: int, actor: str, purpose: str, access: Access
+    ) -> int:
+        """The access entry, which counts on from the one before; its index."""
         before = tx.one(
-            "SELECT count, last_index FROM access WHERE alert_id = ? AND incoming = ?", (alert_id, row[1])
+            "SELECT count, last_index FROM access WHERE alert_id = ? AND incoming = ?", (alert_id, incoming)
         )
         count = 1 if before is None else before[0] + 1
         fields: dict[str, str | int] = {
@@ -560,19 +577,27 @@ class Alerts:
             "INSERT INTO access (alert_id, incoming, count, last_index) VALUES (?, ?, ?, ?)"
             " ON CONFLICT (alert_id, incoming) DO UPDATE"
             " SET count = excluded.count, last_index = excluded.last_index",
-            (alert_id, row[1], count, index),
+            (alert_id, incoming, count, index),
         )
-        if not row[1] or row[14] is not None:
-            return row, content, index, None
-        now_ms = self._env.clock.now_ms()
-        tx.execute("UPDATE alert SET opened_ms = ? WHERE alert_id = ? AND incoming = 1", (now_ms, alert_id))
-        if not self._opened_receipts:
-            return row, content, index, None
-        due_ms = self._outbox.receipt_due_ms(at_once=row[6] == "immediate")
-        queue_receipt(
-            tx, row[2], alert_id, row[3], ReceiptState.OPENED, now_ms, index, actor=actor, due_ms=due_ms
+        return index
+
+    def record_export(
+        self, tx: Transaction, *, session: Session, alert_id: bytes, incoming: bool, purpose: str
+    ) -> SealedContent | None:
+        """The access entry of one that goes to an auditor, and its content, sealed still; None once due.
+
+        Nobody here has read it: its sender is not told that it was opened.
+        """
+        row = tx.one(
+            "SELECT v.kek, v.wrapped_key, v.ciphertext FROM vault v JOIN alert a USING (alert_id, incoming)"
+            " WHERE alert_id = ? AND incoming = ? AND a.erased_ms IS NULL AND a.erase_at_ms > ?",
+            (alert_id, int(incoming), self._env.clock.now_ms()),
         )
-        return row, content, index, row[2]
+        if row is None:
+            return None
+        actor = self._officers.pseudonym(tx, session.officer)
+        self._chain(tx, alert_id, int(incoming), actor, purpose, "export")
+        return SealedContent(kek=row[0], wrapped_key=row[1], ciphertext=row[2])
 
     def _refusal(self, row: Sequence[Any], purpose: str) -> PolicyRefused | None:
         """Why an alert that is here is not opened."""

@@ -35,10 +35,12 @@ from node.control import SOCKET_NAME, Channel, ControlServer, Params
 from node.deadlines import Deadlines
 from node.desk import Desk
 from node.doctor import check_node
+from node.dossiers import Dossiers
 from node.erasure import Erasure
 from node.events import Events
 from node.evidence import EvidenceRoom
 from node.halfpairs import HalfPairs
+from node.handover import Handover
 from node.identity import Identity, load_identity
 from node.inbox import Inbox, forget_old_service_once
 from node.inperson import Meetings
@@ -281,7 +283,20 @@ class Node:
             language=config.language,
             opened_receipts=config.opened_receipts,
         )
+        self.handover = Handover(env, db, log, self.officers, self.witnessing)
         self._erasure = Erasure(env, db, log, vault, self._outbox, self._photos)
+        self.dossiers = Dossiers(
+            env,
+            self._directory,
+            db,
+            log,
+            self.officers,
+            self.alerts,
+            vault,
+            self._erasure,
+            self.witnessing,
+            self.handover,
+        )
         partnering = Partnering(
             env,
             db,
@@ -307,6 +322,7 @@ class Node:
             self.alerts,
             Answers(env, db, log, self.officers, self._outbox),
             EvidenceRoom(db, log, self.officers),
+            self.handover,
             self._heartbeats,
             self.events,
             self.revocations,

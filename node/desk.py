@@ -24,6 +24,7 @@ from node.carrying import CarryDesk
 from node.clock_doubt import CLOCK_DOUBT_MS
 from node.events import DeskEvent, Events
 from node.evidence import EvidenceRoom
+from node.handover import Handover
 from node.identity import Identity
 from node.losses import broker_losses
 from node.meetingdesk import MeetingDesk
@@ -38,6 +39,7 @@ from node.views import (
     AlertView,
     BrokerLossView,
     EntryView,
+    EventView,
     EvidenceView,
     Learnt,
     LinkView,
@@ -47,6 +49,7 @@ from node.views import (
     PeerView,
     PendingView,
     PhotoView,
+    ReceiptView,
     Session,
     StatusView,
     Submitted,
@@ -81,6 +84,7 @@ class Desk:
         alerts: Alerts,
         answers: Answers,
         evidence: EvidenceRoom,
+        handover: Handover,
         heartbeats: Heartbeats,
         events: Events,
         revocations: Revocations,
@@ -105,6 +109,7 @@ class Desk:
         self._alerts = alerts
         self._answers = answers
         self._evidence = evidence
+        self._handover = handover
         self._heartbeats = heartbeats
         self._thawed = thawed
         self._events = events
@@ -332,6 +337,16 @@ class Desk:
         """Proofs about one peer, to be given to a third person."""
         self._alive(session)
         return await self._evidence.export(session, bytes.fromhex(peer_id))
+
+    async def events_of(self, session: Session, alert_id: str) -> tuple[EventView, ...]:
+        """What happened to an alert that a receipt can be made of."""
+        return await self._handover.events(self._alive(session), alert_id)
+
+    async def receipt(
+        self, session: Session, alert_id: str, event: str, peer_id: str | None = None
+    ) -> ReceiptView:
+        """A receipt of one event of an alert, to hand over."""
+        return await self._handover.receipt(self._alive(session), alert_id, event, peer_id)
 
     async def custody_notes(self, session: Session, messages: Sequence[str]) -> str:
         """Brokers' notes about messages of ours, by id in hex, as a file for an auditor."""

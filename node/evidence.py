@@ -163,7 +163,7 @@ class EvidenceRoom:
 
     async def export(self, session: Session, peer_id: bytes) -> tuple[EvidenceView, ...]:
         """Every proof about one peer, oldest first; taking it out is an entry in the log."""
-        _check_role(session)
+        check_may_take_out(session)
 
         def record(tx: Transaction) -> tuple[EvidenceView, ...]:
             load_peer(tx, peer_id)
@@ -189,13 +189,13 @@ class EvidenceRoom:
 
         Taking them out is an entry in the log. MalformedInput ``messages_wrong`` for no message or too many.
         """
-        _check_role(session)
+        check_may_take_out(session)
         if not 1 <= len(messages) <= MESSAGES_MAX:
             raise MalformedInput("messages_wrong", f"Name 1 to {MESSAGES_MAX} messages.")
 
         def record(tx: Transaction) -> str:
             notes = [
-                _plain_note(Custody.decode_untrusted(note))
+                note
                 for message in messages
                 for (note,) in tx.execute(
                     "SELECT c.note FROM custody c JOIN delivery d ON d.hh = c.hh WHERE d.msg_id = ?"
@@ -203,8 +203,7 @@ class EvidenceRoom:
                     (message,),
                 )
             ]
-            cards = [card.hex() for (card,) in tx.execute("SELECT card FROM broker ORDER BY address")]
-            text = json.dumps({"v": 1, "brokers": cards, "notes": notes}, indent=1) + "\n"
+            text = notes_file(tx, notes)
             actor = self._officers.pseudonym(tx, session.officer)
             fields = {"digest": sha256(text.encode()).hex(), "actor": actor, "purpose": "custody"}
             self._log.append(tx, "audit.export", fields)
@@ -213,7 +212,15 @@ class EvidenceRoom:
         return await self._db.transact(record)
 
 
-def _check_role(session: Session) -> None:
+def notes_file(tx: Snapshot, notes: Sequence[bytes]) -> str:
+    """Custody notes with the brokers' cards, as ``salween-audit reconcile --notes`` reads them."""
+    plain = [_plain_note(Custody.decode_untrusted(note)) for note in notes]
+    cards = [card.hex() for (card,) in tx.execute("SELECT card FROM broker ORDER BY address")]
+    return json.dumps({"v": 1, "brokers": cards, "notes": plain}, indent=1) + "\n"
+
+
+def check_may_take_out(session: Session) -> None:
+    """PolicyRefused ``evidence_role``."""
     if session.role not in ("supervisor", "auditor"):
         raise PolicyRefused("evidence_role", "Only a supervisor or an auditor may take evidence out.")
 

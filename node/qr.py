@@ -1,4 +1,5 @@
-"""Codes as pictures: a meeting code, for a terminal and for a page, and a file that takes turns on a screen.
+"""Codes as pictures: a meeting code, for a terminal and for a page; a file that takes turns on a screen; a
+receipt on paper.
 
 Spec: docs/spec/pairing.md#in-person, docs/spec/stick.md#pictures. One rule: a picture holds bytes, not their
 text, so that 180 of them still fit one that a cheap camera reads (53 modules a side, medium correction).
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Sequence
 import segno
 
 _CORRECTION = "m"
+_ON_PAPER = "l"
 _FILM_VERSION = 15  # holds FRAME_BYTES_MAX at that correction, in 77 modules a side
 _PNG = b"\x89PNG\r\n\x1a\n"
 _QUIET_MODULES = 4
@@ -41,8 +43,26 @@ def qr_svg(encoded: bytes) -> bytes:
     return out.getvalue()
 
 
-def _make(encoded: bytes) -> segno.QRCode:
-    return segno.make_qr(encoded, error=_CORRECTION, mode="byte", boost_error=False)
+def qr_markup(encoded: bytes) -> str:
+    """A picture as part of a page, as wide as the page lets it be: up to 2,953 bytes. Correction is low: a
+    printer draws finer than a screen, and paper is read by better cameras."""
+    out = io.BytesIO()
+    _make(encoded, _ON_PAPER).save(
+        out,
+        kind="svg",
+        border=_QUIET_MODULES,
+        dark="#000",
+        light="#fff",
+        svgclass=None,
+        lineclass=None,
+        xmldecl=False,
+        omitsize=True,
+    )
+    return out.getvalue().decode()
+
+
+def _make(encoded: bytes, correction: str = _CORRECTION) -> segno.QRCode:
+    return segno.make_qr(encoded, error=correction, mode="byte", boost_error=False)
 
 
 def qr_film(frames: Sequence[bytes], shown_ms: int) -> tuple[bytes, int]:

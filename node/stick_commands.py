@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from node.handover_commands import node_options
 from runtime import exits
 from runtime.env import Env
 
@@ -48,29 +49,9 @@ def add_stick_commands(
     finish: Callable[..., None],
 ) -> None:
     """Add export and import to the commands of the node."""
-    common = (
-        click.option(
-            "--dir", "directory", type=click.Path(file_okay=False), required=True, help="This node."
-        ),
-        click.option(
-            "--passphrase-file",
-            type=click.Path(dir_okay=False),
-            help="File (mode 0600) holding the passphrase.",
-        ),
-        click.option("--officer", type=int, required=True, help="Your officer number."),
-        click.option(
-            "--pin-file", type=click.Path(dir_okay=False), help="File (mode 0600) holding your PIN."
-        ),
-        click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text."),
-    )
-
-    def with_common(command: Any) -> Any:
-        for option in reversed(common):
-            command = option(command)
-        return command
 
     @cli.command("export")
-    @with_common
+    @node_options
     @click.option("--to", metavar="PEER", required=True, help="Name or id of the paired office.")
     @click.option("--force", is_flag=True, help="Write over a file that is there.")
     @click.argument("file", type=click.Path())
@@ -104,7 +85,7 @@ def add_stick_commands(
         finish(run(work), as_json, show)
 
     @cli.command("import")
-    @with_common
+    @node_options
     @click.argument("file", type=click.Path())
     def import_file(
         directory: str,

@@ -18,6 +18,7 @@ from keys.errors import MalformedInput, PolicyRefused
 from keys.notice import parse_notice_text_untrusted
 from keys.secret import SecretBytes
 from node.control import Channel, Params
+from node.dossiers import parse_scope_untrusted
 from node.halfpairs import evidence_of
 from node.resets import lost_after_restore
 from node.views import Role, Session
@@ -210,6 +211,30 @@ async def _evidence(node: "Node", params: Params, channel: Channel) -> dict[str,
     peer = await node.desk.find_peer(_text(params, "office"))
     async with _logged_in(node, params) as session:
         return {"evidence": [plain(proof) for proof in await node.desk.evidence(session, peer)]}
+
+
+async def _receipt(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    peer = None if params.get("office") is None else await node.desk.find_peer(_text(params, "office"))
+    async with _logged_in(node, params) as session:
+        alert_id, event = _text(params, "alert_id"), _text(params, "event")
+        return plain(await node.desk.receipt(session, alert_id, event, peer))
+
+
+async def _audit_export(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    named = params.get("office")
+    peer = None if named is None else bytes.fromhex(await node.desk.find_peer(_text(params, "office")))
+    scope = parse_scope_untrusted(params, peer)
+    async with _logged_in(node, params) as session:
+        made = await node.dossiers.make(
+            session,
+            _text(params, "folder"),
+            _text(params, "auditor"),
+            scope,
+            wait_ms=_number(params, "wait_ms"),
+        )
+    return plain(made)
 
 
 async def _custody(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
@@ -406,6 +431,8 @@ VERBS: dict[str, Verb] = {
     "answer": _answer,
     "unfreeze": _unfreeze,
     "evidence": _evidence,
+    "receipt": _receipt,
+    "audit-export": _audit_export,
     "custody": _custody,
     "pair.invite": _pair_invite,
     "pair.join": _pair_join,

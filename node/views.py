@@ -183,6 +183,54 @@ class EvidenceView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EventView:
+    """One event of an alert that a receipt can be made of. ``peer_name``: whose word it is, or about whom."""
+
+    event: str  # of audit.receipt
+    peer_id: str
+    peer_name: str
+    at_ms: int  # when our own log says it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiptView:
+    """A receipt to hand over. ``file`` is the tlog-proof, text; ``said_ms`` the peer's own word for when.
+
+    ``type`` is the entry's, ``witnesses`` the policy's names and their times.
+    """
+
+    event: str
+    type: str
+    alert_id: str
+    message_id: str
+    peer_name: str
+    log: str
+    index: int
+    size: int
+    at_ms: int
+    said_ms: int | None
+    witnesses: tuple[tuple[str, int], ...]
+    name: str  # for a file
+    file: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DossierView:
+    """A dossier that was made; ``ended``: alerts of a log that a restore ended; ``cosigners`` of its seal."""
+
+    path: str
+    opened: int
+    erased: int
+    ended: int
+    files: int
+    size_bytes: int
+    log: str
+    entries: int
+    digest: str
+    cosigners: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AlertRow:
     """One line of the inbox. ``headline`` names no victim; ``flags``: clock_suspect, stale, emergency."""
 

@@ -13,12 +13,14 @@ from node.views import (
     AlertRow,
     AlertView,
     EntryView,
+    EventView,
     Learnt,
     MeetingView,
     OfficerView,
     OutboxRow,
     PeerView,
     PendingView,
+    ReceiptView,
     Session,
     ShownFrames,
     StatusView,
@@ -207,6 +209,16 @@ class DeskApi(Protocol):
 
     async def apply_notice(self, session: Session, text: str) -> Learnt:
         """Take a revocation that was pasted; it proves itself."""
+        ...
+
+    async def events_of(self, session: Session, alert_id: str) -> Sequence[EventView]:
+        """What happened to an alert that a receipt can be made of. PolicyRefused ``handover_role``."""
+        ...
+
+    async def receipt(
+        self, session: Session, alert_id: str, event: str, peer_id: str | None = None
+    ) -> ReceiptView:
+        """A receipt of one event, recorded before it is given. PolicyRefused ``receipt_...``."""
         ...
 
     async def photo(self, session: Session, alert_id: str, number: int) -> tuple[str, bytes]:

@@ -173,6 +173,8 @@ MESSAGES: Final[Mapping[str, str]] = {
     ),
     "no_proof": N_("Nothing proves that this office is there. Alerts may be held back; telephone it."),
     "not_frozen": N_("This conversation is not frozen. Nothing was changed."),
+    "handover_role": N_("Only an officer, a supervisor or an auditor may hand anything over."),
+    "receipt_not_witnessed": N_("No partner has countersigned this yet. Try again in some minutes."),
     "evidence_role": N_("Only a supervisor or an auditor may take evidence out. Nothing was changed."),
     "answer_code": N_("Choose one of the answers of the list."),
     "answer_before_opening": N_("Nobody here has opened this alert yet. Open it, then answer."),

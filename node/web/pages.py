@@ -32,7 +32,8 @@ from protocol.release import Mode, mode_for, needs_second_officer
 ENTRIES_PER_PAGE: Final = 50
 DRAFT: Final = "draft."
 _LOCAL_PATH: Final = re.compile(
-    r"/(?:inbox|outbox|new|pending|partners|pair|audit|status|help|carry(?:/read|/show)?|alert/[0-9a-f]{8,64})"
+    r"/(?:inbox|outbox|new|pending|partners|pair|audit|status|help|carry(?:/read|/show)?"
+    r"|alert/[0-9a-f]{8,64}(?:/receipt)?)"
 )
 _PURPOSE_ON_DUTY: Final = "duty"
 # Codes, because they stand in the log, which holds no free text.

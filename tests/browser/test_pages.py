@@ -103,6 +103,30 @@ async def log_in(page: Page, listener: Listener, officer: int = 1) -> None:
     await expect(page.locator("nav.menu")).to_be_visible()
 
 
+# --- paper --------------------------------------------------------------------------------------------------
+
+
+async def test_a_receipt_is_one_sheet_of_paper(browser: Browser, listener: Listener, desk: FakeDesk) -> None:
+    """A4 and Letter, with the longest name an office may have and the largest picture, and no officer."""
+    SCREENSHOTS.mkdir(exist_ok=True)
+    desk.receipt_file, desk.receipt_peer = "x" * 2000, "W" * 64
+    async with opened(browser) as page:
+        await log_in(page, listener)
+        for tag in ("en", "my", "km"):  # the tallest scripts
+            await page.goto(address(listener, f"/alert/{PLAIN_ALERT}/receipt"))
+            await page.click(".languages summary")
+            await page.click(f"button[name=language][value='{tag}']")
+            await page.click("input[value=delivered] ~ button")
+            await expect(page.locator("html")).to_have_attribute("lang", tag)
+            await page.screenshot(path=SCREENSHOTS / f"receipt-{tag}.png", full_page=True)
+            await page.emulate_media(media="print")
+            await expect(page.locator(".top")).to_be_hidden()
+            await page.emulate_media(media="null")
+            for paper in ("A4", "Letter"):
+                printed = await page.pdf(format=paper, print_background=True)
+                assert printed.count(b"/Type /Page\n") == 1, (tag, paper)
+
+
 # --- look ---------------------------------------------------------------------------------------------------
 
 

@@ -24,6 +24,7 @@ from node.views import (
     AlertView,
     BrokerLossView,
     EntryView,
+    EventView,
     LadderStep,
     Learnt,
     LinkView,
@@ -33,6 +34,7 @@ from node.views import (
     Pause,
     PeerView,
     PendingView,
+    ReceiptView,
     Recipient,
     Role,
     Session,
@@ -276,6 +278,9 @@ class FakeDesk:
     drafts: dict[str, PendingView] = field(default_factory=dict)
     answers: list[tuple[str, str, str]] = field(default_factory=list)
     sent: list[tuple[Alert, tuple[str, ...]]] = field(default_factory=list)
+    receipt_peer: str = f"Tengchong {HOSTILE}"
+    receipt_file: str = "c2sp.org/tlog-proof@v1\n"
+    handed_over: list[tuple[str, str, str | None]] = field(default_factory=list)
     sent_photos: list[tuple[str, ...]] = field(default_factory=list)
     sent_modes: list[Mode | None] = field(default_factory=list)
     staged: dict[str, bytes] = field(default_factory=dict)
@@ -441,6 +446,36 @@ class FakeDesk:
             and peer in (None, found.peer_id)
             and urgency in (None, found.urgency)
         ]
+
+    async def events_of(self, session: Session, alert_id: str) -> tuple[EventView, ...]:
+        self._fail()
+        del session, alert_id
+        return tuple(
+            EventView(event=event, peer_id=TENGCHONG, peer_name=self.receipt_peer, at_ms=NOW_MS)
+            for event in ("submitted", "witnessed", "delivered", "read", "erased")
+        )
+
+    async def receipt(
+        self, session: Session, alert_id: str, event: str, peer_id: str | None = None
+    ) -> ReceiptView:
+        self._fail()
+        self.handed_over.append((alert_id, event, peer_id))
+        kinds = {"submitted": "msg.submit", "witnessed": "msg.recv", "erased": "content.erased"}
+        return ReceiptView(
+            event=event,
+            type=kinds.get(event, "msg.receipt"),
+            alert_id=alert_id,
+            message_id="b2" * 16,
+            peer_name=self.receipt_peer,
+            log="salween/0011223344556677/log1",
+            index=41,
+            size=50,
+            at_ms=NOW_MS,
+            said_ms=NOW_MS if event in ("delivered", "read") else None,
+            witnesses=() if event == "submitted" else ((self.receipt_peer, NOW_MS),),
+            name="a1a1-delivered.tlog-proof",
+            file=self.receipt_file,
+        )
 
     async def open_alert(
         self, session: Session, alert_id: str, *, purpose: str, access: Access = "read"

@@ -1,0 +1,453 @@
+"""What an office hands over: receipts of what its partners saw, and dossiers that open for an auditor alone.
+
+Each handing over is an entry first. What is in the scope of a dossier opens for its auditor, what is not is
+nowhere in it, and no byte of it can be altered.
+
+Two verifiers that share no code judge each of them: ``salween-audit dossier``, and the one file that travels
+in the folder, run by an interpreter that has ``cryptography`` and ``PyNaCl`` and nothing of ours.
+"""
+
+import asyncio
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+
+import cryptography
+import nacl
+import pytest
+
+from audit.dossier import (
+    BRIDGE,
+    CUSTODY,
+    EVIDENCE,
+    MANIFEST,
+    REPORT_FACTS,
+    SEAL,
+    VERIFIER,
+    Checked,
+    _check_seal,
+    check_dossier,
+    encode_auditor_public,
+    encode_auditor_secret,
+    parse_manifest_untrusted,
+    read_verifier,
+)
+from audit.policy import Policy, single_log_policy
+from audit.reader import PublishedLog
+from audit.receipt import Event, open_receipt_untrusted
+from keys.errors import MalformedInput, PolicyRefused
+from keys.primitives import XWingPrivateKey
+from keys.secret import SecretBytes
+from node.dossiers import Scope
+from node.views import DossierView, ReceiptView
+from protocol import limits
+from protocol.alert import Alert, FreeText, Vehicle
+from tests.node.offices import Offices, an_alert, check_log, entries, node_of, play
+from tests.node.test_erasure import due
+from tests.node.test_witness import policy_for
+from tests.simulation.daemons import OfficeHost
+from tests.simulation.env import EPOCH_MS
+from tests.support.syntax_rules import ROOT
+
+SEED, OTHER_SEED = SecretBytes(b"auditor seed, 32 bytes in length"), SecretBytes(b"o" * 32)
+AUDITOR = XWingPrivateKey.from_seed(SEED)
+INSIDE, OUTSIDE, GONE, ANSWERED = "KAINSIDE11", "KAOUTSIDE22", "KAGONE33", "KATHEIRS44"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """A dossier of Myitkyina with its ids, and what the auditor got another way."""
+
+    folder: Path
+    policy: Policy
+    view: DossierView
+    inside: str
+    outside: str
+    gone: str
+    theirs: str
+    receipts: dict[str, ReceiptView]
+    """By office and event, of the alert that is gone: ``here submitted``."""
+    their_policy: Policy
+    offered: dict[str, list[str]]
+
+
+def worded(plate: str) -> Alert:
+    """An alert whose plate and text stand nowhere else."""
+    text = FreeText(language="en", text=f"Words about {plate}")
+    return an_alert(plate).model_copy(update={"text": text, "entities": (Vehicle(plate=plate),)})
+
+
+async def make(
+    office: OfficeHost, folder: str, scope: Scope, public: bytes = AUDITOR.public_bytes
+) -> DossierView:
+    """A dossier, asked for by whoever is logged in."""
+    assert office.session is not None
+    session, line = office.session, encode_auditor_public(public)
+    return await office.host.run(
+        lambda env: node_of(office).dossiers.make(session, folder, line, scope, wait_ms=10 * limits.MINUTE_MS)
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """One alert before the scope, one in it, one erased in it, and one that came."""
+    home = tmp_path_factory.mktemp("dossier")
+    found: list[Made] = []
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        outside = await here.send(worded(OUTSIDE))
+        await asyncio.sleep(400)
+        begin_ms = node_of(here)._env.clock.now_ms()
+        inside = await here.send(worded(INSIDE))
+        await too_early(here, inside.alert_id or "")
+        gone = await here.send(due(worded(GONE), EPOCH_MS + 80 * limits.MINUTE_MS))
+        await there.log_in()
+        theirs = await there.send(worded(ANSWERED))
+        await asyncio.sleep(300)
+        await there.open_alert(gone.alert_id or "")
+        await asyncio.sleep(75 * 60)
+        for office in (here, there):
+            await office.log_in()
+        receipts, offered = {}, {}
+        for name, office in (("here", here), ("there", there)):
+            offered[name] = await events_of(office, gone.alert_id or "")
+            for event in offered[name]:
+                receipts[f"{name} {event}"] = await receipt_of(office, gone.alert_id or "", event)
+        with pytest.raises(PolicyRefused, match="receipt_nothing"):
+            await receipt_of(there, gone.alert_id or "", "submitted")
+        last = (await entries(here, "audit.export"))[-1]
+        assert last.fields["digest"] == sha256(receipts["here erased"].file.encode()).hexdigest()
+        assert last.fields["purpose"] == "receipt"
+        await check_log(there)
+        await refusals(here, begin_ms)
+        scope = Scope(purpose="court", from_ms=begin_ms)
+        view = await make(here, "/stick/dossier", scope)
+        await check_log(here)
+        exports = await entries(here, "audit.export", "acc.export")
+        purposes = [entry.fields.get("purpose") for entry in exports]
+        assert purposes[-4:] == ["dossier-begun", "court", "court", "dossier"]
+        assert set(purposes[:-4]) == {"receipt"}
+        assert exports[-1].fields["digest"] == view.digest
+        (manifest,) = here.host.disk.rglob(f"dossier/{MANIFEST}")
+        shutil.copytree(manifest.parent, home / "dossier")
+        ids = {"inside": inside, "outside": outside, "gone": gone, "theirs": theirs}
+        found.append(
+            Made(
+                folder=home / "dossier",
+                policy=await policy_for(here, there),
+                view=view,
+                receipts=receipts,
+                their_policy=await policy_for(there, here),
+                offered=offered,
+                **{name: sent.alert_id or "" for name, sent in ids.items()},
+            )
+        )
+
+    play(home / "world", script)
+    return found[0]
+
+
+async def receipt_of(office: OfficeHost, alert_id: str, event: str) -> ReceiptView:
+    """A receipt, asked for by whoever is logged in."""
+    assert office.session is not None
+    session = office.session
+    return await office.host.run(lambda env: node_of(office).desk.receipt(session, alert_id, event))
+
+
+async def events_of(office: OfficeHost, alert_id: str) -> list[str]:
+    """What receipts can be made of."""
+    assert office.session is not None
+    session = office.session
+    listed = await office.host.run(lambda env: node_of(office).desk.events_of(session, alert_id))
+    return list(dict.fromkeys(view.event for view in listed))
+
+
+async def too_early(office: OfficeHost, alert_id: str) -> None:
+    """A moment after sending there is a receipt under the log's own signature, and none that says more."""
+    assert (await receipt_of(office, alert_id, "submitted")).witnesses == ()
+    for named, event, code in (
+        (alert_id, "witnessed", "receipt_not_witnessed"),
+        (alert_id, "read", "receipt_nothing"),
+        (alert_id, "sent", "receipt_nothing"),
+        ("ab" * 32, "submitted", "alert_unknown"),
+    ):
+        with pytest.raises(PolicyRefused, match=code):
+            await receipt_of(office, named, event)
+    assert await events_of(office, alert_id) == ["submitted"]
+
+
+async def refusals(office: OfficeHost, begin_ms: int) -> None:
+    """What makes no dossier, and leaves no entry."""
+    before = len(await entries(office, "audit.export", "acc.export"))
+    good = Scope(purpose="court", from_ms=begin_ms)
+    for folder, scope, code in (
+        ("/stick/a", replace(good, purpose="duty"), "reason_unknown"),
+        ("/stick/a", replace(good, alerts=(bytes(32),)), "alert_unknown"),
+        ("node/log", good, "dossier_place"),
+    ):
+        with pytest.raises(PolicyRefused, match=code):
+            await make(office, folder, scope)
+    with pytest.raises(MalformedInput, match="bad_auditor_key"):
+        await make(office, "/stick/a", good, AUDITOR.public_bytes[:-1])
+    assert len(await entries(office, "audit.export", "acc.export")) == before
+
+
+@pytest.fixture(scope="module")
+def lone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the two libraries that the verifier needs, and no other package."""
+    place = tmp_path_factory.mktemp("lone")
+    for package in (cryptography, nacl):
+        home = Path(package.__path__[0])
+        (place / home.name).symlink_to(home)
+    for part in Path(nacl.__path__[0]).parent.glob("*cffi*"):  # what PyNaCl stands on
+        (place / part.name).symlink_to(part)
+    return place
+
+
+LONE = """
+import runpy, sys
+sys.path.append(sys.argv[1])
+del sys.argv[:2]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+class Auditor:
+    """The auditor's desk: a copy of the folder, policy and key as files, and both verifiers."""
+
+    def __init__(self, made: Made, home: Path, lone: Path) -> None:
+        self.made = made
+        self.folder = home / "dossier"
+        shutil.copytree(made.folder, self.folder)
+        self.policy, self.key, self._lone = home / "policy", home / "key", lone
+        self.trust(made.policy)
+        self.key.write_text(encode_auditor_secret(SEED))
+
+    def trust(self, policy: Policy) -> None:
+        self.policy.write_bytes(policy.encode())
+        self.trusted = policy
+
+    def ours(self, key: XWingPrivateKey | None = AUDITOR) -> list[str]:
+        """Findings of our own check."""
+        return check_dossier(str(self.folder), self.trusted, key).findings
+
+    def theirs(self, *more: str, with_key: bool = True) -> "subprocess.CompletedProcess[str]":
+        """The single file, alone with its two libraries."""
+        key = ["--key", str(self.key)] if with_key else []
+        given = [str(self._lone), str(ROOT / "audit" / "standalone" / VERIFIER), str(self.folder)]
+        base = getattr(sys, "_base_executable", sys.executable)
+        return subprocess.run(
+            [base, "-I", "-S", "-c", LONE, *given, "--policy", str(self.policy), *key, *more],
+            env={"PATH": os.environ["PATH"]},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+
+@pytest.fixture
+def auditor(made: Made, tmp_path: Path, lone: Path) -> Auditor:
+    return Auditor(made, tmp_path, lone)
+
+
+def test_every_event_of_an_alert_can_be_handed_over_at_both_offices(made: Made) -> None:
+    """Submitted, witnessed, delivered, read, erased: each verifies, witnessed, under keys the other office
+    pinned, and is small; at the receiver the same without the first."""
+    events = [event.value for event in Event]
+    assert made.offered == {"here": events, "there": ["delivered", "witnessed", "read", "erased"]}
+    kinds = {}
+    for name, view in made.receipts.items():
+        office, event = name.split()
+        policy = made.policy if office == "here" else made.their_policy
+        receipt = open_receipt_untrusted(view.file.encode(), policy, Event(event))
+        assert (receipt.head.quorum, len(view.file.encode()) <= 2000) == (True, True)
+        assert (receipt.entry["seq"], receipt.entry["ts"] // 1000) == (view.index, view.at_ms)
+        kinds[name] = " ".join([receipt.entry["t"], receipt.entry.get("step", "")]).strip()
+    assert kinds == {
+        "here submitted": "msg.submit",
+        "here witnessed": "msg.submit",
+        "here delivered": "msg.receipt delivered",
+        "here read": "msg.receipt opened",
+        "here erased": "content.erased",
+        "there delivered": "msg.recv",
+        "there witnessed": "msg.recv",
+        "there read": "acc.read",
+        "there erased": "content.erased",
+    }
+    assert made.receipts["here delivered"].peer_name == "Tengchong BLO"
+
+
+def test_both_verifiers_take_an_honest_dossier(auditor: Auditor) -> None:
+    """Nothing found; two alerts open, one is erased; the seal is countersigned; both say their words."""
+    made = auditor.made
+    checked = check_dossier(str(auditor.folder), auditor.trusted, AUDITOR)
+    assert checked.findings == []
+    assert (checked.openings, checked.cosigners, made.view.cosigners) == (2, ("partner",), 1)
+    assert checked.receipts > 5
+    assert checked.manifest is not None
+    states = {(a.alert_id, a.way): a.state for a in checked.manifest.alerts}
+    assert states == {
+        (made.inside, "sent"): "opened",
+        (made.gone, "sent"): "erased",
+        (made.theirs, "received"): "opened",
+    }
+    told = auditor.theirs("--show")
+    assert (told.returncode, told.stderr) == (0, "")
+    assert told.stdout.endswith("HOLDS\n")
+    assert "FINDING" not in told.stdout
+    shown = {line["alert"]: json.dumps(line) for line in map(json.loads, told.stdout.splitlines()[:2])}
+    assert INSIDE in shown[made.inside]
+    assert ANSWERED in shown[made.theirs]
+    assert made.view.digest in told.stdout
+    assert (auditor.folder / VERIFIER).read_bytes() == read_verifier()
+    report = json.loads((auditor.folder / REPORT_FACTS).read_bytes())
+    assert [(log["size"], log["directory"]) for log in report["logs"]] == [(made.view.entries, "log")]
+    notes = json.loads((auditor.folder / EVIDENCE / CUSTODY).read_bytes())["notes"]
+    assert len(notes) == 2, "one for each alert in scope that the broker took from here"
+
+
+def test_what_is_out_of_scope_is_nowhere_in_a_dossier(auditor: Auditor) -> None:
+    """Neither in a file nor behind the auditor's key; and what is in scope is in no file in the clear."""
+    made = auditor.made
+    told = auditor.theirs("--show").stdout
+    everything = b"".join(path.read_bytes() for path in auditor.folder.rglob("*") if path.is_file())
+    for plate in (OUTSIDE, GONE):
+        assert plate not in told
+    for plate in (INSIDE, OUTSIDE, GONE, ANSWERED, "Tengchong"):
+        # The policy names the partner, and nothing else does.
+        assert (plate.encode() in everything) == (plate == "Tengchong")
+    names = {path.name for path in auditor.folder.rglob("*")}
+    assert not any(name.startswith((made.outside, made.outside[:12])) for name in names)
+    assert not list(auditor.folder.glob(f"openings/{made.gone}*"))
+    assert len(list(auditor.folder.glob("openings/*"))) == 2
+
+
+def test_openings_open_for_the_auditor_alone(auditor: Auditor) -> None:
+    """Another key opens none; a missing one leaves them closed and says so."""
+    auditor.key.write_text(encode_auditor_secret(OTHER_SEED))
+    assert any("another key" in finding for finding in auditor.ours(XWingPrivateKey.from_seed(OTHER_SEED)))
+    other = auditor.theirs("--show")
+    assert (other.returncode, "another key" in other.stdout, INSIDE in other.stdout) == (1, True, False)
+    closed = auditor.theirs(with_key=False)
+    assert (closed.returncode, "not opened" in closed.stdout) == (0, True)
+
+
+def flipped(path: Path, rng: random.Random) -> None:
+    data = bytearray(path.read_bytes())
+    at = rng.randrange(8 * len(data))
+    data[at // 8] ^= 1 << at % 8
+    path.write_bytes(data)
+
+
+def test_a_turned_bit_in_any_file_is_found(auditor: Auditor) -> None:
+    """Every file of the folder, one after the other, in our check."""
+    rng = random.Random(7)
+    for path in sorted(path for path in auditor.folder.rglob("*") if path.is_file()):
+        whole = path.read_bytes()
+        flipped(path, rng)
+        try:
+            found = bool(auditor.ours(None))
+        except MalformedInput:
+            found = path.name == MANIFEST
+        assert found, path
+        path.write_bytes(whole)
+    assert auditor.ours() == []
+
+
+@pytest.mark.parametrize("name", [MANIFEST, SEAL, BRIDGE])
+def test_every_byte_of_what_proves_the_rest_counts(auditor: Auditor, name: str) -> None:
+    """These three are in no manifest: each of their bytes is turned."""
+    path = auditor.folder / name
+    whole = path.read_bytes()
+    rng = random.Random(name)
+    for at in rng.sample(range(len(whole)), min(len(whole), 150)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << rng.randrange(8)]) + whole[at + 1 :])
+        checked = found_in_seal(auditor)
+        assert checked, at
+
+
+def found_in_seal(auditor: Auditor) -> bool:
+    """Whether manifest, seal and bridge do not hold; the rest is not looked at again."""
+    checked = Checked()
+    try:
+        data = (auditor.folder / MANIFEST).read_bytes()
+        manifest = parse_manifest_untrusted(data)
+    except MalformedInput:
+        return True
+    folder = PublishedLog(str(auditor.folder))
+    _check_seal(folder, manifest, sha256(data).hexdigest(), auditor.trusted, checked)
+    return bool(checked.findings)
+
+
+Attack = str
+ATTACKS: Sequence[Attack] = (
+    "nothing",
+    "bit:manifest.json",
+    "bit:manifest.tlog-proof",
+    "bit:log/checkpoint",
+    "bit:log/tile/entries",
+    "bit:openings",
+    "missing:openings",
+    "missing:log/archive",
+    "extra",
+    "swapped:openings",
+    "resealed:openings",
+    "stranger",
+    "alone",
+)
+
+
+def attack(auditor: Auditor, how: Attack) -> None:
+    """Do one thing to the folder, or to what the auditor trusts."""
+    kind, _, where = how.partition(":")
+    folder = auditor.folder
+    place = folder / where
+    files = sorted(path for path in ([place] if place.is_file() else place.rglob("*")) if path.is_file())
+    if kind == "bit":
+        flipped(files[0], random.Random(3))
+    elif kind == "missing":
+        files[0].unlink()
+    elif kind == "extra":
+        (folder / "log" / "tile" / "9").mkdir()
+        (folder / "log" / "tile" / "9" / "000").write_bytes(b"more")
+    elif kind in ("swapped", "resealed"):
+        first, second = files[0].read_bytes(), files[1].read_bytes()
+        files[0].write_bytes(second)
+        files[1].write_bytes(first)
+        if kind == "resealed":
+            relist(folder)
+    elif kind == "stranger":
+        auditor.trust(single_log_policy(replace(auditor.trusted.logs[0], public=bytes(32))))
+    elif kind == "alone":
+        seal, lines = folder / SEAL, (folder / SEAL).read_text().splitlines(keepends=True)
+        seal.write_text("".join(lines[:-1]))
+
+
+def relist(folder: Path) -> None:
+    """The manifest of somebody who alters files and lists them anew, but cannot sign."""
+    manifest = json.loads((folder / MANIFEST).read_bytes())
+    for each in manifest["files"]:
+        each["sha256"] = sha256((folder / each["path"]).read_bytes()).hexdigest()
+        each["bytes"] = (folder / each["path"]).stat().st_size
+    (folder / MANIFEST).write_bytes(json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode())
+
+
+@pytest.mark.parametrize("how", ATTACKS)
+def test_both_verifiers_agree(auditor: Auditor, how: Attack) -> None:
+    """On the honest dossier and on every altered one."""
+    attack(auditor, how)
+    try:
+        ours = 1 if auditor.ours() else 0
+    except MalformedInput:
+        ours = 2
+    told = auditor.theirs()
+    assert (told.returncode, how) == (ours, how), told.stdout + told.stderr
+    assert (ours == 0) == (how == "nothing")
