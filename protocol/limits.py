@@ -121,13 +121,15 @@ MAILBOX_BYTES_MAX: Final = 64 * 2**20
 MAILBOX_RESERVED_ITEMS: Final = 64
 MAILBOX_RESERVED_BYTES: Final = 4 * 2**20
 RENDEZVOUS_TTL_MS: Final = 15 * MINUTE_MS
-LONG_POLL_MS_MAX: Final = 55 * SECOND_MS
+LONG_POLL_MS_MAX: Final = 100 * SECOND_MS
+# How often a broker says that it still holds a poll: what lies between closes lines that are silent.
+STILL_HELD_MS: Final = 50 * SECOND_MS
 DATE_SKEW_MS_MAX: Final = 4 * MINUTE_MS
 # A request or an answer that goes inside another: the largest size of the ladder that leaves it room.
 FORWARDED_BYTES_MAX: Final = 896 * 2**10
 FORWARD_WAIT_MS_MAX: Final = 30 * SECOND_MS
 REQUEST_BYTES_MAX: Final = 1 * 2**20
-EMPTY_ANSWER_BYTES: Final = 256
+EMPTY_ANSWER_BYTES: Final = 128
 
 assert tuple(sorted(ENVELOPE_BUCKETS_BYTES)) == ENVELOPE_BUCKETS_BYTES
 assert BLOB_OFFSET_BYTES == 1_257
@@ -147,7 +149,7 @@ assert FORWARD_WAIT_MS_MAX < LONG_POLL_MS_MAX, "the way on takes time too"
 assert MAILBOX_RESERVED_ITEMS < MAILBOX_ITEMS_MAX
 assert MAILBOX_RESERVED_BYTES < MAILBOX_BYTES_MAX
 assert MAILBOX_RESERVED_BYTES >= MAILBOX_RESERVED_ITEMS * ENVELOPE_BYTES_MAX
-assert LONG_POLL_MS_MAX < MINUTE_MS, "common proxies cut an idle request after one minute"
+assert STILL_HELD_MS < MINUTE_MS, "common proxies cut an idle request after one minute"
 
 # --- items, receipts, conversation, requests, mailbox (docs/spec/conversation.md, docs/spec/broker.md) ---
 ED25519_PUBLIC_BYTES: Final = 32
@@ -186,6 +188,7 @@ PUT_BYTES_PER_REQUEST_MAX: Final = 4 * 2**20
 SEPARATE_RECIPIENTS_MAX: Final = 8
 # Sizes of a whole request: the first holds one long poll; above 2 KiB four steps to the octave.
 REQUEST_BYTES_MIN: Final = 1_280
+POLL_REQUEST_BYTES: Final = 1_536  # a poll of up to four mailboxes
 ANSWER_BYTES_MAX: Final = 1 * 2**20
 # Envelopes inlined into one answer; the rest of it is for hashes, notes and padding.
 INLINE_BYTES_MAX: Final = 960 * 2**10
@@ -249,6 +252,9 @@ assert BROKER_ANSWER_WAIT_MS > LONG_POLL_MS_MAX
 assert RESEAL_SPACING_MS <= HELD_BACKOFF_MS_MIN
 assert ENVELOPE_BUCKETS_BYTES[0] > REQUEST_BYTES_MIN
 assert EMPTY_ANSWER_BYTES < REQUEST_BYTES_MIN
+assert LONG_POLL_MS_MAX // STILL_HELD_MS < EMPTY_ANSWER_BYTES, (
+    "what is said meanwhile is told from the answer"
+)
 assert NOTICES_PER_ANSWER_MAX * NOTICE_BYTES_MAX < INLINE_BYTES_MAX
 assert NOTICES_UNVOUCHED_MAX > 12 * NOTICES_UNVOUCHED_PER_HOUR_MAX, "every office asks once in that time"
 assert MAILBOX_ROTATION_SPREAD_MS < MAILBOX_ROTATION_MS < MAILBOX_TTL_MS
