@@ -89,6 +89,9 @@ HEARTBEAT_QUIET_AFTER_MS: Final = 3 * DAY_MS
 HEARTBEAT_QUIET_INTERVAL_MS: Final = 1 * DAY_MS
 # What a heartbeat may take on its way before two missed intervals are shown: a long poll and two rounds.
 HEARTBEAT_SLACK_MS: Final = 5 * MINUTE_MS
+# Cover takes this much of a mailbox, and of the window, until the peer says what it has.
+COVER_UNACKNOWLEDGED_MAX: Final = 64
+COVER_MEAN_S_MIN: Final = 60
 BACKUP_HORIZON_MS: Final = 35 * DAY_MS
 HELD_BACKOFF_MS_MIN: Final = 1 * MINUTE_MS
 HELD_BACKOFF_MS_MAX: Final = 24 * HOUR_MS
@@ -243,6 +246,7 @@ assert ONE_TIME_KEYS_MAX * KEY_ID_BYTES + ONE_TIME_OFFERED_MAX * XWING_PUBLIC_BY
 assert ONE_TIME_OFFERED_MAX < ONE_TIME_KEYS_MAX
 assert WINDOW_MESSAGES % 8 == 0, "a bitmap of one window is whole bytes"
 assert SERVICE_UNREPORTED_MAX < WINDOW_MESSAGES // 2
+assert COVER_UNACKNOWLEDGED_MAX < (MAILBOX_ITEMS_MAX - MAILBOX_RESERVED_ITEMS) // 4
 assert RECEIPTS_PER_MESSAGE_MAX * 15 + 1 <= WIRE_ITEMS_MAX
 assert RECEIPTS_PER_MESSAGE_MAX * (2 * HASH_BYTES + CODE_BYTES_MAX + ACTOR_BYTES_MAX + 48) <= BODY_BYTES_MAX
 assert PUT_BYTES_PER_REQUEST_MAX >= 4 * REQUEST_BYTES_MAX
