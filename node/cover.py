@@ -2,8 +2,8 @@
 
 Spec: docs/spec/conversation.md#cover. Off unless the operator asks for it. One rule: cover is what can be
 left out. It leaves only where nothing waits and little is unacknowledged, so that it takes no alert's place,
-and it is never a reason to say anything. Its moments are memoryless: to have seen one says nothing of the next,
-and nothing of them needs to be kept.
+and it is never a reason to say anything. Its moments are memoryless: to have seen one says nothing of the
+next, and nothing of them needs to be kept.
 """
 
 import math
