@@ -128,7 +128,7 @@ class Forwarder:
                 op.request,
                 wait_ms=op.wait_ms,
                 answer_bytes_max=limits.FORWARDED_BYTES_MAX,
-                timeout_s=ONWARD_TIMEOUT_S + op.wait_ms / 1000,
+                timeout_s=ONWARD_TIMEOUT_S,
             )
         except Unavailable:
             other.forget_card()  # it may have another TLS key by now

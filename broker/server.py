@@ -7,6 +7,7 @@ code as text; nothing of a request is logged, not even where it came from. Heade
 are ``runtime.connections``'; what is inside a request is ``exchange``'s.
 """
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -16,6 +17,7 @@ from broker.exchange import Exchange
 from broker.metrics import BrokerMetrics
 from keys.errors import MalformedInput, PolicyRefused, SalweenError, VerificationFailed
 from protocol import limits
+from protocol.requests import STILL_HELD, List, Request
 from runtime import logs
 from runtime.env import Env
 
@@ -23,7 +25,6 @@ PATH: Final = "/v1"
 BODIES_BYTES_MAX: Final = 48 * 2**20  # request bodies in memory at one time
 BODY_BASE_S: Final = 10.0
 BODY_BYTES_PER_S_MIN: Final = 1024  # an office behind a slow link still gets 64 KiB through in 74 s
-_BINARY: Final = "application/octet-stream"
 
 _log = logs.get_logger("broker.server")
 
@@ -57,9 +58,9 @@ class Endpoint:
         return app
 
     async def _show_card(self, _: web.Request) -> web.Response:
-        return web.Response(body=self._card, content_type=_BINARY)
+        return web.Response(body=self._card)
 
-    async def _take_request(self, request: web.Request) -> web.Response:
+    async def _take_request(self, request: web.Request) -> web.StreamResponse:
         length = request.content_length
         if length is None:
             return self._refuse(411, "length_required", "malformed")
@@ -88,13 +89,35 @@ class Endpoint:
             self._bodies_bytes -= len(body)
             body.clear()
         try:
-            answer = await self._exchange.answer(opened)
+            if any(isinstance(op, List) and op.wait_ms > limits.STILL_HELD_MS for op in opened.ops):
+                return await self._poll(request, opened)
+            return web.Response(body=await self._exchange.answer(opened))
         except PolicyRefused as error:
             # The other refusal is the log's own: it went back in time, and nothing may be promised on it.
             if error.code != "replayed":
                 raise
             return self._refuse(409, error.code, "replayed")
-        return web.Response(body=answer, content_type=_BINARY)
+
+    async def _poll(self, request: web.Request, opened: Request) -> web.StreamResponse:
+        """The answer to a poll; while it is held back the line is not silent."""
+        response = web.StreamResponse()
+        response.enable_chunked_encoding()
+        saying = self._env.spawn(self._say_held(request, response), name="still-held")
+        try:
+            answer = await self._exchange.answer(opened)
+        finally:
+            saying.cancel()
+        if not response.prepared:
+            return web.Response(body=answer)
+        await response.write_eof(answer)
+        return response
+
+    async def _say_held(self, request: web.Request, response: web.StreamResponse) -> None:
+        with contextlib.suppress(ConnectionError):  # who left is noticed elsewhere
+            while True:
+                await self._env.sleep(limits.STILL_HELD_MS / 1000)
+                await response.prepare(request)
+                await response.write(STILL_HELD)
 
     def _refuse(self, status: int, code: str, outcome: str) -> web.Response:
         self._metrics.requests.labels(outcome).inc()
@@ -123,6 +146,7 @@ class Endpoint:
 
 
 async def _bare_headers(_: web.Request, response: web.StreamResponse) -> None:
-    # Which Python and which library we run is nobody's business.
-    response.headers["Server"] = "salween"
-    response.headers["Cache-Control"] = "no-store"
+    # Which Python and which library we run is nobody's business, and a poll is paid by the byte. The clock is
+    # in the sealed answer; nothing may keep the answer to a POST.
+    for unsaid in ("Content-Type", "Date", "Server"):
+        response.headers.pop(unsaid, None)

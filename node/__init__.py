@@ -7,6 +7,7 @@ Reading order:
 - ``peers``, ``receive_keys``, ``one_time``  one paired office inside a transaction, and its keys
 - ``outbox``, ``inbox``  record, then act: what leaves and what comes
 - ``witness``, ``broker_heads``  partners' logs cosigned by us, ours by them; heads of brokers' logs
+- ``cover``  messages about nothing, for who watches the line
 - ``watch``, ``nacks``, ``evidence``  heartbeats and bounds, keys nobody had, what cannot both be true
 - ``addresses``, ``mailboxes``  where peers read, and where we do: made, announced, made again, given up
 - ``losses``  what brokers lost, for people

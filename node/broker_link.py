@@ -32,7 +32,7 @@ from protocol.requests import (
     request_bytes,
     seal_request,
 )
-from runtime.broker_line import POLL_WAIT_MS, BrokerLine, wrong_key
+from runtime.broker_line import POLL_WAIT_MS, SHORT_POLL_WAIT_MS, BrokerLine, wrong_key
 from runtime.env import Env
 from runtime.exits import DiskFailed
 from runtime.logs import get_logger
@@ -272,6 +272,29 @@ class _Load:
 
 
 @dataclass(slots=True)
+class _Hold:
+    """For how long a poll is held: something on the way may end what seems idle to it, whatever is said."""
+
+    broken: int = 0  # polls in a row that broke after SHORT_POLL_WAIT_MS
+    long_again_ms: int = 0  # monotonic
+
+    def wait_ms(self, most_ms: int, now_ms: int) -> int:
+        """How long to ask for now."""
+        return most_ms if now_ms >= self.long_again_ms else min(most_ms, SHORT_POLL_WAIT_MS)
+
+    def broke(self, held_ms: int, now_ms: int) -> None:
+        """No answer came. Once is an outage; twice in a row so late is something that waits for it."""
+        self.broken += held_ms > SHORT_POLL_WAIT_MS
+        if self.broken == 2:
+            self.broken, self.long_again_ms = 0, now_ms + limits.DAY_MS
+
+    def ended(self, held_ms: int) -> None:
+        """An answer came."""
+        if held_ms > SHORT_POLL_WAIT_MS:
+            self.broken = 0
+
+
+@dataclass(slots=True)
 class _PartLoad:
     """How many bytes one part carries, so that it takes about PART_S whatever the line."""
 
@@ -316,6 +339,7 @@ class BrokerLink:
         self._looked_anew_ms = env.clock.monotonic_ms()
         self._rereads = 0
         self._inline, self._send = _Load(INLINE_BYTES_MAX), _Load(SEND_BYTES_MAX)
+        self._hold = _Hold()
         self._is_quiet = True  # the last poll brought nothing
         self._fruitless = 0  # answers in a row that listed items and brought us no further
         self._state: LinkView = self._view("connecting")
@@ -476,9 +500,11 @@ class BrokerLink:
         behind = [mailbox for mailbox in mailboxes if mailbox.name in self._behind]
         share = self._inline.now // len(mailboxes)
         share_behind = self._inline.now // max(1, len(behind))
-        # A first look answers at once: it also proves that the link works.
-        wait_ms = self.client.wait_ms_max if self._state.state == "online" else 0
         began_ms = self._env.clock.monotonic_ms()
+        # A first look answers at once: it also proves that the link works.
+        wait_ms = (
+            self._hold.wait_ms(self.client.wait_ms_max, began_ms) if self._state.state == "online" else 0
+        )
         ops = [
             List(
                 get_secret=mailbox.get_secret.reveal(),
@@ -488,7 +514,13 @@ class BrokerLink:
             )
             for mailbox in mailboxes
         ]
-        results = await self._ask_for_much(ops, self._inline)
+        try:
+            results = await self._ask_for_much(ops, self._inline)
+        except Unavailable:
+            now_ms = self._env.clock.monotonic_ms()
+            self._hold.broke(now_ms - began_ms, now_ms)
+            raise
+        self._hold.ended(self._env.clock.monotonic_ms() - began_ms)
         listed = [
             (mailbox, result)
             for mailbox, result in zip(mailboxes, results, strict=True)

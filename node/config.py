@@ -7,8 +7,9 @@ variables ``SALWEEN_NODE_<KEY>`` override the file.
 from pathlib import PurePath
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from protocol import limits
 from runtime.configuration import load_settings
 from runtime.env import Files
 
@@ -34,6 +35,14 @@ class NodeConfig(BaseModel):
     opened_receipts: bool = True
     receipt_spread_s: int = Field(default=10, ge=0, le=RECEIPT_SPREAD_S_MAX)
     heartbeat_s: int = Field(default=3600, ge=60, le=86_400)
+    cover_mean_s: int = Field(default=0, ge=0, le=86_400)
+
+    @field_validator("cover_mean_s")
+    @classmethod
+    def _not_without_end(cls, mean_s: int) -> int:
+        if 0 < mean_s < limits.COVER_MEAN_S_MIN:
+            raise ValueError(f"0 sends none; otherwise at least {limits.COVER_MEAN_S_MIN}")
+        return mean_s
 
 
 def load_config(files: Files, directory: str) -> NodeConfig:
@@ -54,4 +63,5 @@ def default_config_text(*, web_port: int, health_port: int) -> str:
         "# opened_receipts = true # tell the sending office when an officer opened its alert\n"
         "# receipt_spread_s = 10   # what is not immediate is receipted together within so many seconds\n"
         "# heartbeat_s = 3600      # a sign of life to each partner; both offices should use the same\n"
+        "# cover_mean_s = 0        # messages about nothing to each partner, that far apart; 0: none\n"
     )

@@ -32,6 +32,7 @@ from node.ceremony import Ceremonies
 from node.clock_doubt import ClockDoubt
 from node.config import NodeConfig, load_config
 from node.control import SOCKET_NAME, Channel, ControlServer, Params
+from node.cover import Cover
 from node.deadlines import Deadlines
 from node.desk import Desk
 from node.doctor import check_node
@@ -196,6 +197,9 @@ class Node:
             key_version=identity.key_version,
             interval_ms=config.heartbeat_s * 1000,
             company=self.witnessing.company,
+        )
+        self._cover = Cover(
+            env, db, self._outbox, key_version=identity.key_version, mean_s=config.cover_mean_s
         )
         self._deadlines = Deadlines(
             env, db, log, office_name=identity.name, changed=lambda: self.events.tell("outbox")
@@ -442,6 +446,8 @@ class Node:
         await self._ensure_links()
         self._run(self._link_where_wanted(), "links")
         self._run(self._housekeep(), "housekeeping")
+        if self._config.cover_mean_s:
+            self._run(self._cover.run(), "cover")
         self._run(self.log.run(), "log")
         self._run(self.revocations.run(), "notices")
         self._run(self.mailboxes.run(), "mailboxes")
@@ -637,7 +643,15 @@ class Node:
     async def doctor(self) -> list[dict[str, Any]]:
         """Everything the doctor looks at, with the exact fix for each fault."""
         clients = [entry.link.client for entry in self._links.values()]
-        return await check_node(self._env, self._directory, self._identity, self.log, self._db, clients)
+        return await check_node(
+            self._env,
+            self._directory,
+            self._identity,
+            self.log,
+            self._db,
+            clients,
+            cover_mean_s=self._config.cover_mean_s,
+        )
 
     # --- the end --------------------------------------------------------------------------------------------
 

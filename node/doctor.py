@@ -12,6 +12,7 @@ from keys.errors import SalweenError
 from node.broker_heads import refused_heads
 from node.broker_link import BrokerClient
 from node.clock_doubt import CLOCK_DOUBT_MS
+from node.cover import cover_cost
 from node.identity import Identity
 from node.layout import KEYSTORE_NAME
 from node.losses import lost_addresses, own_lost
@@ -34,8 +35,13 @@ async def check_node(
     log: AuditLog,
     db: Database,
     clients: Sequence[BrokerClient],
+    *,
+    cover_mean_s: int,
 ) -> list[dict[str, Any]]:
-    """Clock, disk, permissions, certificate, log, database, own keys, brokers, mailboxes; as they matter."""
+    """Clock, disk, permissions, certificate, log, database, own keys, brokers, mailboxes; as they matter.
+
+    Last what cover costs on the line, which is no fault.
+    """
     now_ms = env.clock.now_ms()
     checks = [
         _check(
@@ -118,6 +124,7 @@ async def check_node(
             )
             for address, code, at_ms in await db.read(refused_heads)
         ]
+    checks.append(_check("cover", True, cover_cost(cover_mean_s), ""))
     return checks
 
 

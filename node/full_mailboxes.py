@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from protocol import limits
 from protocol.delivery import FullMailbox, after_puts, after_taken_out
+from protocol.message import MessageType
 from runtime.sqlite import Snapshot, Transaction
 
 # Items that wait for a mailbox without room, whatever their own timers say.
@@ -24,7 +25,7 @@ def let_through(tx: Snapshot, peers: Sequence[bytes], now_ms: int, *, most: int)
     found: list[int] = []
     for peer_id, urgent, full in _load(tx, peers):
         allowed = min(full.allowance(now_ms), most)
-        order = "alert_id IS NULL, rowid" if urgent else "rowid"
+        order = "alert_id IS NULL, rowid" if urgent else f"type = {MessageType.COVER:d}, rowid"
         sql = f"SELECT rowid {_WAITING} ORDER BY {order} LIMIT ?"
         found += [row[0] for row in tx.execute(sql, (peer_id, urgent, allowed))]
     return found

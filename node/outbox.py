@@ -109,6 +109,7 @@ class Row:
 
     hh: bytes
     peer: bytes
+    type: MessageType
     alert_id: bytes | None
     msg_id: bytes
     urgent: bool
@@ -148,7 +149,8 @@ _DUE = (
 # Past, or further ahead than any spread: only a clock that was since set back can have drawn that.
 _RECEIPT_DUE = "NOT (due_ms > ? AND due_ms <= ?)"
 _LOST = "address_lost"
-_ROW = "hh, peer, alert_id, msg_id, urgent, envelope, envelope_hash, attempt, state"
+_COVER_LAST = f"type = {MessageType.COVER:d}"
+_ROW = "hh, peer, type, alert_id, msg_id, urgent, envelope, envelope_hash, attempt, state"
 
 
 class Outbox:
@@ -425,7 +427,7 @@ class Outbox:
         The announcement rides whenever the envelope does not grow for it.
         """
         items = list(message.items)
-        if message.type is MessageType.CONTROL:
+        if message.type in (MessageType.CONTROL, MessageType.COVER):
             return message.items  # made of such items itself
         if peer.pair.unreported:
             items.append(acknowledgement(peer.pair, self._identity.key_version))
@@ -531,14 +533,14 @@ class Outbox:
             )
             # Envelopes are read of those alone that are chosen.
             found = tx.execute(
-                f"SELECT rowid {_DUE} ORDER BY urgent DESC, rowid LIMIT ?",
+                f"SELECT rowid {_DUE} ORDER BY urgent DESC, {_COVER_LAST}, rowid LIMIT ?",
                 (now_ms, address, ops_max + len(self._in_flight)),
             )
             chosen = [row[0] for row in found]
             chosen += full_mailboxes.let_through(tx, list(secrets), now_ms, most=ops_max)
             rows = tx.execute(
                 f"SELECT {_ROW} FROM delivery WHERE rowid IN (SELECT value FROM json_each(?))"  # noqa: S608
-                " ORDER BY urgent DESC, rowid",
+                f" ORDER BY urgent DESC, {_COVER_LAST}, rowid",
                 (json.dumps(chosen),),
             )
             return [_row(row) for row in rows], secrets
@@ -554,6 +556,8 @@ class Outbox:
         for row in rows:
             if row.hh in self._in_flight or len(ops) == ops_max:
                 continue
+            if row.type is MessageType.COVER and ops:
+                break  # nothing waits for it
             _, commands = step(row.state, TimerFired(), now_ms, 0.0)
             if row.envelope is None or any(isinstance(command, AskHeld) for command in commands):
                 ops.append(Held(put_secret=secrets[row.peer], envelope_hash=row.envelope_hash))
@@ -1275,10 +1279,11 @@ def _ahead(now_ms: int) -> tuple[int, int]:
 
 
 def _row(row: Sequence[Any]) -> Row:
-    hh, peer, alert_id, msg_id, urgent, envelope, sealed_hash, attempt, state = row
+    hh, peer, type_, alert_id, msg_id, urgent, envelope, sealed_hash, attempt, state = row
     return Row(
         hh=hh,
         peer=peer,
+        type=MessageType(type_),
         alert_id=alert_id,
         msg_id=msg_id,
         urgent=bool(urgent),

@@ -89,6 +89,9 @@ HEARTBEAT_QUIET_AFTER_MS: Final = 3 * DAY_MS
 HEARTBEAT_QUIET_INTERVAL_MS: Final = 1 * DAY_MS
 # What a heartbeat may take on its way before two missed intervals are shown: a long poll and two rounds.
 HEARTBEAT_SLACK_MS: Final = 5 * MINUTE_MS
+# Cover takes this much of a mailbox, and of the window, until the peer says what it has.
+COVER_UNACKNOWLEDGED_MAX: Final = 64
+COVER_MEAN_S_MIN: Final = 60
 BACKUP_HORIZON_MS: Final = 35 * DAY_MS
 HELD_BACKOFF_MS_MIN: Final = 1 * MINUTE_MS
 HELD_BACKOFF_MS_MAX: Final = 24 * HOUR_MS
@@ -121,13 +124,15 @@ MAILBOX_BYTES_MAX: Final = 64 * 2**20
 MAILBOX_RESERVED_ITEMS: Final = 64
 MAILBOX_RESERVED_BYTES: Final = 4 * 2**20
 RENDEZVOUS_TTL_MS: Final = 15 * MINUTE_MS
-LONG_POLL_MS_MAX: Final = 55 * SECOND_MS
+LONG_POLL_MS_MAX: Final = 100 * SECOND_MS
+# How often a broker says that it still holds a poll: what lies between closes lines that are silent.
+STILL_HELD_MS: Final = 50 * SECOND_MS
 DATE_SKEW_MS_MAX: Final = 4 * MINUTE_MS
 # A request or an answer that goes inside another: the largest size of the ladder that leaves it room.
 FORWARDED_BYTES_MAX: Final = 896 * 2**10
 FORWARD_WAIT_MS_MAX: Final = 30 * SECOND_MS
 REQUEST_BYTES_MAX: Final = 1 * 2**20
-EMPTY_ANSWER_BYTES: Final = 256
+EMPTY_ANSWER_BYTES: Final = 128
 
 assert tuple(sorted(ENVELOPE_BUCKETS_BYTES)) == ENVELOPE_BUCKETS_BYTES
 assert BLOB_OFFSET_BYTES == 1_257
@@ -147,7 +152,7 @@ assert FORWARD_WAIT_MS_MAX < LONG_POLL_MS_MAX, "the way on takes time too"
 assert MAILBOX_RESERVED_ITEMS < MAILBOX_ITEMS_MAX
 assert MAILBOX_RESERVED_BYTES < MAILBOX_BYTES_MAX
 assert MAILBOX_RESERVED_BYTES >= MAILBOX_RESERVED_ITEMS * ENVELOPE_BYTES_MAX
-assert LONG_POLL_MS_MAX < MINUTE_MS, "common proxies cut an idle request after one minute"
+assert STILL_HELD_MS < MINUTE_MS, "common proxies cut an idle request after one minute"
 
 # --- items, receipts, conversation, requests, mailbox (docs/spec/conversation.md, docs/spec/broker.md) ---
 ED25519_PUBLIC_BYTES: Final = 32
@@ -186,6 +191,7 @@ PUT_BYTES_PER_REQUEST_MAX: Final = 4 * 2**20
 SEPARATE_RECIPIENTS_MAX: Final = 8
 # Sizes of a whole request: the first holds one long poll; above 2 KiB four steps to the octave.
 REQUEST_BYTES_MIN: Final = 1_280
+POLL_REQUEST_BYTES: Final = 1_536  # a poll of up to four mailboxes
 ANSWER_BYTES_MAX: Final = 1 * 2**20
 # Envelopes inlined into one answer; the rest of it is for hashes, notes and padding.
 INLINE_BYTES_MAX: Final = 960 * 2**10
@@ -240,6 +246,7 @@ assert ONE_TIME_KEYS_MAX * KEY_ID_BYTES + ONE_TIME_OFFERED_MAX * XWING_PUBLIC_BY
 assert ONE_TIME_OFFERED_MAX < ONE_TIME_KEYS_MAX
 assert WINDOW_MESSAGES % 8 == 0, "a bitmap of one window is whole bytes"
 assert SERVICE_UNREPORTED_MAX < WINDOW_MESSAGES // 2
+assert COVER_UNACKNOWLEDGED_MAX < (MAILBOX_ITEMS_MAX - MAILBOX_RESERVED_ITEMS) // 4
 assert RECEIPTS_PER_MESSAGE_MAX * 15 + 1 <= WIRE_ITEMS_MAX
 assert RECEIPTS_PER_MESSAGE_MAX * (2 * HASH_BYTES + CODE_BYTES_MAX + ACTOR_BYTES_MAX + 48) <= BODY_BYTES_MAX
 assert PUT_BYTES_PER_REQUEST_MAX >= 4 * REQUEST_BYTES_MAX
@@ -249,6 +256,9 @@ assert BROKER_ANSWER_WAIT_MS > LONG_POLL_MS_MAX
 assert RESEAL_SPACING_MS <= HELD_BACKOFF_MS_MIN
 assert ENVELOPE_BUCKETS_BYTES[0] > REQUEST_BYTES_MIN
 assert EMPTY_ANSWER_BYTES < REQUEST_BYTES_MIN
+assert LONG_POLL_MS_MAX // STILL_HELD_MS < EMPTY_ANSWER_BYTES, (
+    "what is said meanwhile is told from the answer"
+)
 assert NOTICES_PER_ANSWER_MAX * NOTICE_BYTES_MAX < INLINE_BYTES_MAX
 assert NOTICES_UNVOUCHED_MAX > 12 * NOTICES_UNVOUCHED_PER_HOUR_MAX, "every office asks once in that time"
 assert MAILBOX_ROTATION_SPREAD_MS < MAILBOX_ROTATION_MS < MAILBOX_TTL_MS

@@ -526,7 +526,7 @@ def open_request_untrusted(private: XWingPrivateKey, data: bytes) -> Request:
 
 
 def seal_answer(request: Request, results: Sequence[Result], now_ms: int, random: Randomness) -> bytes:
-    """The answer to ``request``: 256 bytes when nearly empty, padded otherwise.
+    """The answer to ``request``: 128 bytes when nearly empty, padded otherwise.
 
     All custody notes in ``results`` are one signed batch, in order. BrokenInvariant ``answer_too_large``
     above 1 MiB: the broker inlines no more than ``inline_budget_bytes``.
@@ -577,6 +577,12 @@ def open_answer_untrusted(pending: PendingRequest, data: bytes) -> Answer:
     return Answer(now_ms=now_ms, results=tuple(results))
 
 
+def without_held(data: bytes) -> bytes:
+    """What a broker answered, without what it said while it held the answer back."""
+    # Every size of an answer is a multiple of the smallest.
+    return data[len(data) % limits.EMPTY_ANSWER_BYTES :]
+
+
 def request_bytes(ops: Sequence[Op]) -> int:
     """About how many bytes these ops add to a request, never less than they do; at most
     ``limits.REQUEST_BYTES_MAX - 2048`` altogether fit one.
@@ -617,13 +623,14 @@ def inline_budget_bytes(asked_bytes: int) -> int:
 # --- padding --------------------------------------------------------------------------------------
 
 
-def _sizes(first: int, smallest_step: int, largest: int) -> tuple[int, ...]:
-    """``first``, then quarter octaves from ``smallest_step`` up to ``largest``."""
-    return (first, *quarter_octaves(smallest_step, largest))
-
-
-_REQUEST_SIZES: Final = _sizes(limits.REQUEST_BYTES_MIN, 2_048, limits.REQUEST_BYTES_MAX)
-_ANSWER_SIZES: Final = _sizes(limits.EMPTY_ANSWER_BYTES, 1_024, limits.ANSWER_BYTES_MAX)
+_REQUEST_SIZES: Final = (
+    limits.REQUEST_BYTES_MIN,
+    limits.POLL_REQUEST_BYTES,
+    *quarter_octaves(2_048, limits.REQUEST_BYTES_MAX),
+)
+# What a broker says before an answer while it holds it back, every limits.STILL_HELD_MS.
+STILL_HELD: Final = b"\x00"
+_ANSWER_SIZES: Final = (limits.EMPTY_ANSWER_BYTES, *quarter_octaves(1_024, limits.ANSWER_BYTES_MAX))
 # Fixed nonce: the key is derived fresh for each answer from a random salt.
 _ANSWER_NONCE: Final = bytes(AEAD_NONCE_BYTES)
 

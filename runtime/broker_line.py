@@ -12,13 +12,16 @@ import aiohttp
 from keys.brokercard import BrokerAddress, BrokerCard
 from keys.errors import Unavailable
 from protocol import limits
+from protocol.requests import STILL_HELD, without_held
 from runtime.env import AnyCertificate, Env, TlsPin
 
 PATH = "/v1"
 CARD_BYTES_MAX = 4096
 EXCHANGE_TIMEOUT_S = 60.0
-POLL_WAIT_MS = 50_000  # common proxies cut an idle request after one minute
-BINARY = {"Content-Type": "application/octet-stream"}
+POLL_WAIT_MS = 95_000
+SHORT_POLL_WAIT_MS = 50_000  # common proxies cut a request in which nothing moves after one minute
+
+_HELD_BYTES_MAX = limits.LONG_POLL_MS_MAX // limits.STILL_HELD_MS * len(STILL_HELD)
 
 
 class BrokerLine:
@@ -57,15 +60,19 @@ class BrokerLine:
     ) -> bytes:
         """The answer to one encapsulated request. Unavailable with a code that tells the layers apart.
 
-        ``timeout_s`` covers all of it, also the ``wait_ms`` for which the answer may be held back.
+        ``timeout_s`` covers all of it but the ``wait_ms`` for which the answer may be held back. Meanwhile
+        the broker says so every ``limits.STILL_HELD_MS``: a dead line is noticed after EXCHANGE_TIMEOUT_S.
         """
-        assert wait_ms < timeout_s * 1000
         is_tls = any(card.tls_certificate_sha256)
         if self._session is None:
             pin = TlsPin(certificate_sha256=card.tls_certificate_sha256) if is_tls else None
             self._session = self._env.network.client_session(tls_pin=pin)
         scheme = "https" if is_tls else "http"
-        return await self._read(self._session, "POST", scheme, body, answer_bytes_max, timeout_s)
+        timeout_s += wait_ms / 1000
+        data = await self._read(
+            self._session, "POST", scheme, body, answer_bytes_max + _HELD_BYTES_MAX, timeout_s
+        )
+        return without_held(data)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -86,25 +93,26 @@ class BrokerLine:
         if ":" in self._address.host:
             url = f"{scheme}://[{self._address.host}]:{self._address.port}{PATH}"
         try:
-            async with (
-                self._env.timeout(timeout_s),
-                session.request(
-                    method,
-                    url,
-                    data=body or None,
-                    headers=BINARY if body else None,
-                    allow_redirects=False,  # a broker must not send us to our own loopback ports
-                ) as response,
-            ):
-                if response.status != 200:
-                    raise _refused(response.status)
-                data = await response.content.read(bytes_max + 1)
-                while len(data) <= bytes_max:
-                    more = await response.content.read(bytes_max + 1 - len(data))
-                    if not more:
-                        return data
-                    data += more
-                raise Unavailable("broker_answer", "The broker's answer is too large.")
+            async with self._env.timeout(timeout_s):
+                async with self._env.timeout(EXCHANGE_TIMEOUT_S):
+                    response = await session.request(
+                        method,
+                        url,
+                        data=body or None,
+                        skip_auto_headers=("Content-Type",),  # there is only one
+                        allow_redirects=False,  # a broker must not send us to our own loopback ports
+                    )
+                async with response:
+                    if response.status != 200:
+                        raise _refused(response.status)
+                    data = b""
+                    while len(data) <= bytes_max:
+                        async with self._env.timeout(EXCHANGE_TIMEOUT_S):
+                            more = await response.content.read(bytes_max + 1 - len(data))
+                        if not more:
+                            return data
+                        data += more
+                    raise Unavailable("broker_answer", "The broker's answer is too large.")
         except TimeoutError as fault:
             raise Unavailable("broker_timeout", "The broker did not answer in time.") from fault
         except (aiohttp.ClientError, OSError) as fault:

@@ -103,7 +103,7 @@ async def test_a_clock_stepped_under_the_broker_turns_nobody_away(house: House, 
 
 
 async def test_answers_have_few_sizes(house: House, office: Client) -> None:
-    """An empty answer is 256 bytes, a full one a step of the ladder: sizes say almost nothing."""
+    """An empty answer is 128 bytes, a full one a step of the ladder: sizes say almost nothing."""
     mailbox = await office.make_mailbox(await house.token())
 
     async def size_of(*ops: Op) -> int:
@@ -115,7 +115,7 @@ async def test_answers_have_few_sizes(house: House, office: Client) -> None:
         )
         return len((await office.post(data))[1])
 
-    assert await size_of(mailbox.list()) == await size_of(Mailbox.new(house.env).list()) == 256
+    assert await size_of(mailbox.list()) == await size_of(Mailbox.new(house.env).list()) == 128
     assert await size_of(mailbox.put(an_envelope(house.env))) == 1024
     puts = [mailbox.put(an_envelope(house.env)) for _ in range(7)]
     assert await size_of(*puts) == 1024
@@ -194,7 +194,7 @@ async def test_other_paths_and_methods_do_not_exist(office: Client) -> None:
     for path in ("/", "/v1/", "/v2", "/metrics", "/healthz", "/v1/../v1x", "/%2e%2e/etc/passwd"):
         async with office.session.get(base + path) as response:
             assert response.status == 404
-            assert response.headers["Server"] == "salween"
+            assert not {"Server", "Date", "Content-Type"} & set(response.headers)
     for method in ("PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "TRACE"):
         async with office.session.request(method, office.url) as response:
             assert response.status in (404, 405)

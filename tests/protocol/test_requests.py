@@ -18,6 +18,7 @@ from protocol.custody import Custody, sign_custody, verify_custody
 from protocol.envelope import BUCKETS, envelope_hash
 from protocol.parts import SIZES
 from protocol.requests import (
+    STILL_HELD,
     Answer,
     AskGrant,
     AttachmentDelete,
@@ -67,6 +68,7 @@ from protocol.requests import (
     sign_successor,
     verify_delete,
     verify_successor,
+    without_held,
 )
 
 NOW = 1_800_000_000_000
@@ -236,18 +238,29 @@ def test_a_retry_is_a_new_encapsulation() -> None:
     assert first[1 : 1 + requests.ENC_BYTES] != again[1 : 1 + requests.ENC_BYTES]
 
 
-def test_one_long_poll_is_the_smallest_request_and_its_empty_answer_256_bytes() -> None:
-    """An idle office costs at most 1.6 KB per poll both ways, whatever the cursor and the secret."""
-    data, _, request = exchange(a_poll())
-    answer = seal_answer(request, [Listed(items=(), more=False)], NOW, counting())
-    assert (len(data), len(answer)) == (1_280, 256)
+def test_a_poll_is_one_of_the_two_smallest_requests_and_its_empty_answer_128_bytes() -> None:
+    """An idle office costs about 1.6 KB per poll both ways, whatever the cursor and the secret."""
+    for mailboxes in range(1, 5):
+        data, _, request = exchange(*[a_poll()] * mailboxes)
+        answer = seal_answer(request, [Listed(items=(), more=False)] * mailboxes, NOW, counting())
+        assert (len(data), len(answer)) == (1_280 if mailboxes == 1 else 1_536, 128)
+
+
+def test_what_is_said_while_an_answer_is_held_back_is_told_from_the_answer() -> None:
+    """Of the smallest answer and the largest, and of one whose salt begins with the same byte."""
+    says_most = limits.LONG_POLL_MS_MAX // limits.STILL_HELD_MS
+    for size in (limits.EMPTY_ANSWER_BYTES, 1_024, 1_280, limits.ANSWER_BYTES_MAX):
+        for answer in (bytes(size), b"\xff" * size):
+            for times in range(says_most + 1):
+                assert without_held(STILL_HELD * times + answer) == answer
+    assert all(size % limits.EMPTY_ANSWER_BYTES == 0 for size in requests._ANSWER_SIZES)
 
 
 @given(st.lists(ops, min_size=1, max_size=12))
 def test_requests_come_in_few_sizes(asked: list[Op]) -> None:
     """Sizes step by at most a quarter octave, so what was asked shows only roughly."""
     data, _, _ = exchange(*asked)
-    assert len(data) == 1_280 or bin(len(data)).count("1") <= 3
+    assert len(data) in (1_280, 1_536) or bin(len(data)).count("1") <= 3
     plain = sum(len(op.envelope) for op in asked if isinstance(op, Put))
     assert len(data) <= max(2_048, 1.25 * (plain + 2_000 + 320 * len(asked)))
 

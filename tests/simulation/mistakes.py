@@ -32,6 +32,7 @@ from node.daemon import Node
 from node.traffic import NodeTraffic
 from protocol.conversation import Judgement
 from protocol.delivery import Delivery, HeldNo, PutAccepted
+from protocol.message import MessageType
 from runtime import sqlite
 from runtime.broker_line import BrokerLine
 from tests.simulation.disk import SimulatedFiles
@@ -169,6 +170,16 @@ def _no_window() -> Undo:
 def _acknowledges_acknowledgements() -> Undo:
     """No message is a service message: two idle offices answer each other for ever."""
     return _swap(node.inbox, "is_service", lambda items: False)
+
+
+def _cover_is_answered() -> Undo:
+    """A message about nothing is one that asks to be acknowledged."""
+    real = node.inbox.Inbox._is_service
+
+    def not_cover(self: Any, opened: Any) -> bool:
+        return opened.header.type is not MessageType.COVER and real(self, opened)
+
+    return _swap(node.inbox.Inbox, "_is_service", not_cover)
 
 
 def _deletes_before_keeping() -> Undo:
@@ -491,6 +502,7 @@ MISTAKES: Final[dict[str, Callable[[], Undo]]] = {
     "window_forgotten": _window_forgotten,
     "no_window": _no_window,
     "acknowledges_acknowledgements": _acknowledges_acknowledgements,
+    "cover_is_answered": _cover_is_answered,
     "deletes_before_keeping": _deletes_before_keeping,
     "entry_in_another_transaction": _entry_in_another_transaction,
     "cursor_runs_ahead": _cursor_runs_ahead,

@@ -20,8 +20,9 @@ from keys import keystore, pin, primitives
 from keys.errors import MalformedInput, PolicyRefused, SalweenError
 from keys.secret import SecretBytes
 from node import vault
+from node.config import CONFIG_NAME
 from node.views import AlertRow, OutboxRow, PeerView, Submitted
-from protocol import requests, sealing
+from protocol import limits, requests, sealing
 from protocol.alert import Alert, FreeText, Vehicle
 from runtime import sqlite
 from tests.simulation.checkers import Broken, Sent, Witness, check_cosigned, contradictions
@@ -55,6 +56,9 @@ REST_S: Final = 3 * 60  # what the last look made the offices say is said
 CHECKPOINT_COMMITS: Final = 100
 TURN_CHANCE: Final = 0.4
 CARRY_CHANCE: Final = 0.6  # after each other fault, in half of all schedules
+COVER_CHANCE: Final = 0.2  # of each office
+COVER_MEAN_S: Final = 60
+COVER_WRITES: Final = 30 * 12  # on the network in the idle minutes, for each office that sends it
 STICKS_MAX: Final = 6  # in a drawer at one time
 RELAPSE_CHANCE: Final = 0.4  # after each other fault, in half of all schedules
 GOES_BACK_LAST_CHANCE: Final = 0.25
@@ -203,6 +207,18 @@ def _recorded_keys(witness: Witness) -> Any:
         modules.blob_encrypt = real_blob
 
 
+_SAID: Final = "delivery WHERE type <> 6"
+
+
+def _ask_for_cover(disk: SimulatedDisk) -> None:
+    """Its operator sets ``cover_mean_s``."""
+    (path,) = (path for path in disk.content() if path.endswith(CONFIG_NAME))
+    file = disk.find(path)
+    assert file is not None
+    file.write(len(disk.content()[path]), f"cover_mean_s = {COVER_MEAN_S}\n".encode())
+    file.sync()
+
+
 class Schedule:
     """See the head of this file. ``several`` plays it with more offices, ``regions`` with two brokers."""
 
@@ -255,6 +271,8 @@ class Schedule:
         self._sticks: list[tuple[OfficeHost, OfficeHost, bytes]] = []  # from, to, and what is on it
         self._photos = Photographers(seed, self.witness)
         self._erasing = Erasing(seed, self._photos)
+        covering = random.Random(f"schedule/{seed}/chatter")  # as with sticks
+        self._covering = [name for name, _ in self.NAMES if covering.random() < COVER_CHANCE]
         self._relapsing: dict[str, None] = {}  # hosts that lose power as they stand up the next time
 
     def run(self) -> Outcome:
@@ -274,6 +292,9 @@ class Schedule:
                 self.put_disk(broker.host, start.brokers[broker.host.name].copy())
             for office in self.offices:
                 self.put_disk(office.host, start.offices[office.name].copy())
+                if office.name in self._covering:
+                    self.played["cover"] = self.played.get("cover", 0) + 1
+                    _ask_for_cover(disk_of(office.host))
             self.liar_office = OfficeHost(world, *_LIAR)
             if self._has_liar:
                 self.put_disk(self.liar_office.host, start.offices[_LIAR[0]].copy())
@@ -454,15 +475,19 @@ class Schedule:
         """I12: with everything delivered, offices and broker come to rest."""
         await asyncio.sleep(REST_S)
         written = self.world.network.writes
-        messages = [await self._count(office, "delivery") for office in self.offices]
+        messages = [await self._count(office, _SAID) for office in self.offices]
         await asyncio.sleep(IDLE_S)
         spoken = self.world.network.writes - written
         # A liar goes on offering what nobody takes; that it costs little is all that can be asked.
-        if spoken > self.idle_writes_max * (1 + 4 * self._has_liar):
+        covered = len(self._covering) * COVER_WRITES
+        if spoken > self.idle_writes_max * (1 + 4 * self._has_liar) + covered:
             raise Broken("I12", f"{spoken} writes on the network in {IDLE_S // 60} idle minutes")
         for office, before in zip(self.offices, messages, strict=True):
-            if await self._count(office, "delivery") > before + self.idle_messages_max:
+            if await self._count(office, _SAID) > before + self.idle_messages_max:
                 raise Broken("I12", f"{office.name} goes on talking although nothing happens")
+            unread = await self._count(office, "delivery WHERE type = 6 AND phase <> 'acknowledged'")
+            if unread > limits.COVER_UNACKNOWLEDGED_MAX:
+                raise Broken("I12", f"{office.name} has {unread} messages about nothing under way")
 
     async def _count(self, office: OfficeHost, table: str) -> int:
         node = office.node

@@ -262,8 +262,8 @@ const quarters = (least) => {
   for (let size = least; size < TOP; size *= 2) sizes.push(size, 1.25 * size, 1.5 * size, 1.75 * size);
   return [...sizes, TOP];
 };
-const REQUEST_SIZES = [1280, ...quarters(2048)];
-const ANSWER_SIZES = [256, ...quarters(1024)];
+const REQUEST_SIZES = [1280, 1536, ...quarters(2048)];
+const ANSWER_SIZES = [128, ...quarters(1024)];
 
 function unpad(padded) {
   let end = padded.length;
