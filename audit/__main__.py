@@ -215,7 +215,8 @@ def replay_command(
     ended = before = None
     if prior is not None:
         ended = _verify(prior, prior_policy, as_json, (), None)
-        before = replay(PublishedLog(prior), ended.size)
+        with _bar("replay", quiet=as_json) as bar:
+            before = replay(PublishedLog(prior), ended.size, progress=bar or (lambda _: None))
     with _bar("replay", quiet=as_json) as bar:
         story = replay(
             PublishedLog(directory),

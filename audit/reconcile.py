@@ -577,10 +577,11 @@ class _Case:
         by_origin: dict[str, list[_Named]] = {}
         for named in self._named:
             by_origin.setdefault(named.origin, []).append(named)
+        vouched = {}
         for source in self._sources:
             origin = source.report.origin
             _, border = self._borders.get(origin, (None, None))
-            _hold_roots(source, by_origin.get(origin, []), border)
+            vouched[origin] = _hold_roots(source, by_origin.get(origin, []), border)
         self._hold_witnesses()
         # A log that nobody authenticated has no origin, and says nothing.
         offices = {source.office for source in self._sources if source.office and not source.is_broker}
@@ -600,8 +601,34 @@ class _Case:
                 )
             )
         answer.judgements += self._judge_strangers(offices, brokers)
-        answer.untold = _untold(self._sources, offices, brokers, self._peers)
+        answer.untold = [
+            *_untold(self._sources, offices, brokers, self._peers),
+            *(_unvouched(each, vouched[each.report.origin]) for each in self._sources if each.office),
+            *self._after_the_end(offices),
+        ]
         return answer
+
+    def _after_the_end(self, offices: set[str]) -> list[str]:
+        """What brokers took in where one office alone writes, after its log ends: a cut may hide in it."""
+        writers: dict[tuple[str, str], set[str]] = {}
+        for env, sent in self._sealed.items():
+            for each in self._kept.get(env, ()):
+                writers.setdefault((each.broker, each.box), set()).add(sent.office)
+        later: Counter[tuple[str, str]] = Counter()
+        for env, copies in self._kept.items():
+            for each in copies:
+                wrote = writers.get((each.broker, each.box), set())
+                if len(wrote) != 1 or not wrote <= offices or env in self._sealed or env in self._arrived:
+                    continue
+                (office,) = wrote
+                if each.steady_in_us > self._end_us(office):
+                    later[office, each.broker] += 1
+        return [
+            f"of {office}: after its log ends {broker} took in {number} envelopes where it alone writes, and"
+            " no log here says what they are; service leaves no entry, so whether a message that was cut"
+            " away is among them cannot be known"
+            for (office, broker), number in sorted(later.items())
+        ]
 
     def _count_losses(self) -> None:
         """How far others had seen a log beyond what its restored owner had."""
@@ -853,11 +880,13 @@ def _altered(sent: _Sent, arrivals: list[_Arrival]) -> str | None:
     return None
 
 
-def _hold_roots(source: Source, named: list[_Named], border: int | None) -> None:
+def _hold_roots(source: Source, named: list[_Named], border: int | None) -> int:
     """Everything said of this log's (size, root) anywhere must be a prefix of what is here.
 
-    ``border``: how many entries its owner still had, if he declares that the rest is lost.
+    ``border``: how many entries its owner still had, if he declares that the rest is lost. Returns for how
+    many entries somebody else vouches: a cosigner, or another office's log.
     """
+    vouched = max((size for size, _ in source.report.cosigned.values()), default=0)
     wanted: dict[int, list[_Named]] = {}
     for each in named:
         if each.size > source.report.size:
@@ -868,7 +897,7 @@ def _hold_roots(source: Source, named: list[_Named], border: int | None) -> None
         else:
             wanted.setdefault(each.size, []).append(each)
     if not wanted:
-        return
+        return vouched
     frontier = Frontier()
     sizes = set(wanted)
     # All are asked for: a bundle is named by its width at the published size, and no other is there.
@@ -882,6 +911,23 @@ def _hold_roots(source: Source, named: list[_Named], border: int | None) -> None
             if each.root != root:
                 source.crossed.append(Verdict.FORKED.value)
                 source.details.append(f"{each.by} knows another root for {each.size} entries")
+            elif each.by.rpartition("/log")[0] != source.office:
+                vouched = max(vouched, each.size)
+    return vouched
+
+
+def _unvouched(source: Source, vouched: int) -> str:
+    """Up to where a cut would have shown."""
+    size = source.report.size
+    known = (
+        f"others vouch for its first {vouched} of {size} entries"
+        if vouched
+        else f"nobody else vouches for any of its {size} entries"
+    )
+    return (
+        f"of {source.report.origin}: {known}; whether something stood beyond that and was cut or replaced"
+        " before anybody saw it cannot be known, except for messages that another log here names"
+    )
 
 
 def _untold(
@@ -895,11 +941,4 @@ def _untold(
         )
     missing = sorted({peer for (office, _), peer in peers.items() if office in offices} - offices)
     told += [f"without the log of {peer}: what it received, and what it sent" for peer in missing]
-    for source in sources:
-        tail = source.report.size - (source.report.witnessed_size if source.report.cosigners else 0)
-        if tail:
-            told.append(
-                f"{source.report.origin}: nobody outside vouches for its last {tail} entries; that none"
-                " were cut before anybody saw them cannot be known"
-            )
     return told
