@@ -48,31 +48,6 @@ def is_again(entry: EntryView) -> bool:
     return entry.fields.get("att", 1) != 1 or entry.fields.get("verdict") == "dup"
 
 
-def test_an_idle_pair_says_once_an_hour_that_it_is_there_and_nothing_else(tmp_path: Path) -> None:
-    """24 hours: about 24 items each way, none of them answered, no entry in a log."""
-
-    async def script(offices: Offices) -> None:
-        here, there = offices.here, offices.there
-        await here.send(an_alert("KA-1"))
-        await asyncio.sleep(3 * 3600)
-        pair = (here, there)
-        logs = [node_of(office).log.size for office in pair]
-        before = [await count(office, "delivery") for office in pair]
-        await asyncio.sleep(24 * 3600)
-        sent = [await count(office, "delivery") - was for office, was in zip(pair, before, strict=True)]
-        assert all(23 <= number <= 25 for number in sent), sent
-        assert [node_of(office).log.size for office in pair] == logs
-        for office in pair:
-            assert (await peer_of(office)).no_proof_since_ms is None
-            # Each heartbeat acknowledges the other's: what was sent is settled and will be forgotten.
-            assert await count(office, "delivery", "phase <> 'acknowledged'") <= 2
-            # An acknowledgement that travels alone leaves in time: nothing was asked after and sealed again.
-            assert not [e for e in await entries(office, "msg.seal", "msg.recv") if is_again(e)]
-        print(f"idle pair: {sent} items a day each way, {max(sent) * 8192} bytes sealed")  # noqa: T201 - the figure
-
-    play(tmp_path, script)
-
-
 def test_a_broker_that_withholds_is_seen_within_two_heartbeats(tmp_path: Path) -> None:
     """F41, I18: the lists are empty and the link is online; the screen says since when nothing proves B."""
 
