@@ -773,6 +773,7 @@ def _checked_json(checked: Checked) -> dict[str, Any]:
         "made_at": when(manifest.made_us),
         "manifest": sha256(manifest.encode()).hexdigest(),
         "scope": manifest.scope,
+        "complete_up_to": None if checked.complete_us is None else when(checked.complete_us),
         "alerts": [{"alert": a.alert_id, "way": a.way, "state": a.state} for a in manifest.alerts],
         "files": len(manifest.files),
         "receipts": checked.receipts,
@@ -789,7 +790,7 @@ def _tell_checked(checked: Checked, with_key: bool) -> str:
     facts = [
         ("dossier of", f"{told['log']}, made {told['made_at']} by its own clock"),
         ("manifest", told["manifest"]),
-        ("scope", json.dumps(told["scope"])),
+        ("scope", f"{json.dumps(told['scope'])}, complete up to {told['complete_up_to'] or 'no known time'}"),
         ("alerts", ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none"),
         ("log", f"{told['size']} entries, root {told['root']}"),
         ("files", f"{told['files']}; receipts that hold {told['receipts']}"),

@@ -4,14 +4,16 @@ Spec: docs/spec/dossier.md. A folder: manifest, seal, published log, policy, rec
 of the alerts in scope alone, each sealed to the auditor's key. Its signature is the log's: the manifest's
 hash stands in an entry of that log, and the seal proves that entry under a signed, cosigned checkpoint.
 
-One rule: keys come from the auditor's policy and key file; the policy in the folder is for people. Does not:
-read what an opened alert says; audit/standalone/verify_dossier.py shows that.
+One rule: keys come from the auditor's policy and key file; the policy in the folder is for people. What is in
+scope is judged by the log and not by whoever made the dossier. Does not: read what an opened alert says;
+audit/standalone/verify_dossier.py shows that.
 """
 
 import base64
 import binascii
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib.resources import files
@@ -22,7 +24,7 @@ from audit.fsck import Report, verify
 from audit.policy import Policy, open_checkpoint_untrusted
 from audit.proof import PROOF_BYTES_MAX, parse_proof_untrusted, verify_proof
 from audit.reader import PublishedLog
-from audit.receipt import open_receipt_untrusted
+from audit.receipt import TYPES, event_of, events_of, open_receipt_untrusted, receipt_name
 from audit.reconcile import authenticate, reconcile
 from audit.report import gather
 from audit.report_page import render
@@ -49,6 +51,7 @@ UNLISTED: Final = frozenset({MANIFEST, SEAL, BRIDGE})
 """What the manifest cannot hold the hash of: itself, and what proves it."""
 
 PURPOSE: Final = "dossier"
+PURPOSE_BEGUN: Final = "dossier-begun"
 WHAT: Final = "salween-dossier"
 MANIFEST_BYTES_MAX: Final = 256 * 2**20
 FILE_BYTES_MAX: Final = 64 * 2**20
@@ -60,6 +63,12 @@ _SECRET_WORD: Final = "salween-auditor-secret-v1"  # noqa: S105 - the word befor
 KEY_FILE_BYTES_MAX: Final = 4096
 
 Way = Literal["sent", "received"]
+_WAY_OF: Final[Mapping[str, Way]] = {"msg.submit": "sent", "msg.recv": "received"}
+_STATES: Final = frozenset({"opened", "erased", "ended"})
+_SCOPE: Final = {"purpose": str, "from_ms": int, "to_ms": int, "peer": str, "alerts": list}
+_PATH: Final = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9_.-]*/)*[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+_HASH: Final = re.compile(r"[0-9a-f]{64}")
+_ORIGIN: Final = re.compile(r"[!-~]+")
 
 
 def read_verifier() -> bytes:
@@ -159,6 +168,46 @@ def open_opening_untrusted(key: XWingPrivateKey, alert_id: bytes, data: bytes) -
     return opening
 
 
+# The scope
+
+
+@dataclass(slots=True, kw_only=True)
+class Beginning:
+    """What the log says of one alert that came or went: since when, with whom, under which commitments."""
+
+    index: int
+    at_ms: int
+    peers: set[str] = field(default_factory=set)
+    commitments: set[tuple[str, ...]] = field(default_factory=set)
+
+
+def beginnings(entries: Iterable[Mapping[str, Any]]) -> dict[tuple[str, Way], Beginning]:
+    """By alert id and way, in the order in which they began; ``entries`` in the log's order."""
+    found: dict[tuple[str, Way], Beginning] = {}
+    for entry in entries:
+        if (way := _WAY_OF.get(entry["t"])) is None or event_of(entry) is None or "alert" not in entry:
+            continue
+        first = Beginning(index=entry["seq"], at_ms=entry["ts"] // 1000)
+        began = found.setdefault((entry["alert"], way), first)
+        began.peers.add(entry.get("peer", ""))
+        began.commitments.add(tuple(entry.get("com", ())))
+    return found
+
+
+def is_in_scope(scope: Mapping[str, Any], alert_id: str, began: Beginning) -> bool:
+    """Whether a scope, as the manifest says it, asks for this alert."""
+    return (
+        scope.get("from_ms", 0) <= began.at_ms < scope.get("to_ms", INT_LIMIT)
+        and scope.get("peer", "") in {"", *began.peers}
+        and ("alerts" not in scope or alert_id in scope["alerts"])
+    )
+
+
+def scope_digest(scope: Mapping[str, Any]) -> str:
+    """What the log says of a dossier before anything is opened for it."""
+    return sha256(_dumps(scope)).hexdigest()
+
+
 # The manifest
 
 
@@ -222,7 +271,8 @@ def _dumps(value: object) -> bytes:
 
 
 def parse_manifest_untrusted(data: bytes) -> Manifest:
-    """Read a manifest; MalformedInput ``bad_manifest``. Its files are in ascending order, each once."""
+    """Read a manifest; MalformedInput ``bad_manifest``. Its files are in ascending order, each once, and no
+    path leads out of the folder."""
     try:
         value = json.loads(data)
         manifest = Manifest(
@@ -249,10 +299,24 @@ def parse_manifest_untrusted(data: bytes) -> Manifest:
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise MalformedInput("bad_manifest", "not the manifest of a dossier") from error
     paths = [each.path for each in manifest.files]
-    if not is_canonical or paths != sorted(set(paths)) or not 0 <= manifest.size < INT_LIMIT:
+    numbers = (manifest.size, manifest.made_us)
+    is_printable = _ORIGIN.fullmatch(manifest.origin) and _HASH.fullmatch(manifest.root)
+    is_in_form = is_canonical and is_printable and paths == sorted(set(paths))
+    if not is_in_form or not all(0 <= each < INT_LIMIT for each in numbers):
         raise MalformedInput("bad_manifest", "a manifest in another form than it is written in")
-    if any(a.way not in ("sent", "received") or len(a.alert_id) != 64 for a in manifest.alerts):
-        raise MalformedInput("bad_manifest", "an alert without its id or way")
+    if not all(map(_PATH.fullmatch, paths)):
+        raise MalformedInput("bad_manifest", "a path that is none of a dossier")
+    named = [(a.alert_id, a.way) for a in manifest.alerts]
+    ids = [*manifest.scope.get("alerts", ()), *(alert_id for alert_id, _ in named)]
+    if (
+        len(named) != len(set(named))
+        or not all(isinstance(each, str) and _HASH.fullmatch(each) for each in ids)
+        or not {way for _, way in named} <= {*_WAY_OF.values()}
+        or not {a.state for a in manifest.alerts} <= _STATES
+        or any(type(value) is not _SCOPE.get(key) for key, value in manifest.scope.items())
+        or "purpose" not in manifest.scope
+    ):
+        raise MalformedInput("bad_manifest", "an alert or a scope in another form than it is written in")
     return manifest
 
 
@@ -267,12 +331,16 @@ def _of(kind: type, value: Any) -> Any:
 
 @dataclass(slots=True, kw_only=True)
 class Checked:
-    """What was found in a dossier. ``log`` is the report on its log, None where nothing came that far."""
+    """What was found in a dossier. ``log`` is the report on its log, None where nothing came that far.
+
+    ``complete_us``: when it was begun by the log, which is up to when nothing in scope may be missing.
+    """
 
     findings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     manifest: Manifest | None = None
     log: Report | None = None
+    complete_us: int | None = None
     cosigners: Sequence[str] = ()
     openings: int = 0
     receipts: int = 0
@@ -351,46 +419,105 @@ def _check_receipts(folder: PublishedLog, manifest: Manifest, policy: Policy, ch
         if not each.path.startswith(f"{RECEIPTS}/"):
             continue
         try:
-            open_receipt_untrusted(folder.read(each.path, PROOF_BYTES_MAX), policy)
+            receipt = open_receipt_untrusted(folder.read(each.path, PROOF_BYTES_MAX), policy)
         except FileNotFoundError:
             continue  # said already
         except (MalformedInput, VerificationFailed) as error:
             checked.findings.append(f"{each.path!a}: {error.detail} ({error.code})")
-        else:
+            continue
+        # Which alert it is about says the log: _check_alerts looks for this name there.
+        place = f"{receipt.event.value}-{receipt.entry['seq']}.tlog-proof"
+        if each.path.endswith(f"-{place}") and receipt.head.checkpoint.origin == manifest.origin:
             checked.receipts += 1
+        else:
+            checked.findings.append(f"{each.path!a}: the receipt of another entry")
+
+
+@dataclass(slots=True, kw_only=True)
+class _Told:
+    """What the log of a dossier says of its alerts."""
+
+    began: dict[tuple[str, Way], Beginning]
+    erased: set[str]
+    exported: dict[str, int]
+    """Index of the last access of each alert that took it out for this purpose."""
+    receipts: dict[str, int]
+    """Index by name of the file, of every receipt that can be made of alerts in the manifest."""
+    announced: Mapping[str, Any] | None
+    """The entry that says that this dossier was begun."""
+
+
+def _read_log(folder: PublishedLog, manifest: Manifest) -> _Told:
+    kept, erased, exported = [], set(), {}
+    announced, begun = None, (scope_digest(manifest.scope), PURPOSE_BEGUN)
+    for entry in _entries(folder, manifest.size):
+        if event_of(entry) is not None:
+            kept.append(entry)
+        if entry["t"] == "content.erased":
+            erased.add(entry["alert"])
+        elif entry["t"] == "acc.export" and entry["purpose"] == manifest.scope["purpose"]:
+            exported[entry["alert"]] = entry["seq"]
+        elif entry["t"] == "audit.export" and entry.get("purpose") in (PURPOSE, PURPOSE_BEGUN):
+            # One for each dossier: one that was begun long ago says nothing of what came since.
+            announced = entry if (entry["digest"], entry["purpose"]) == begun else None
+    named = {alert.alert_id for alert in manifest.alerts}
+    return _Told(
+        began=beginnings(kept),
+        erased=erased,
+        exported=exported,
+        receipts={
+            f"{RECEIPTS}/{receipt_name(alert_id, event, entry['seq'])}": entry["seq"]
+            for alert_id, event, entry in events_of(kept)
+            if alert_id in named
+        },
+        announced=announced,
+    )
 
 
 def _check_alerts(
     folder: PublishedLog, manifest: Manifest, key: XWingPrivateKey | None, checked: Checked
 ) -> None:
-    """Each alert in scope as the log knows it: its commitments, its erasure, its opening."""
-    scoped = {(alert.alert_id, alert.way): alert for alert in manifest.alerts}
-    commitments: dict[tuple[str, str], set[tuple[str, ...]]] = {}
-    erased: set[str] = set()
-    wanted = {alert.alert_id for alert in manifest.alerts}
-    for entry in _entries_about(folder, manifest.size, wanted):
-        if entry["t"] == "content.erased":
-            erased.add(entry["alert"])
-        elif entry["t"] in ("msg.submit", "msg.recv") and "com" in entry:
-            way = "sent" if entry["t"] == "msg.submit" else "received"
-            commitments.setdefault((entry["alert"], way), set()).add(tuple(entry["com"]))
-    openings = {each.path for each in manifest.files if each.path.startswith(f"{OPENINGS}/")}
+    """Each alert in scope as the log knows it: its commitments, its erasure, its opening, its receipts."""
+    find = checked.findings.append
+    told = _read_log(folder, manifest)
+    if told.announced is None:
+        find("the log does not say that a dossier of this scope was begun")
+        return
+    begun, checked.complete_us = told.announced["seq"], told.announced["ts"]
+    listed = {each.path for each in manifest.files}
+    openings = {path for path in listed if path.startswith(f"{OPENINGS}/")}
     expected = {alert.opening for alert in manifest.alerts if alert.state == "opened"}
-    checked.findings += [f"{path!a} belongs to no alert in scope" for path in sorted(openings - expected)]
-    checked.findings += [f"{path!a} is missing" for path in sorted(expected - openings)]
+    receipts = {path for path in listed if path.startswith(f"{RECEIPTS}/")}
+    due = {path for path, index in told.receipts.items() if index < begun}
+    for path in sorted(openings - expected | receipts - set(told.receipts)):
+        find(f"{path!a} belongs to no alert in scope")
+    for path in sorted(expected - openings | due - receipts):
+        find(f"{path!a} is missing")
+    scoped = {(alert.alert_id, alert.way) for alert in manifest.alerts}
+    for (alert_id, way), began in told.began.items():
+        is_due = began.index < begun and is_in_scope(manifest.scope, alert_id, began)
+        if is_due and (alert_id, way) not in scoped:
+            find(f"alert {alert_id[:16]} ({way}): in scope, and not in the dossier")
     if key is not None and sha256(key.public_bytes).hexdigest() != manifest.auditor:
-        checked.findings.append("the openings are sealed to another key than yours")
+        find("the openings are sealed to another key than yours")
         key = None
-    for name, alert in scoped.items():
+    for alert in manifest.alerts:
         said = f"alert {alert.alert_id[:16]} ({alert.way})"
-        if alert.state == "erased" and alert.alert_id not in erased:
-            checked.findings.append(f"{said}: called erased, and the log has no erasure of it")
-        if alert.state == "opened" and name not in commitments:
-            checked.findings.append(f"{said}: opened, and the log knows no such alert")
-        if alert.state == "ended":
+        maybe = told.began.get((alert.alert_id, alert.way))
+        if maybe is not None and not is_in_scope(manifest.scope, alert.alert_id, maybe):
+            find(f"{said}: not in scope")
+        if alert.state == "erased" and alert.alert_id not in told.erased:
+            find(f"{said}: called erased, and the log has no erasure of it")
+        if alert.state == "ended" and maybe is not None:
+            find(f"{said}: called one of a log that ended, and it is in this one")
+        elif alert.state == "ended":
             checked.notes.append(f"{said}: in a log that ended with a restore; not in this dossier")
+        if alert.state == "opened" and maybe is None:
+            find(f"{said}: opened, and the log knows no such alert")
+        elif alert.state == "opened" and told.exported.get(alert.alert_id, -1) < begun:
+            find(f"{said}: opened, and the log does not say so")
         if alert.state == "opened" and key is not None and alert.opening in openings:
-            _check_opening(folder, alert, key, commitments.get(name, set()), checked)
+            _check_opening(folder, alert, key, set() if maybe is None else maybe.commitments, checked)
 
 
 def _check_opening(
@@ -414,8 +541,11 @@ def _check_opening(
         checked.findings.append(f"{alert.opening}: not what the log committed to")
 
 
-def _entries_about(folder: PublishedLog, size: int, alerts: set[str]) -> Iterator[dict[str, Any]]:
-    """Entries that name one of these alerts. Files that cannot be read were found by fsck."""
+_READ: Final = frozenset({*TYPES, "audit.export"})
+
+
+def _entries(folder: PublishedLog, size: int) -> Iterator[dict[str, Any]]:
+    """Entries of the log that this check is about. Files that cannot be read were found by fsck."""
     log = PublishedLog(f"{folder.root}/{LOG}")
     for n in range(-(-size // TILE_WIDTH)):
         try:
@@ -423,4 +553,4 @@ def _entries_about(folder: PublishedLog, size: int, alerts: set[str]) -> Iterato
             entries = [decode_entry_untrusted(raw) for raw in found]
         except (FileNotFoundError, MalformedInput):
             continue
-        yield from (entry for entry in entries if entry.get("alert") in alerts)
+        yield from (entry for entry in entries if entry["t"] in _READ)

@@ -9,7 +9,7 @@ Does not: hold content, a name or a key. Whoever finds it learns pseudonyms and 
 
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
@@ -66,6 +66,8 @@ _TYPES: Final = {
 
 TYPES: Final = frozenset({*_TYPES, "msg.recv", "msg.receipt"})
 """Types of all entries that some receipt is made of."""
+BEGINNINGS: Final = ("msg.submit", "msg.recv")
+"""Types of those that name both a message and the alert in it."""
 
 
 def event_of(entry: Mapping[str, Any]) -> Event | None:
@@ -78,6 +80,26 @@ def event_of(entry: Mapping[str, Any]) -> Event | None:
     if entry["t"] == "msg.recv":
         return Event.DELIVERED if entry["verdict"] == "ok" and "alert" in entry else None
     return _TYPES.get(entry["t"])
+
+
+def events_of(entries: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Event, Mapping[str, Any]]]:
+    """(alert id in hex, event, entry) of all that a receipt can be made of; ``entries`` in the log's order.
+
+    An entry about a message is about the alert that began with it.
+    """
+    alert_of: dict[str, str] = {}
+    for entry in entries:
+        event, alert_id = event_of(entry), entry.get("alert", alert_of.get(entry.get("msg", "")))
+        if event is None or alert_id is None:
+            continue
+        if entry["t"] in BEGINNINGS and "msg" in entry:
+            alert_of[entry["msg"]] = alert_id
+        yield alert_id, event, entry
+
+
+def receipt_name(alert_id: str, event: Event, index: int) -> str:
+    """Of the file that holds a receipt, in a dossier."""
+    return f"{alert_id}-{event.value}-{index}.tlog-proof"
 
 
 def pack_entry(entry: bytes) -> bytes:

@@ -20,22 +20,27 @@ from audit.dossier import (
     MANIFEST,
     POLICY,
     PURPOSE,
+    PURPOSE_BEGUN,
     RECEIPTS,
     REPORT_FACTS,
     REPORT_PAGE,
     SEAL,
     VERIFIER,
+    Beginning,
     Listed,
     Manifest,
     ScopedAlert,
     Way,
+    beginnings,
+    is_in_scope,
     parse_auditor_public_untrusted,
     read_verifier,
     report_on,
+    scope_digest,
     seal_opening,
 )
 from audit.proof import prove
-from audit.receipt import for_paper
+from audit.receipt import for_paper, receipt_name
 from audit.store import AuditLog
 from keys.errors import PolicyRefused, Unavailable
 from keys.primitives import sha256
@@ -153,10 +158,12 @@ class Dossiers:
     async def _make(
         self, session: Session, folder: _Folder, public: bytes, scope: Scope, wait_ms: int
     ) -> DossierView:
-        chosen = await self._db.read(partial(_choose, scope=scope))
         told = await self._db.read(partial(self._told, scope=scope))
-        begun = sha256(repr(sorted(told.items())).encode()).hex()
-        await self._db.transact(partial(self._record, session=session, digest=begun, purpose="dossier-begun"))
+        choose = partial(self._choose, scope=scope, told=told)
+        await self._db.read(choose)  # what is refused leaves no entry
+        begun = partial(self._record, session=session, digest=scope_digest(told), purpose=PURPOSE_BEGUN)
+        await self._db.transact(begun)
+        chosen = await self._db.read(choose)  # all that came or went before that entry
         alerts = []
         ids = {alert_id for alert_id, _, _ in chosen}
         events = await self._db.read(partial(self._handover.find_all, alert_ids=ids))
@@ -168,6 +175,7 @@ class Dossiers:
             if state == "opened":
                 sealed = await self._open(session, alert_id, incoming, public, scope.purpose)
                 if sealed is None:
+                    await self._erasure.erase_due()  # the log says so before it is copied
                     alert = ScopedAlert(alert_id=alert_id.hex(), way=way, state="erased")
                 else:
                     await self._env.run_blocking(folder.write, alert.opening, sealed)
@@ -212,6 +220,35 @@ class Dossiers:
         actor = self._officers.pseudonym(tx, session.officer)
         return self._log.append(tx, "audit.export", {"digest": digest, "actor": actor, "purpose": purpose})
 
+    def _choose(self, tx: Snapshot, *, scope: Scope, told: dict[str, Any]) -> list[tuple[bytes, bool, bool]]:
+        """(alert id, came in, erased) of what is in scope, oldest first.
+
+        By the log, as a verifier judges it; what began in a log that ended, by our own rows. PolicyRefused
+        ``dossier_too_large``, ``alert_unknown``.
+        """
+        began = beginnings(self._handover.beginnings(tx))
+        chosen = []
+        for alert_id, incoming, stored_ms, erased, is_with_peer in tx.execute(
+            "SELECT alert_id, incoming, stored_ms, erased_ms IS NOT NULL, peer IS ?1"
+            " OR EXISTS (SELECT 1 FROM delivery d WHERE d.alert_id = a.alert_id AND d.peer = ?1)"
+            " FROM alert a ORDER BY stored_ms, rowid",
+            (scope.peer_id,),
+        ):
+            peers = {told.get("peer", "")} if is_with_peer else set()
+            ours = Beginning(index=0, at_ms=stored_ms, peers=peers)
+            named: tuple[str, Way] = (alert_id.hex(), "received" if incoming else "sent")
+            if is_in_scope(told, alert_id.hex(), began.get(named, ours)):
+                chosen.append((alert_id, bool(incoming), bool(erased)))
+        missing = set(scope.alerts) - {alert_id for alert_id, _, _ in chosen}
+        if missing:
+            raise PolicyRefused("alert_unknown", f"No alert in scope is called {min(missing).hex()}.")
+        if len(chosen) > ALERTS_MAX:
+            raise PolicyRefused(
+                "dossier_too_large",
+                f"{len(chosen)} alerts are in scope, more than {ALERTS_MAX}. Choose fewer.",
+            )
+        return chosen
+
     def _told(self, tx: Snapshot, *, scope: Scope) -> dict[str, Any]:
         """The scope as the manifest says it, without a name."""
         told: dict[str, Any] = {"purpose": scope.purpose}
@@ -246,7 +283,7 @@ class Dossiers:
     async def _write_receipts(self, folder: _Folder, alert_id: bytes, found: Sequence[Found]) -> None:
         for each in found:
             receipt = await self._handover.prove(each.index, each.raw)
-            name = f"{RECEIPTS}/{alert_id.hex()}-{each.event.value}-{each.index}.tlog-proof"
+            name = f"{RECEIPTS}/{receipt_name(alert_id.hex(), each.event, each.index)}"
             await self._env.run_blocking(folder.write, name, receipt)
 
     async def _write_evidence(self, folder: _Folder, alerts: Sequence[bytes], peer_id: bytes | None) -> None:
@@ -293,31 +330,6 @@ def _state_of(found: Sequence[Found], way: Way, is_erased: bool) -> str:
     if is_erased:
         return "erased" if "content.erased" in types else "ended"
     return "opened" if ("msg.submit" if way == "sent" else "msg.recv") in types else "ended"
-
-
-def _choose(tx: Snapshot, *, scope: Scope) -> list[tuple[bytes, bool, bool]]:
-    """(alert id, came in, erased) of what is in scope, oldest first. PolicyRefused ``dossier_too_large``."""
-    rows = tx.execute(
-        "SELECT alert_id, incoming, erased_ms IS NOT NULL FROM alert a"
-        " WHERE (?1 IS NULL OR stored_ms >= ?1) AND (?2 IS NULL OR stored_ms < ?2)"
-        " AND (?3 IS NULL OR peer = ?3"
-        " OR EXISTS (SELECT 1 FROM delivery d WHERE d.alert_id = a.alert_id AND d.peer = ?3))"
-        " ORDER BY stored_ms, rowid",
-        (scope.from_ms, scope.to_ms, scope.peer_id),
-    )
-    chosen = [
-        (alert_id, bool(incoming), bool(erased))
-        for alert_id, incoming, erased in rows
-        if not scope.alerts or alert_id in scope.alerts
-    ]
-    missing = set(scope.alerts) - {alert_id for alert_id, _, _ in chosen}
-    if missing:
-        raise PolicyRefused("alert_unknown", f"No alert in scope is called {min(missing).hex()}.")
-    if len(chosen) > ALERTS_MAX:
-        raise PolicyRefused(
-            "dossier_too_large", f"{len(chosen)} alerts are in scope, more than {ALERTS_MAX}. Choose fewer."
-        )
-    return chosen
 
 
 def _evidence(tx: Snapshot, *, alerts: Sequence[bytes], peer_id: bytes | None) -> dict[str, bytes]:

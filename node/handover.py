@@ -9,7 +9,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from audit.receipt import TYPES, Event, event_of, for_paper, make_receipt, open_receipt_untrusted
+from audit.receipt import (
+    BEGINNINGS,
+    TYPES,
+    Event,
+    events_of,
+    for_paper,
+    make_receipt,
+    open_receipt_untrusted,
+)
 from audit.store import AuditLog
 from keys.errors import PolicyRefused
 from keys.primitives import sha256
@@ -22,7 +30,6 @@ from runtime.sqlite import Database, Snapshot, Transaction
 
 HEADS_MAX: Final = 64
 """Published checkpoints looked at for cosignatures: an hour of a busy log, days of a quiet one."""
-_BEGINNINGS: Final = ("msg.submit", "msg.recv")
 SEARCHED_MAX: Final = 8
 _ID_SHOWN: Final = 12  # hex digits of an alert in the name of a file
 
@@ -65,7 +72,7 @@ class Handover:
             for found in _firsts(self.find(tx, named)):
                 peer_id, name = offices.get(found.peer, ("", ""))
                 events = [found.event]
-                if found.entry["t"] in _BEGINNINGS and found.index < witnessed:
+                if found.entry["t"] in BEGINNINGS and found.index < witnessed:
                     events.append(Event.WITNESSED)
                 at_ms = found.entry["ts"] // 1000
                 views += [
@@ -144,27 +151,27 @@ class Handover:
     def find_all(self, tx: Snapshot, alert_ids: Collection[bytes]) -> dict[bytes, list[Found]]:
         """Every event of these alerts, in order: few are searched for, many are picked out in one pass."""
         found: dict[str, list[Found]] = {alert_id.hex(): [] for alert_id in alert_ids}
-        alert_of: dict[str, str] = {}
         if len(found) <= SEARCHED_MAX:
             marks = [f'"alert":"{named}"' for named in found]
             beginnings = self._entries(tx, marks)
-            messages = [entry["msg"] for _, _, entry in beginnings if entry["t"] in _BEGINNINGS]
+            messages = [entry["msg"] for _, entry in beginnings.values() if entry["t"] in BEGINNINGS]
             marks += [f'"msg":"{message}"' for message in messages]
         else:
             marks = [f'"t":"{name}"' for name in TYPES]
-        for index, raw, entry in self._entries(tx, marks):
-            named = entry.get("alert", alert_of.get(entry.get("msg", ""), ""))
-            event = event_of(entry)
-            if named not in found or event is None:
-                continue
-            if entry["t"] in _BEGINNINGS:
-                alert_of[entry["msg"]] = named
-            found[named].append(Found(event=event, index=index, raw=raw, entry=entry))
+        entries = self._entries(tx, marks)
+        for named, event, entry in events_of(entry for _, entry in entries.values()):
+            if named in found:
+                index = entry["seq"]
+                found[named].append(Found(event=event, index=index, raw=entries[index][0], entry=entry))
         return {bytes.fromhex(named): events for named, events in found.items()}
 
-    def _entries(self, tx: Snapshot, marks: Sequence[str]) -> list[tuple[int, bytes, dict[str, Any]]]:
+    def beginnings(self, tx: Snapshot) -> list[Mapping[str, Any]]:
+        """Every entry that an alert of any time begins with, in order."""
+        return [entry for _, entry in self._entries(tx, [f'"t":"{name}"' for name in BEGINNINGS]).values()]
+
+    def _entries(self, tx: Snapshot, marks: Sequence[str]) -> dict[int, tuple[bytes, Mapping[str, Any]]]:
         rows = self._log.find(tx, [mark.encode() for mark in marks]) if marks else []
-        return [(index, raw, json.loads(raw)) for index, raw in rows]
+        return {index: (raw, json.loads(raw)) for index, raw in rows}
 
     def _choose(self, tx: Snapshot, alert_id: bytes, wanted: Event, peer_id: str | None) -> tuple[Found, str]:
         offices = _offices(tx)

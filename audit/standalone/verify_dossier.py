@@ -42,6 +42,12 @@ PACKING = (
 )
 
 
+PATH = "(?:[A-Za-z0-9_-][A-Za-z0-9_.-]*/)*[A-Za-z0-9_-][A-Za-z0-9_.-]*"
+SCOPE = {"purpose": str, "from_ms": int, "to_ms": int, "peer": str, "alerts": list}
+READS = ("acc.read", "acc.print", "acc.export")
+STEPS = {"delivered": "delivered", "opened": "read", "erased": "erased"}
+
+
 class Bad(Exception):
     """Something that does not hold, in words."""
 
@@ -333,18 +339,37 @@ class Dossier:
         self.folder, self.policy = folder, policy
         self.findings: list[str] = []
         self.entries: list[dict[str, Any]] = []
+        self.commitments: dict[str, list[Any]] = {}
+        self.complete_us: int | None = None
         self.receipts = self.openings = 0
         raw = (folder / "manifest.json").read_bytes()
         self.digest = sha256(raw).hex()
         self.manifest = canonical(raw)
         if self.manifest.get("what") != "salween-dossier" or self.manifest.get("v") != 1:
             raise Bad("not the manifest of a dossier of this version")
-        paths = [each["path"] for each in self.manifest["files"]]
-        ways = {(alert["way"], len(alert["alert"])) for alert in self.manifest["alerts"]}
-        if paths != sorted(set(paths)) or not ways <= {("sent", 64), ("received", 64)}:
-            raise Bad("a manifest in another form than it is written in")
-        self.files = dict(zip(paths, self.manifest["files"], strict=True))
+        self._check_form()
+        self.files = {each["path"]: each for each in self.manifest["files"]}
         self.seal: Head | None = None
+
+    def _check_form(self) -> None:
+        """Everything that is printed, or followed, as a manifest says it."""
+        made = self.manifest
+        paths = [each["path"] for each in made["files"]]
+        named = [(alert["alert"], alert["way"]) for alert in made["alerts"]]
+        hashes = [made["root"], *made["scope"].get("alerts", []), *(alert for alert, _ in named)]
+        if (
+            paths != sorted(set(paths))
+            or not all(re.fullmatch(PATH, path) for path in paths)
+            or not all(re.fullmatch("[0-9a-f]{64}", value) for value in hashes)
+            or not all(type(made[name]) is int and 0 <= made[name] < 2**53 for name in ("size", "made_us"))
+            or re.fullmatch("[!-~]+", made["origin"]) is None
+            or len(named) != len(set(named))
+            or any(alert["way"] not in ("sent", "received") for alert in made["alerts"])
+            or any(alert["state"] not in ("opened", "erased", "ended") for alert in made["alerts"])
+            or any(type(value) is not SCOPE.get(name) for name, value in made["scope"].items())
+            or "purpose" not in made["scope"]
+        ):
+            raise Bad("a manifest in another form than it is written in")
 
     def find(self, words: str) -> None:
         """Something does not hold."""
@@ -462,35 +487,82 @@ class Dossier:
             try:
                 proof = Proof((self.folder / name).read_bytes())
                 raw = unpack(proof.extra)
-                proof.head(raw, self.policy)
-                if canonical(raw)["seq"] != proof.index:
+                head = proof.head(raw, self.policy)
+                entry = canonical(raw)
+                if entry["seq"] != proof.index or head.origin != self.manifest["origin"]:
                     raise Bad("its entry names another place")
+                if not name.endswith(f"-{event_of(entry)}-{proof.index}.tlog-proof"):
+                    raise Bad("it is of another entry than its name says")
                 self.receipts += 1
             except (Bad, OSError, ValueError, LookupError) as error:
                 self.find(f"{name}: {error}")
 
     def _alerts(self) -> None:
+        """Each alert against the log: in scope or not, opened, erased, and the receipts of it."""
+        scope, made = self.manifest["scope"], self.manifest["alerts"]
+        begins, receipts = self._events({alert["alert"] for alert in made})
+        self.commitments = {
+            opening_name(alert): [each.get("com") for each in begins.get((alert["alert"], alert["way"]), [])]
+            for alert in made
+        }
         erased = {entry["alert"] for entry in self.entries if entry["t"] == "content.erased"}
-        expected = set()
-        for alert in self.manifest["alerts"]:
-            said = f"alert {alert['alert'][:16]} ({alert['way']})"
-            if alert["state"] == "opened":
-                expected.add(opening_name(alert))
-                if not self.commitments(alert):
-                    self.find(f"{said}: opened, and the log knows no such alert")
-            elif alert["state"] == "erased" and alert["alert"] not in erased:
-                self.find(f"{said}: called erased, and the log has no erasure of it")
-        for name in sorted(expected ^ {name for name in self.files if name.startswith("openings/")}):
-            self.find(f"{name} is {'missing' if name in expected else 'of no alert in scope'}")
-
-    def commitments(self, alert: dict[str, Any]) -> list[list[str]]:
-        """What the log committed to for an alert, once for each recipient."""
-        kind = "msg.submit" if alert["way"] == "sent" else "msg.recv"
-        return [
-            entry["com"]
+        taken = {
+            entry["alert"]: entry["seq"]
             for entry in self.entries
-            if entry["t"] == kind and entry.get("alert") == alert["alert"] and "com" in entry
+            if entry["t"] == "acc.export" and entry["purpose"] == scope["purpose"]
+        }
+        digest = sha256(json.dumps(scope, sort_keys=True, separators=(",", ":")).encode()).hex()
+        said = [
+            (entry["purpose"], entry["digest"], entry["seq"], entry["ts"])
+            for entry in self.entries
+            if entry["t"] == "audit.export" and entry.get("purpose") in ("dossier", "dossier-begun")
         ]
+        if not said or said[-1][:2] != ("dossier-begun", digest):
+            raise Bad("the log does not say that a dossier of this scope was begun")
+        begun, self.complete_us = said[-1][2:]
+        listed = {(alert["alert"], alert["way"]) for alert in made}
+        for (name, way), entries in begins.items():
+            if entries[0]["seq"] < begun and in_scope(scope, entries) and (name, way) not in listed:
+                self.find(f"alert {name[:16]} ({way}): in scope, and not in the dossier")
+        for alert in made:
+            words = f"alert {alert['alert'][:16]} ({alert['way']})"
+            entries = begins.get((alert["alert"], alert["way"]), [])
+            if entries and not in_scope(scope, entries):
+                self.find(f"{words}: not in scope")
+            if entries and alert["state"] == "ended":
+                self.find(f"{words}: called one of a log that ended, and it is in this one")
+            if alert["state"] == "erased" and alert["alert"] not in erased:
+                self.find(f"{words}: called erased, and the log has no erasure of it")
+            if alert["state"] == "opened" and not entries:
+                self.find(f"{words}: opened, and the log knows no such alert")
+            elif alert["state"] == "opened" and taken.get(alert["alert"], -1) < begun:
+                self.find(f"{words}: opened, and the log does not say so")
+        openings = {opening_name(alert) for alert in made if alert["state"] == "opened"}
+        due = openings | {name for name, index in receipts.items() if index < begun}
+        there = {name for name in self.files if name.startswith(("openings/", "receipts/"))}
+        for name in sorted(due - there):
+            self.find(f"{name} is missing")
+        for name in sorted(there - openings - set(receipts)):
+            self.find(f"{name} is of no alert in scope")
+
+    def _events(self, named: set[str]) -> tuple[dict[Any, list[dict[str, Any]]], dict[str, int]]:
+        """Entries that an alert begins with, by id and way; receipts of ``named`` by file, with the index."""
+        begins: dict[Any, list[dict[str, Any]]] = {}
+        receipts: dict[str, int] = {}
+        alert_of: dict[str, str] = {}
+        for entry in self.entries:
+            event, message = event_of(entry), entry.get("msg", "")
+            alert = entry.get("alert", alert_of.get(message))
+            if event is None or alert is None:
+                continue
+            if entry["t"] in ("msg.submit", "msg.recv"):
+                way = "sent" if entry["t"] == "msg.submit" else "received"
+                begins.setdefault((alert, way), []).append(entry)
+                if message:
+                    alert_of[message] = alert
+            if alert in named:
+                receipts[f"receipts/{alert}-{event}-{entry['seq']}.tlog-proof"] = entry["seq"]
+        return begins, receipts
 
     def open(self, seed: bytes) -> list[tuple[dict[str, Any], Any, Any]]:
         """Each opening with the auditor's key: the alert, its core and its disclosures."""
@@ -523,13 +595,43 @@ class Dossier:
                 ]
                 if plain[:1] != b"\x01" or labelled("core", core) != name:
                     raise Bad("it holds another alert")
-                if pair not in self.commitments(alert):
+                if pair not in self.commitments.get(opening_name(alert), []):
                     raise Bad("it is not what the log committed to")
                 opened.append((alert, MessagePack(core).read(), MessagePack(disclosures).read()))
                 self.openings += 1
-            except (Bad, OSError, ValueError, LookupError, RecursionError) as error:
+            except (Bad, OSError, ValueError, LookupError, TypeError, RecursionError) as error:
                 self.find(f"{opening_name(alert)}: {error}")
         return opened
+
+
+def event_of(entry: dict[str, Any]) -> str | None:
+    """What an entry says happened to an alert."""
+    kind = entry["t"]
+    if kind == "msg.receipt":
+        return STEPS.get(entry["step"])
+    if kind == "msg.recv":
+        return "delivered" if entry["verdict"] == "ok" and "alert" in entry else None
+    if kind == "msg.submit":
+        return "submitted"
+    return "read" if kind in READS else "erased" if kind == "content.erased" else None
+
+
+def in_scope(scope: dict[str, Any], entries: list[dict[str, Any]]) -> bool:
+    """Whether a scope asks for the alert that begins with these entries."""
+    at_ms = entries[0]["ts"] // 1000
+    return (
+        scope.get("from_ms", 0) <= at_ms < scope.get("to_ms", 2**53)
+        and ("peer" not in scope or scope["peer"] in [entry.get("peer") for entry in entries])
+        and ("alerts" not in scope or entries[0]["alert"] in scope["alerts"])
+    )
+
+
+def when(seconds: int) -> str:
+    """UTC, or the number where it is no time."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(seconds))
+    except (ValueError, OverflowError, OSError):
+        return str(seconds)
 
 
 def opening_name(alert: dict[str, Any]) -> str:
@@ -630,18 +732,18 @@ def main() -> int:
     if given.show:
         for alert, core, disclosures in opened:
             say(json.dumps(readable({**alert, "core": core, "disclosures": disclosures})) + "\n")
-    made = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(manifest["made_us"] // 1_000_000))
     states = [alert["state"] for alert in manifest["alerts"]]
-    say(f"dossier of   {manifest['origin']}, made {made}\n")
+    say(f"dossier of   {manifest['origin']}, made {when(manifest['made_us'] // 1_000_000)}\n")
     say(f"manifest     {dossier.digest}\n")
-    say(f"scope        {json.dumps(manifest['scope'])}\n")
+    until = "no known time" if dossier.complete_us is None else when(dossier.complete_us // 1_000_000)
+    say(f"scope        {json.dumps(manifest['scope'])}, complete up to {until}\n")
     say(f"alerts       {states.count('opened')} opened, {states.count('erased')} erased, ")
     say(f"{states.count('ended')} in a log that ended\n")
     say(f"log          {manifest['size']} entries, root {manifest['root']}\n")
     say(f"files        {len(dossier.files)}; receipts that hold {dossier.receipts}\n")
     say(f"openings     {f'{dossier.openings} hold' if seed is not None else 'not opened: no --key'}\n")
     for name, stamp in sorted(dossier.seal.witnesses.items()) if dossier.seal else ():
-        say(f"witness      {name}, {time.strftime('%Y-%m-%d %H:%M:%SZ', time.gmtime(stamp))}\n")
+        say(f"witness      {name}, {when(stamp)}\n")
     if dossier.seal is not None and not dossier.seal.witnesses:
         say("witness      none of the policy: the seal is the office's own signature alone\n")
     for finding in dossier.findings:

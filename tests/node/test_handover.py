@@ -14,10 +14,11 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import cryptography
 import nacl
@@ -38,6 +39,7 @@ from audit.dossier import (
     encode_auditor_secret,
     parse_manifest_untrusted,
     read_verifier,
+    seal_opening,
 )
 from audit.policy import Policy, single_log_policy
 from audit.reader import PublishedLog
@@ -45,6 +47,8 @@ from audit.receipt import Event, open_receipt_untrusted
 from keys.errors import MalformedInput, PolicyRefused
 from keys.primitives import XWingPrivateKey
 from keys.secret import SecretBytes
+from node import dossiers
+from node.alerts import Alerts
 from node.dossiers import Scope
 from node.views import DossierView, ReceiptView
 from protocol import limits
@@ -76,6 +80,8 @@ class Made:
     """By office and event, of the alert that is gone: ``here submitted``."""
     their_policy: Policy
     offered: dict[str, list[str]]
+    lies: Path
+    """Dossiers that the office sealed and that are not what they say, one below the name of each of LIES."""
 
 
 def worded(plate: str) -> Alert:
@@ -93,6 +99,54 @@ async def make(
     return await office.host.run(
         lambda env: node_of(office).dossiers.make(session, folder, line, scope, wait_ms=10 * limits.MINUTE_MS)
     )
+
+
+Lie = Callable[[pytest.MonkeyPatch, str], None]
+
+
+def chosen(change: Callable[[list[Any], Any], object]) -> Lie:
+    """Another choice of alerts, made from the right one and a row of the alert out of scope."""
+
+    def lie(patch: pytest.MonkeyPatch, outside: str) -> None:
+        choose = dossiers.Dossiers._choose
+
+        def other(self: Any, tx: Any, **given: Any) -> list[Any]:
+            rows = choose(self, tx, **given)
+            change(rows, (bytes.fromhex(outside), False, False))
+            return rows
+
+        patch.setattr(dossiers.Dossiers, "_choose", other)
+
+    return lie
+
+
+def done(where: object, name: str, instead: Callable[..., Any]) -> Lie:
+    """Another act than the one of this name."""
+    return lambda patch, outside: patch.setattr(where, name, instead)
+
+
+async def nothing(*given: object) -> None:
+    """Instead of an act."""
+
+
+LIES: dict[str, tuple[Lie, str]] = {
+    "left-out": (chosen(lambda rows, more: rows.pop()), "in scope, and not in the dossier"),
+    "slipped-in": (chosen(lambda rows, more: rows.append(more)), "not in scope"),
+    "ended": (done(dossiers, "_state_of", lambda *given: "ended"), "it is in this one"),
+    "erased": (done(dossiers, "_state_of", lambda *given: "erased"), "the log has no erasure of it"),
+    "no-receipts": (done(dossiers.Dossiers, "_write_receipts", nothing), "is missing"),
+    "not-begun": (done(dossiers, "scope_digest", lambda told: "00" * 32), "was begun"),
+    "not-told": (done(Alerts, "_chain", lambda *given: 0), "the log does not say so"),
+    "other-words": (
+        done(
+            dossiers,
+            "seal_opening",
+            lambda key, name, salt, *words: seal_opening(key, name, bytes(32), *words),
+        ),
+        "not what the log committed to",
+    ),
+}
+"""What an office could seal that is not true, with the words of what must be found."""
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +190,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         assert purposes[-4:] == ["dossier-begun", "court", "court", "dossier"]
         assert set(purposes[:-4]) == {"receipt"}
         assert exports[-1].fields["digest"] == view.digest
-        (manifest,) = here.host.disk.rglob(f"dossier/{MANIFEST}")
-        shutil.copytree(manifest.parent, home / "dossier")
+        for name, (lie, _) in LIES.items():
+            with pytest.MonkeyPatch.context() as patch:
+                lie(patch, outside.alert_id or "")
+                await make(here, f"/stick/{name}", scope)
+        for name in ("dossier", *LIES):
+            (manifest,) = here.host.disk.rglob(f"stick/{name}/{MANIFEST}")
+            shutil.copytree(manifest.parent, home / name)
         ids = {"inside": inside, "outside": outside, "gone": gone, "theirs": theirs}
         found.append(
             Made(
@@ -145,6 +204,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
                 policy=await policy_for(here, there),
                 view=view,
                 receipts=receipts,
+                lies=home,
                 their_policy=await policy_for(there, here),
                 offered=offered,
                 **{name: sent.alert_id or "" for name, sent in ids.items()},
@@ -338,6 +398,45 @@ def test_openings_open_for_the_auditor_alone(auditor: Auditor) -> None:
     assert (other.returncode, "another key" in other.stdout, INSIDE in other.stdout) == (1, True, False)
     closed = auditor.theirs(with_key=False)
     assert (closed.returncode, "not opened" in closed.stdout) == (0, True)
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_an_office_cannot_seal_what_its_log_does_not_say(made: Made, auditor: Auditor, name: str) -> None:
+    """A manifest is judged by the log and not by who signed it: both find what is wrong, and nothing else."""
+    auditor.folder = made.lies / name
+    told = auditor.theirs()
+    found = [line[13:] for line in told.stdout.splitlines() if line.startswith("FINDING ")]
+    assert told.returncode == 1
+    for findings in (auditor.ours(), found):
+        assert findings
+        assert all(LIES[name][1] in finding for finding in findings)
+
+
+FORMS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "state": lambda made: made["alerts"][0].update(state="kept"),
+    "twice": lambda made: made["alerts"].append(made["alerts"][0]),
+    "alert": lambda made: made["alerts"][0].update(alert="../" * 21 + "a"),
+    "scope": lambda made: made["scope"].update(but="ab" * 32),
+    "purpose": lambda made: made["scope"].pop("purpose"),
+    "path": lambda made: made["files"].insert(0, {**made["files"][0], "path": "../policy"}),
+    "origin": lambda made: made.update(origin=made["origin"] + "\nHOLDS"),
+    "root": lambda made: made.update(root="\nHOLDS"),
+    "size": lambda made: made.update(size=-1),
+    "time": lambda made: made.update(made_us=2**80),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_manifest_of_another_form_is_none(auditor: Auditor, name: str) -> None:
+    """A state that nobody checks, a path out of the folder, words among what is printed: neither begins."""
+    place = auditor.folder / MANIFEST
+    manifest = json.loads(place.read_bytes())
+    FORMS[name](manifest)
+    place.write_bytes(json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode())
+    told = auditor.theirs()
+    assert (told.returncode, told.stdout) == (2, "")
+    with pytest.raises(MalformedInput, match="bad_manifest"):
+        auditor.ours()
 
 
 def flipped(path: Path, rng: random.Random) -> None:
