@@ -2,8 +2,8 @@
 
 Two offices and their broker have one history in three logs (``grown``). Every way of reading takes its turn
 on the same files, and beside them the Go verifier, which checks structure alone, and a bare decoding of the
-same entries, which checks nothing. A receipt is an inclusion proof under a checkpoint that three witnesses
-cosigned.
+same entries, which checks nothing. A receipt is the file that an office hands over, of one event of an alert,
+under a checkpoint that three witnesses cosigned.
 
 What runs in one process is measured by its processor time, whole commands, which use all cores, by the clock
 on the wall.
@@ -29,8 +29,8 @@ from audit.checkpoint import parse_checkpoint_untrusted
 from audit.fsck import verify
 from audit.note import NoteSigner, cosigned_message
 from audit.policy import Group, Policy
-from audit.proof import parse_proof_untrusted, prove, verify_proof
 from audit.reader import CHECKPOINT, PublishedLog
+from audit.receipt import event_of, make_receipt, open_receipt_untrusted
 from audit.replay import read_entries, replay
 from audit.tree import encode_bundle
 from bench import go_verifier, log_work
@@ -179,7 +179,8 @@ def _beside_go(
 def _receipts(env: Env, place: Path, log: Grown, go: go_verifier.GoVerifier, count: int) -> None:
     published = PublishedLog(str(log.directory))
     entries = list(read_entries(published, log.size))
-    indices = random.Random(1).choices(range(log.size), k=count)
+    told = [index for index, entry in enumerate(entries) if event_of(json.loads(entry)) is not None]
+    indices = random.Random(1).choices(told, k=count)
     witnesses = [
         NoteSigner(
             name=f"bench/{number}/witness1", key=Ed25519PrivateKey.from_seed(SecretBytes(env.random(32)))
@@ -194,13 +195,13 @@ def _receipts(env: Env, place: Path, log: Grown, go: go_verifier.GoVerifier, cou
     note += "".join(witness.cosign(text, time_s).encode() for witness in witnesses).encode()
 
     def make() -> list[bytes]:
-        return [prove(index, note, published.read_tile).encode() for index in indices]
+        return [make_receipt(entries[index], index, note, published.read_tile) for index in indices]
 
     receipts = make()
 
     def verify_them() -> None:
-        for index, receipt in zip(indices, receipts, strict=True):
-            verify_proof(parse_proof_untrusted(receipt), entries[index], policy)
+        for receipt in receipts:
+            open_receipt_untrusted(receipt, policy)
 
     public, secret = nacl.bindings.crypto_sign_keypair()
     message = cosigned_message(text, time_s)
@@ -220,8 +221,8 @@ def _receipts(env: Env, place: Path, log: Grown, go: go_verifier.GoVerifier, cou
     ways = {made: make, a_signature: sign_bare, held: verify_them, signatures: verify_bare}
     if go.binary is not None:
         file = place / "receipts"
-        pairs = zip(indices, receipts, strict=True)
-        file.write_bytes(encode_bundle(part for index, proof in pairs for part in (entries[index], proof)))
+        proofs = zip(indices, receipts, strict=True)
+        file.write_bytes(encode_bundle(part for index, proof in proofs for part in (entries[index], proof)))
         keys = [witness.witness_key.encode() for witness in witnesses]
         ways[_GO] = partial(go.check_receipts, file, log.log_key.encode(), keys)
     spent = take_turns(ways, count, lambda way: progress(f"{BENCH}: {way}"))
