@@ -11,6 +11,7 @@ Memory grows with the number of messages, not of entries.
 import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Final
@@ -222,21 +223,23 @@ BORDER: Final = "BORDER-MISMATCH"
 UNEXPLAINED: Final = "ACCESS-UNEXPLAINED"
 
 
+def read_bundle(log: PublishedLog, n: int, size: int) -> list[bytes]:
+    """The entries of bundle ``n`` of a log of ``size``; none where it is missing or does not split."""
+    width = min(TILE_WIDTH, size - n * TILE_WIDTH)
+    with suppress(MalformedInput):
+        for each in (width, TILE_WIDTH):
+            with suppress(FileNotFoundError):
+                return split_bundle_untrusted(log.read_tile(ENTRIES, n, each))[:width]
+    return []
+
+
 def read_entries(log: PublishedLog, size: int) -> Iterator[bytes]:
     """The first ``size`` entries, in order. Ends early where a bundle is missing or does not split."""
     for n in range(-(-size // TILE_WIDTH)):
-        width = min(TILE_WIDTH, size - n * TILE_WIDTH)
-        try:
-            bundle = log.read_tile(ENTRIES, n, width)
-        except FileNotFoundError:
-            try:
-                bundle = log.read_tile(ENTRIES, n, TILE_WIDTH)
-            except FileNotFoundError:
-                return
-        try:
-            yield from split_bundle_untrusted(bundle)[:width]
-        except MalformedInput:
+        entries = read_bundle(log, n, size)
+        if not entries:
             return
+        yield from entries
 
 
 _decode: Final[Callable[[str], Entry]] = json.JSONDecoder().decode
@@ -378,9 +381,7 @@ class _Teller:
             return
         if name == "msg.seal":
             if entry["att"] <= message.attempts:
-                story.odd(
-                    index, IMPOSSIBLE, f"attempt {entry['att']} of message {key} does not count on"
-                )
+                story.odd(index, IMPOSSIBLE, f"attempt {entry['att']} of message {key} does not count on")
             message.attempts = max(message.attempts, entry["att"])
             message.envelopes.add(entry["env"])
         elif (
