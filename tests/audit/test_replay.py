@@ -1,7 +1,7 @@
 """What a log means: the story of every message, at the end or at a moment, and what cannot have happened."""
 
-import re
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -327,7 +327,7 @@ def test_findings_of_a_story_are_capped(tmp_path: Path) -> None:
 def test_an_unknown_type_is_no_step_of_any_message(tmp_path: Path) -> None:
     """A later version's entries, whatever they are called and carry, are told and change nothing."""
     later = [{"t": f"{family}.later", "seq": 1 + at} for at, family in enumerate(("msg", "bk", "acc"))]
-    common = {"v": 1, "ts": START, "bt": "00" * 8, "mo": 1, "z": "00" * 16}
+    common: dict[str, Any] = {"v": 1, "ts": START, "bt": "00" * 8, "mo": 1, "z": "00" * 16}
     start = encode_entry(common | {"t": "log.start", "seq": 0, "origin": "test/a/log1", "key": HH})
     data = [json.dumps(common | each, sort_keys=True, separators=(",", ":")).encode() for each in later]
     story = replay(PublishedLog(str(forge(tmp_path, [start, *data]))), 4, steps_kept=4)
