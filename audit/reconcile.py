@@ -196,22 +196,28 @@ def reconcile(
     ``leeway_us``: by how much times may differ, and how near the end of all logs nothing missing counts.
     """
     ordered = _by_epoch(sources)
+    priors = {source.report.origin: _prior_of(source) for source in ordered}
     stories: dict[str, Story] = {}
     case = _Case(ordered, notes or CustodyNotes(), leeway_us)
     for source in ordered:
-        log = PublishedLog(source.directory)
-        size = source.report.size
-        before = stories.get(_prior_of(log, size))
         source.story = replay(
-            log, size, before=before, progress=progress, also=case.reader(source), in_words=False
+            PublishedLog(source.directory),
+            source.report.size,
+            before=stories.get(priors[source.report.origin]),
+            progress=progress,
+            also=case.reader(source),
+            in_words=False,
         )
-        stories[source.report.origin] = source.story
+        if source.report.origin in priors.values():
+            stories[source.report.origin] = source.story
+        else:
+            source.story.messages.clear()  # many, and nobody else asks for them
     return case.close()
 
 
-def _prior_of(log: PublishedLog, size: int) -> str:
+def _prior_of(source: Source) -> str:
     """The origin of the epoch that ended before this log began; empty for none."""
-    for first in read_bundle(log, 0, size)[:1]:
+    for first in read_bundle(PublishedLog(source.directory), 0, source.report.size)[:1]:
         with suppress(MalformedInput):
             glance_untrusted(first)
             prior: str = json.loads(first).get("prior", "")
@@ -420,6 +426,11 @@ class _Case:
         self._reached: dict[tuple[str, str], int] = {}
         """(log, instance) -> highest pair sequence taken in so far."""
         self._now_us = 0
+        self._texts: dict[str, str] = {}
+
+    def _one(self, text: str) -> str:
+        """The same text, as one object for all entries that have it: less than half the memory."""
+        return self._texts.setdefault(text, text)
 
     def reader(self, source: Source) -> Also:
         """What takes in every entry of one log, in order."""
@@ -480,7 +491,8 @@ class _Case:
         key = (source.office, entry["msg"], entry.get("peer", ""))
         sent = self._sent.get(key)
         if sent is None:
-            sent = self._sent[key] = _Sent(source.office, entry["msg"], entry.get("peer", ""), at)
+            office, msg, peer = key = (source.office, self._one(key[1]), self._one(key[2]))
+            sent = self._sent[key] = _Sent(office, msg, peer, at)
             self._by_message.setdefault(key[:2], []).append(sent)
         return sent
 
@@ -491,13 +503,14 @@ class _Case:
     def _seal(self, source: Source, _: int, entry: Entry, clock: _Clock) -> None:
         at = clock.now()
         sent = self._begin(source, entry, at)
-        sent.seals.append(_Seal(entry["env"], entry["hh"], entry["ps"], entry["att"], entry["via"], at))
-        self._sealed.setdefault(entry["env"], sent)
+        env, hh, via = self._one(entry["env"]), self._one(entry["hh"]), self._one(entry["via"])
+        sent.seals.append(_Seal(env, hh, entry["ps"], entry["att"], via, at))
+        self._sealed.setdefault(env, sent)
 
     def _held(self, source: Source, _: int, entry: Entry, clock: _Clock) -> None:
         if (sent := self._message(source, entry)) is not None:
-            at_us, now = entry["at"] * 1000, clock.now()
-            sent.custody.append(_Custody(entry["env"], entry["origin"], entry["idx"], at_us, now))
+            env, origin = self._one(entry["env"]), self._one(entry["origin"])
+            sent.custody.append(_Custody(env, origin, entry["idx"], entry["at"] * 1000, clock.now()))
 
     def _receipt(self, source: Source, _: int, entry: Entry, __: _Clock) -> None:
         sent = self._message(source, entry)
@@ -521,16 +534,17 @@ class _Case:
             sent.is_over = True
 
     def _received(self, source: Source, index: int, entry: Entry, clock: _Clock) -> None:
+        one = self._one
         arrival = _Arrival(
             source.office,
             source.report.origin,
             index,
-            entry["env"],
-            entry["verdict"],
-            entry.get("msg", ""),
-            entry.get("peer", ""),
-            entry.get("hh", ""),
-            entry.get("inst", ""),
+            one(entry["env"]),
+            one(entry["verdict"]),
+            one(entry.get("msg", "")),
+            one(entry.get("peer", "")),
+            one(entry.get("hh", "")),
+            one(entry.get("inst", "")),
             entry.get("ps", 0),
             clock.now(),
         )
@@ -545,12 +559,12 @@ class _Case:
             self._junk.append(arrival)
 
     def _came(self, source: Source, index: int, entry: Entry, clock: _Clock) -> None:
-        kept = self._kept.setdefault(entry["env"], [])
+        kept = self._kept.setdefault(self._one(entry["env"]), [])
         for each in kept:
             if (each.broker, each.box) == (source.office, entry["box"]):
                 each.indices.append(index)
                 return
-        kept.append(_Kept(source.office, entry["box"], [index], clock.raw, clock.steady))
+        kept.append(_Kept(source.office, self._one(entry["box"]), [index], clock.raw, clock.steady))
 
     def _went(self, source: Source, _: int, entry: Entry, clock: _Clock) -> None:
         for each in self._kept.get(entry["env"], ()):
@@ -594,6 +608,7 @@ class _Case:
 
     def close(self) -> Reconciled:
         """Every verdict."""
+        self._texts.clear()
         answer = Reconciled(sources=self._sources)
         for source, clock in self._clocks:
             clock.settle()

@@ -242,7 +242,7 @@ def read_entries(log: PublishedLog, size: int) -> Iterator[bytes]:
         yield from entries
 
 
-_decode: Final[Callable[[str], Entry]] = json.JSONDecoder().decode
+_decode: Final[Callable[[str], tuple[Entry, int]]] = json.JSONDecoder().raw_decode
 
 
 def replay(
@@ -273,7 +273,7 @@ def replay(
             continue
         if until is not None and until.ends(index, ts_us):
             break
-        entry = _decode(data.decode("ascii"))
+        entry, _ = _decode(data.decode("ascii"))
         teller.tell(index, ts_us, name, entry)
         if also is not None:
             also(index, entry)
@@ -295,15 +295,6 @@ class _Teller:
         self._in_words = in_words
         self._step: Step | None = None
         """The entry that is being told, if steps are kept."""
-        self._takers: Final[Mapping[str, Callable[[int, str, Entry], None]]] = {
-            "msg.recv": self._received,
-            **dict.fromkeys(_OF_SENDER, self._sent),
-            **dict.fromkeys(_OF_BROKER, self._held),
-            **dict.fromkeys(_ACCESSES, self._accessed),
-            "content.erased": self._erased,
-            "log.start": self._begun,
-            "backup.restore": self._restored,
-        }
 
     def tell(self, index: int, ts_us: int, name: str, entry: Entry) -> None:
         story = self.story
@@ -313,9 +304,9 @@ class _Teller:
         if self._in_words:
             self._step = Step(index=index, ts_us=ts_us, words=_words_of(name, entry))
             story.last_steps.append(self._step)
-        taker = self._takers.get(name)
+        taker = _TAKERS.get(name)
         if taker is not None:
-            taker(index, name, entry)
+            taker(self, index, name, entry)
 
     def _keep(self, message: Message) -> None:
         if self._step is not None:
@@ -449,6 +440,17 @@ class _Teller:
             self.story.odd(
                 index, UNEXPLAINED, f"content of {entry['alert']} was erased at entry {gone} already"
             )
+
+
+_TAKERS: Final[Mapping[str, Callable[[_Teller, int, str, Entry], None]]] = {
+    "msg.recv": _Teller._received,
+    **dict.fromkeys(_OF_SENDER, _Teller._sent),
+    **dict.fromkeys(_OF_BROKER, _Teller._held),
+    **dict.fromkeys(_ACCESSES, _Teller._accessed),
+    "content.erased": _Teller._erased,
+    "log.start": _Teller._begun,
+    "backup.restore": _Teller._restored,
+}
 
 
 def _words_of(name: str, entry: Entry) -> str:
