@@ -18,7 +18,7 @@ from audit.fsck import verify
 from audit.policy import single_log_policy
 from audit.reader import PublishedLog
 from audit.reconcile import Fate, Reconciled, authenticate, reconcile
-from audit.tree import ENTRIES, tile_path
+from audit.tree import ENTRIES, Frontier, leaf_hash, tile_path
 from demo.liar import Change, Entry, Party, claim, without
 from keys.brokercard import parse_broker_address_untrusted
 from keys.errors import MalformedInput
@@ -411,6 +411,37 @@ def test_a_tail_that_only_the_broker_saw(logs: Logs, tmp_path: Path) -> None:
     answer = logs.judge(sender=sender, receiver=hiding)
     assert fate_of(answer, msg) == []
     assert unexplained(answer) == told + 1
+
+
+def test_heads_of_a_long_log_are_held_wherever_they_end(tmp_path: Path) -> None:
+    """Named sizes in, at and between bundles: each true one holds, and each false one is found alone."""
+    common: Entry = {"v": 1, "ts": 1, "bt": "00" * 8, "mo": 1, "z": "00" * 16}
+    log, witness = a_signer("test/a/log1"), a_signer("test/b/log1")
+    start: Entry = common | {"t": "log.start", "seq": 0, "origin": log.name, "key": "11" * 32}
+    fail: Entry = common | {"t": "ses.fail", "n": 1}
+    data = [encode_entry(entry) for entry in (start, *(fail | {"seq": seq} for seq in range(1, 700)))]
+    party, frontier, roots = forge(tmp_path / "log", data, log), Frontier(), [""]
+    for each in data:
+        frontier.append(leaf_hash(each))
+        roots.append(frontier.root().hex())
+    sizes = (1, 255, 256, 257, 300, 512, 600, 699, 700)
+
+    def forked(*false: int) -> list[str]:
+        said = [
+            {"t": "wit.cosigned", "origin": log.name, "size": size, "root": roots[size - (size in false)]}
+            for size in sizes
+        ]
+        own: Entry = start | {"origin": witness.name}
+        told = [encode_entry(own), *(encode_entry(common | {**e, "seq": s}) for s, e in enumerate(said, 1))]
+        other = forge(tmp_path / f"witness-{false}", told, witness)
+        policies = [single_log_policy(each.log_key) for each in (log, witness)]
+        answer = reconcile([authenticate(str(each), policies) for each in (party, other)])
+        return [words.split()[-2] for source in answer.sources for words in source.details]
+
+    assert forked() == []
+    for size in sizes[1:]:
+        assert forked(size) == [str(size)]
+    assert forked(257, 300, 700) == ["257", "300", "700"]
 
 
 def test_a_tail_that_nobody_saw_is_said_to_be_unknowable(logs: Logs, tmp_path: Path) -> None:
