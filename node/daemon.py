@@ -14,6 +14,7 @@ from typing import Any
 
 from audit.note import NoteSigner, PostQuantumSigner
 from audit.store import AuditLog
+from audit.witness import witness_name
 from keys.brokercard import parse_broker_address_untrusted, parse_broker_card_untrusted
 from keys.errors import SalweenError
 from keys.keystore import Keystore
@@ -55,7 +56,6 @@ from node.layout import (
     KdfProfile,
     SecretName,
     open_node_database,
-    witness_name,
 )
 from node.mailboxes import Mailboxes
 from node.meetingdesk import MeetingDesk

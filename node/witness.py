@@ -30,6 +30,7 @@ from audit.policy import QUORUM_NONE, Group, Policy
 from audit.store import AuditLog
 from audit.witness import (
     NOTHING_HELD,
+    REFUSALS_MAX,
     Held,
     Judgement,
     Status,
@@ -48,7 +49,6 @@ from runtime.env import Env
 from runtime.logs import get_logger
 from runtime.sqlite import Database, Snapshot, Transaction
 
-REFUSALS_PER_PEER_MAX = 100
 POLICY_WITNESSES_MAX = 500
 PARTNERS = "partners"
 CONFLICTS_MAX = 4
@@ -216,7 +216,7 @@ class Witnessing:
         tx.execute(
             "DELETE FROM witness_refusal WHERE peer = ?1 AND number NOT IN"
             " (SELECT number FROM witness_refusal WHERE peer = ?1 ORDER BY number DESC LIMIT ?2)",
-            (peer.office_id, REFUSALS_PER_PEER_MAX),
+            (peer.office_id, REFUSALS_MAX),
         )
         self._log.append(
             tx,
