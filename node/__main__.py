@@ -925,6 +925,79 @@ def routes_remove(directory: str, passphrase_file: str | None, to: str, as_json:
     _finish(result, as_json, _show_routes)
 
 
+# --- witnesses ----------------------------------------------------------------------------------------------
+
+
+@cli.group()
+def witness() -> None:
+    """Have a broker cosign our log as well. Off, unless it is switched on here."""
+
+
+WITNESS_LEARNS = (
+    "From now on this broker learns the name of our log (a pseudonym that stays for years, and that our"
+    " partners know), how many entries it holds and, to ten minutes, when it grows. It can lay that beside"
+    " the connections of this office. Its own log, which auditors read, holds it too. It learns no entry, no"
+    " partner and no content. Partners witness our log without any of this."
+)
+
+
+def _show_witnesses(result: dict[str, Any]) -> None:
+    for broker in result["brokers"]:
+        fault = f", REFUSED ({broker['refused']})" if broker["refused"] else ""
+        fault += f", no answer ({broker['trouble']})" if broker["trouble"] else ""
+        click.echo(f"{broker['address']}\n  {broker['cosigned_size']} entries, {broker['state']}{fault}")
+    if not result["brokers"]:
+        click.echo("No broker witnesses our log; partners do.")
+
+
+@witness.command("list")
+@directory_option
+@passphrase_option
+@json_option
+def witness_list(directory: str, passphrase_file: str | None, as_json: bool) -> None:
+    """List the brokers that were asked to cosign our log."""
+    result = _run(lambda env: _call(env, directory, passphrase_file, "witness.list", {}))
+    _finish(result, as_json, _show_witnesses)
+
+
+@witness.command("add")
+@directory_option
+@passphrase_option
+@click.option(
+    "--token-file",
+    type=click.Path(dir_okay=False),
+    required=True,
+    help="File (mode 0600) with the broker's witness token.",
+)
+@click.option("--yes", is_flag=True, help="Do not ask again.")
+@click.argument("to", metavar="BROKER")
+@json_option
+def witness_add(
+    directory: str, passphrase_file: str | None, token_file: str, yes: bool, to: str, as_json: bool
+) -> None:
+    """Have BROKER cosign our log. It then knows that log's name, size and growth while this is on."""
+    click.echo(WITNESS_LEARNS, err=True)
+    if not yes:
+        click.confirm("Switch it on?", abort=True, err=True)
+
+    async def work(env: Env) -> dict[str, Any]:
+        token = read_secret_file(env.files, token_file).reveal().decode("utf-8", "replace")
+        return await _call(env, directory, passphrase_file, "witness.add", {"broker": to, "token": token})
+
+    _finish(_run(work), as_json, _show_witnesses)
+
+
+@witness.command("remove")
+@directory_option
+@passphrase_option
+@click.argument("to", metavar="BROKER")
+@json_option
+def witness_remove(directory: str, passphrase_file: str | None, to: str, as_json: bool) -> None:
+    """Ask BROKER no more. What it learnt it keeps; what it cosigned stays under our log."""
+    result = _run(lambda env: _call(env, directory, passphrase_file, "witness.remove", {"broker": to}))
+    _finish(result, as_json, _show_witnesses)
+
+
 # --- programs -----------------------------------------------------------------------------------------------
 
 
@@ -1083,6 +1156,9 @@ def _show_witness(result: dict[str, Any]) -> None:
         minutes = (result["now_ms"] - log["unwitnessed_since_ms"]) // 60_000
         late = f", the oldest that is not for {minutes} minutes"
     click.echo(f"Witnessed by a partner: {log['witnessed_size']} entries, {words[log['witness']]}{late}")
+    for broker in result["broker_witnesses"]:
+        state = "REFUSED" if broker["refused"] else words[broker["state"]]
+        click.echo(f"Witnessed by a broker: {broker['cosigned_size']} entries, {state}")
 
 
 def _show_loss(loss: dict[str, Any]) -> None:
