@@ -63,7 +63,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Op]:
 
 def test_a_broker_learns_of_a_log_only_while_its_office_wants_that(tmp_path: Path, asked: list[Op]) -> None:
     """Off: no question, and the log's name in nothing it can open. On: name and heads under our own
-    signature, no line of a partner's, every ten minutes at most and only when it grew. Off again: nothing more."""
+    signature, no line of a partner's, every ten minutes at most, only when it grew. Off: no more."""
 
     async def script(offices: Offices) -> None:
         here, there, broker = offices.here, offices.there, offices.broker
@@ -94,6 +94,7 @@ def test_a_broker_learns_of_a_log_only_while_its_office_wants_that(tmp_path: Pat
         assert not [op for op in questions() if partner in op.body or op.body.count(b"\xe2\x80\x94") != 1]
         (held,) = await held_by(broker)
         assert (held.origin.encode(), held.size) == (name, (await view_of(here)).cosigned_size)
+        await asyncio.sleep(720)
         before = len(questions())
         await asyncio.sleep(3600)
         assert len(questions()) == before  # an idle log is not spoken of
