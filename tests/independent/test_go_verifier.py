@@ -228,8 +228,8 @@ def test_both_verify_a_cosignature(tlogcheck: Check, published: Path, tmp_path: 
 
 
 def test_go_verifies_what_two_offices_cosigned(tlogcheck: Check, tmp_path: Path) -> None:
-    """Real nodes, their own logs and keys: each log holds in Go's hands, cosigned by the other office, one by a
-    broker as well."""
+    """Real nodes, their own logs and keys: each log holds in Go's hands, cosigned by the other office, one by
+    a broker as well."""
 
     async def script(offices: Offices) -> None:
         here, there = offices.here, offices.there
