@@ -21,7 +21,7 @@ from runtime.sqlite import Transaction
 from tests.audit.logs import files_of, read_entries
 from tests.node.offices import Offices, an_alert, count, entries, node_of, play, write
 from tests.node.test_resets import back_up, restored
-from tests.node.test_routes import Region, _bytes_in
+from tests.node.test_routes import Region, bytes_in
 from tests.node.test_witness import log_of
 from tests.simulation.daemons import BrokerHost, OfficeHost
 from tests.simulation.world import World
@@ -80,7 +80,7 @@ def test_a_broker_learns_of_a_log_only_while_its_office_wants_that(tmp_path: Pat
 
         await work()
         assert not questions()
-        assert not [run for op in asked for run in _bytes_in(op) if name in run]
+        assert not [run for op in asked for run in bytes_in(op) if name in run]
         assert await held_by(broker) == ()
 
         begun_ms = here.now_ms()
