@@ -16,7 +16,7 @@ Does not: decide when entries are written (store) or what their order means (rep
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -296,8 +296,9 @@ of the envelope's bk.in, ``first`` of msg.recv the index of the copy that was ac
 _BY_NAME: Final = {name.encode(): (name, known.pattern.fullmatch) for name, known in TYPES.items()}
 
 
-def _dumps(value: Json) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+_dumps: Final[Callable[[Json], str]] = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+).encode
 
 
 def encode_entry(entry: Mapping[str, Json]) -> bytes:
