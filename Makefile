@@ -12,6 +12,7 @@
 #   make simulate-300  300 new ones; make simulate-mistakes finds every mistake planted on purpose
 #   make reconcile-schedules  1000 whose published logs, held against each other, must give no finding
 #   make bench     measurements; `make -s bench` prints JSON lines and nothing else on standard output
+#   make bench-audit   what the log has a goal for, over a million entries (ENTRIES=100000 for fewer), beside Go
 #   make kills     kill real processes at random for long: KILLS=100 SEED=1
 #   make lock      write requirements.lock anew from pyproject.toml (UPGRADE=1 takes newer versions)
 #   make opener-lock   the same for the opener in Node.js, tests/independent/opener/package-lock.json
@@ -26,7 +27,7 @@ PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .PHONY: help install check test demo kills simulate simulate-week simulate-300 reconcile-schedules \
-  simulate-several simulate-mistakes simulate-keys bench lock clean debian opener opener-lock
+  simulate-several simulate-mistakes simulate-keys bench bench-audit lock clean debian opener opener-lock
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -104,6 +105,10 @@ simulate-mistakes: install
 
 bench: install
 	@$(BIN)/python -m bench
+
+ENTRIES ?= 1000000
+bench-audit: install
+	@$(BIN)/python -m bench.audit_work --entries $(ENTRIES)
 
 # --output-file keeps the versions already pinned unless an upgrade is asked for.
 lock: install

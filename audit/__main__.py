@@ -215,7 +215,8 @@ def replay_command(
     ended = before = None
     if prior is not None:
         ended = _verify(prior, prior_policy, as_json, (), None)
-        before = replay(PublishedLog(prior), ended.size)
+        with _bar("replay", quiet=as_json) as bar:
+            before = replay(PublishedLog(prior), ended.size, progress=bar or (lambda _: None))
     with _bar("replay", quiet=as_json) as bar:
         story = replay(
             PublishedLog(directory),
@@ -314,10 +315,11 @@ def _reconcile(
         {key.name: key.public for policy in policies for key in policy.logs},
     )
     sources = []
-    for directory in (*directories, *brokers):
-        with _bar("verify", quiet=quiet) as bar, _Pool() as pool:
-            progress = bar or (lambda _: None)
-            sources.append(authenticate(directory, policies, progress=progress, run=pool.map))
+    with _Pool() as pool:
+        for directory in (*directories, *brokers):
+            with _bar("verify", quiet=quiet) as bar:
+                progress = bar or (lambda _: None)
+                sources.append(authenticate(directory, policies, progress=progress, run=pool.map))
     names = [source.report.origin for source in sources if source.report.origin]
     if len(set(names)) < len(names):
         raise click.UsageError("one log was given twice; compare two copies of it with verify --known")
@@ -552,7 +554,10 @@ def _parse_at(text: str) -> Until:
 
 
 class _Pool:
-    """``map`` that runs the first tasks here and the rest, if there are more, in further processes."""
+    """``map`` that runs the first tasks here and the rest, if there are more, in further processes;
+
+    Once there are some, they take all tasks.
+    """
 
     def __init__(self) -> None:
         self._executor: ProcessPoolExecutor | None = None
@@ -567,7 +572,8 @@ class _Pool:
     def map(self, call: Callable[[Task], Chunk], tasks: Iterable[Task]) -> Iterator[Chunk]:
         """Results in order; only a few tasks are under way at a time, so memory stays flat."""
         waiting = iter(tasks)
-        yield from map(call, islice(waiting, INLINE_TASKS))
+        if self._executor is None:
+            yield from map(call, islice(waiting, INLINE_TASKS))
         following = next(waiting, None)
         processes = min(PROCESSES_MAX, len(os.sched_getaffinity(0)))
         if following is None:
@@ -575,9 +581,10 @@ class _Pool:
         if processes < 2:
             yield from map(call, chain([following], waiting))
             return
-        # spawn: a forked copy of a process that shows a progress bar from a thread could deadlock.
-        context = multiprocessing.get_context("spawn")
-        self._executor = ProcessPoolExecutor(max_workers=processes, mp_context=context)
+        if self._executor is None:
+            # spawn: a forked copy of a process that shows a progress bar from a thread could deadlock.
+            context = multiprocessing.get_context("spawn")
+            self._executor = ProcessPoolExecutor(max_workers=processes, mp_context=context)
         running: deque[Future[Chunk]] = deque()
         for task in chain([following], waiting):
             running.append(self._executor.submit(call, task))

@@ -123,7 +123,8 @@ def _entry_type(
         value = f"({kinds[key].pattern})" if key in {"seq", "ts"} else kinds[key].pattern
         # `z` is in every entry and sorts last: every other field is followed by a comma.
         field = f'"{re.escape(key)}":{value}' + ("" if key == "z" else ",")
-        fields.append(f"(?:{field})?" if key in optional else field)
+        # Possessive: a field that is there is never tried without, since no other begins with its name.
+        fields.append(f"(?:{field})?+" if key in optional else field)
     pattern = re.compile((r"\{" + "".join(fields) + r"\}").encode())
     return name, EntryType(whose=whose, required=required, optional=optional, pattern=pattern)
 

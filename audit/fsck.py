@@ -99,9 +99,11 @@ class Report:
     verified_size: int = 0
     """Entries below this lead to a signed root."""
     witnessed_size: int = 0
+    """Entries below this are under a checkpoint that reached the policy's quorum."""
     cosigned: dict[str, tuple[int, int]] = field(default_factory=dict)
     """By witness: the largest size it cosigned, and when it says it did (POSIX seconds)."""
-    """Entries below this are under a checkpoint that reached the policy's quorum."""
+    bundle_roots: list[bytes] = field(default_factory=list)
+    """The root over each whole bundle in turn, as far as there are entries."""
     checkpoints: int = 0
     first_ts_us: int | None = None
     last_ts_us: int | None = None
@@ -605,6 +607,7 @@ class _Walk:
             for cut in [cut for cut in chunk.cuts if cut // TILE_WIDTH == n]:
                 self._judge_size(cut, tuple(self._frontier.root_with(root) for root in chunk.cuts[cut]))
             if (n + 1) * TILE_WIDTH <= self._newest.size:
+                report.bundle_roots.append(roots[0])
                 root = roots[0] if len(roots) == 1 else self._choose(n, roots)
                 self._frontier.append_tile(root)
                 self._rise(1, root)

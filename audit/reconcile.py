@@ -19,10 +19,12 @@ has declared no loss. Memory grows with messages and envelopes, not with entries
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
-from itertools import count, islice
+from functools import lru_cache
+from itertools import count
 from typing import Final
 
 from audit.custody import CustodyNotes
@@ -30,8 +32,8 @@ from audit.entry import glance_untrusted
 from audit.fsck import Mapper, Progress, Report, Verdict, verify
 from audit.policy import Policy
 from audit.reader import PublishedLog
-from audit.replay import Also, Entry, Oddity, Story, read_entries, replay
-from audit.tree import Frontier, leaf_hash
+from audit.replay import Also, Entry, Oddity, Story, read_bundle, replay
+from audit.tree import HASH_BYTES, TILE_WIDTH, Frontier, leaf_hash, subtree_root
 from keys.errors import MalformedInput
 
 LEEWAY_US: Final = 600_000_000
@@ -194,28 +196,33 @@ def reconcile(
     ``leeway_us``: by how much times may differ, and how near the end of all logs nothing missing counts.
     """
     ordered = _by_epoch(sources)
+    priors = {source.report.origin: _prior_of(source) for source in ordered}
     stories: dict[str, Story] = {}
     case = _Case(ordered, notes or CustodyNotes(), leeway_us)
     for source in ordered:
-        log = PublishedLog(source.directory)
-        size = source.report.size
-        before = stories.get(_prior_of(log, size))
         source.story = replay(
-            log, size, before=before, progress=progress, also=case.reader(source), in_words=False
+            PublishedLog(source.directory),
+            source.report.size,
+            before=stories.get(priors[source.report.origin]),
+            progress=progress,
+            also=case.reader(source),
+            in_words=False,
         )
-        stories[source.report.origin] = source.story
+        if source.report.origin in priors.values():
+            stories[source.report.origin] = source.story
+        else:
+            source.story.messages.clear()  # many, and nobody else asks for them
     return case.close()
 
 
-def _prior_of(log: PublishedLog, size: int) -> str:
+def _prior_of(source: Source) -> str:
     """The origin of the epoch that ended before this log began; empty for none."""
-    first = next(read_entries(log, size), b"{}")
-    try:
-        glance_untrusted(first)
-    except MalformedInput:
-        return ""
-    prior: str = json.loads(first).get("prior", "")
-    return prior
+    for first in read_bundle(PublishedLog(source.directory), 0, source.report.size)[:1]:
+        with suppress(MalformedInput):
+            glance_untrusted(first)
+            prior: str = json.loads(first).get("prior", "")
+            return prior
+    return ""
 
 
 def _by_epoch(sources: Iterable[Source]) -> list[Source]:
@@ -226,24 +233,62 @@ def _by_epoch(sources: Iterable[Source]) -> list[Source]:
     return sorted(sources, key=key)
 
 
-@dataclass(slots=True, eq=False)
 class _Clock:
     """The clock of one log, and what the log declares of it."""
 
-    raw: int = 0
-    """Of its newest entry."""
-    stepped: int = 0
-    """The sum of its ``clk.step`` so far."""
-    moved: list[int] = field(default_factory=list)
-    """For each ``clk.off`` what it adds to a time without declared steps; microseconds."""
+    def __init__(self) -> None:
+        self.raw = 0
+        """Of its newest entry."""
+        self.moved: list[int] = []
+        """For each ``clk.off`` what it adds to a time without declared steps; microseconds."""
+        self._stretches = [_Stretch(stepped=0, compared=0)]
+
+    def step(self, entry: Entry) -> None:
+        """A ``clk.step``."""
+        last = self._stretches[-1]
+        stepped = last.stepped + entry["to"] - entry["from"]
+        self._stretches.append(_Stretch(stepped=stepped, compared=last.compared))
 
     def compare(self, entry: Entry) -> None:
         """A ``clk.off``."""
-        self.moved.append(entry["at"] * 1000 - entry["ts"] + self.stepped)
+        stepped = self._stretches[-1].stepped
+        self.moved.append(entry["at"] * 1000 - entry["ts"] + stepped)
+        self._stretches.append(_Stretch(stepped=stepped, compared=len(self.moved)))
 
     def now(self) -> "_Moment":
         """When the newest entry was written."""
-        return _Moment(self, self.raw, self.raw - self.stepped, len(self.moved))
+        return _Moment(self.raw, self._stretches[-1])
+
+    @property
+    def steady(self) -> int:
+        """The best guess there is, so far, of when that was."""
+        return self.raw + (self.moved[-1] if self.moved else 0) - self._stretches[-1].stepped
+
+    def settle(self) -> None:
+        """Nothing follows: what the clock was at each moment is now as clear as it gets."""
+        for stretch in self._stretches:
+            stretch.settle(self.moved)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Stretch:
+    """From one declaration of a clock to the next: what to add to a time, in microseconds."""
+
+    stepped: int
+    """The sum of its ``clk.step`` so far."""
+    compared: int
+    """How many ``clk.off`` stood before."""
+    least: int = 0
+    most: int = 0
+    best: int = 0
+
+    def settle(self, moved: Sequence[int]) -> None:
+        """As written, without the steps, and with what was said of other clocks before and next after."""
+        around = moved[max(0, self.compared - 1) : self.compared + 1]
+        unstepped = [each - self.stepped for each in (0, *around)]
+        self.least, self.most = min(0, *unstepped), max(0, *unstepped)
+        # By the last comparison, or by the first that followed.
+        self.best = (around[0] if around else 0) - self.stepped
 
 
 @dataclass(slots=True, eq=False)
@@ -254,31 +299,23 @@ class _Moment:
     log declared taken back, and with what it said of other clocks, before the entry and next after it.
     """
 
-    clock: _Clock
     raw: int
-    unstepped: int
-    compared: int
-    """How many ``clk.off`` stood before."""
+    stretch: _Stretch
 
     @property
     def steady(self) -> int:
-        """The best guess there is: by the last comparison, or by the first that followed."""
-        moved = self.clock.moved
-        return self.unstepped + (moved[max(0, self.compared - 1)] if moved else 0)
-
-    def _readings(self) -> list[int]:
-        around = self.clock.moved[max(0, self.compared - 1) : self.compared + 1]
-        return [self.raw, self.unstepped, *(self.unstepped + moved for moved in around)]
+        """The best guess there is."""
+        return self.raw + self.stretch.best
 
     @property
     def earliest(self) -> int:
         """Of all readings."""
-        return min(self._readings())
+        return self.raw + self.stretch.least
 
     @property
     def latest(self) -> int:
         """Of all readings."""
-        return max(self._readings())
+        return self.raw + self.stretch.most
 
 
 @dataclass(slots=True)
@@ -286,6 +323,7 @@ class _Seal:
     env: str
     hh: str
     ps: int
+    attempt: int
     via: str
     at: _Moment
 
@@ -309,7 +347,6 @@ class _Sent:
     erase_us: int = 0
     """When the alert was to be erased at both offices; 0 for a message that is none."""
     seals: list[_Seal] = field(default_factory=list)
-    attempts: set[int] = field(default_factory=set)
     custody: list[_Custody] = field(default_factory=list)
     receipt: str = ""
     erased_at_us: int = 0
@@ -389,12 +426,17 @@ class _Case:
         self._reached: dict[tuple[str, str], int] = {}
         """(log, instance) -> highest pair sequence taken in so far."""
         self._now_us = 0
+        self._texts: dict[str, str] = {}
+
+    def _one(self, text: str) -> str:
+        """The same text, as one object for all entries that have it: less than half the memory."""
+        return self._texts.setdefault(text, text)
 
     def reader(self, source: Source) -> Also:
         """What takes in every entry of one log, in order."""
         clock = _Clock()
         self._clocks.append((source, clock))
-        take: dict[str, Callable[[Source, int, Entry, _Moment], None]] = {
+        take: dict[str, Callable[[Source, int, Entry, _Clock], None]] = {
             "log.start": self._begun,
             "pair.ok": self._paired,
             "msg.submit": self._submitted,
@@ -420,17 +462,17 @@ class _Case:
         def read(index: int, entry: Entry) -> None:
             name, clock.raw = entry["t"], entry["ts"]
             if name == "clk.step":
-                clock.stepped += entry["to"] - entry["from"]
+                clock.step(entry)
             elif name == "clk.off":
                 clock.compare(entry)
             elif (taker := take.get(name)) is not None:
-                taker(source, index, entry, clock.now())
+                taker(source, index, entry, clock)
 
         return read
 
     # --- one entry each -------------------------------------------------------------------------------------
 
-    def _paired(self, source: Source, _: int, entry: Entry, __: _Moment) -> None:
+    def _paired(self, source: Source, _: int, entry: Entry, __: _Clock) -> None:
         if "origin" in entry:
             self._peers[source.office, entry["peer"]] = entry["origin"].rpartition("/log")[0]
 
@@ -449,25 +491,28 @@ class _Case:
         key = (source.office, entry["msg"], entry.get("peer", ""))
         sent = self._sent.get(key)
         if sent is None:
-            sent = self._sent[key] = _Sent(source.office, entry["msg"], entry.get("peer", ""), at)
+            office, msg, peer = key = (source.office, self._one(key[1]), self._one(key[2]))
+            sent = self._sent[key] = _Sent(office, msg, peer, at)
             self._by_message.setdefault(key[:2], []).append(sent)
         return sent
 
-    def _submitted(self, source: Source, _: int, entry: Entry, at: _Moment) -> None:
-        sent = self._begin(source, entry, at)
+    def _submitted(self, source: Source, _: int, entry: Entry, clock: _Clock) -> None:
+        sent = self._begin(source, entry, clock.now())
         sent.alert, sent.erase_us = entry.get("alert", ""), entry.get("erase", 0) * 1000
 
-    def _seal(self, source: Source, _: int, entry: Entry, at: _Moment) -> None:
+    def _seal(self, source: Source, _: int, entry: Entry, clock: _Clock) -> None:
+        at = clock.now()
         sent = self._begin(source, entry, at)
-        sent.seals.append(_Seal(entry["env"], entry["hh"], entry["ps"], entry["via"], at))
-        sent.attempts.add(entry["att"])
-        self._sealed.setdefault(entry["env"], sent)
+        env, hh, via = self._one(entry["env"]), self._one(entry["hh"]), self._one(entry["via"])
+        sent.seals.append(_Seal(env, hh, entry["ps"], entry["att"], via, at))
+        self._sealed.setdefault(env, sent)
 
-    def _held(self, source: Source, _: int, entry: Entry, at: _Moment) -> None:
+    def _held(self, source: Source, _: int, entry: Entry, clock: _Clock) -> None:
         if (sent := self._message(source, entry)) is not None:
-            sent.custody.append(_Custody(entry["env"], entry["origin"], entry["idx"], entry["at"] * 1000, at))
+            env, origin = self._one(entry["env"]), self._one(entry["origin"])
+            sent.custody.append(_Custody(env, origin, entry["idx"], entry["at"] * 1000, clock.now()))
 
-    def _receipt(self, source: Source, _: int, entry: Entry, __: _Moment) -> None:
+    def _receipt(self, source: Source, _: int, entry: Entry, __: _Clock) -> None:
         sent = self._message(source, entry)
         if sent is not None:
             sent.receipt = sent.receipt or entry["step"]
@@ -478,29 +523,30 @@ class _Case:
         else:
             self._told_erased[source.office, entry["msg"]] = entry["at"] * 1000
 
-    def _gone(self, source: Source, _: int, entry: Entry, __: _Moment) -> None:
+    def _gone(self, source: Source, _: int, entry: Entry, __: _Clock) -> None:
         self._erased.add((source.office, entry["alert"]))
 
-    def _stays(self, source: Source, _: int, entry: Entry, __: _Moment) -> None:
+    def _stays(self, source: Source, _: int, entry: Entry, __: _Clock) -> None:
         self._kept_back.add((source.office, entry["alert"]))
 
-    def _over(self, source: Source, _: int, entry: Entry, __: _Moment) -> None:
+    def _over(self, source: Source, _: int, entry: Entry, __: _Clock) -> None:
         for sent in self._by_message.get((source.office, entry["msg"]), []):
             sent.is_over = True
 
-    def _received(self, source: Source, index: int, entry: Entry, at: _Moment) -> None:
+    def _received(self, source: Source, index: int, entry: Entry, clock: _Clock) -> None:
+        one = self._one
         arrival = _Arrival(
             source.office,
             source.report.origin,
             index,
-            entry["env"],
-            entry["verdict"],
-            entry.get("msg", ""),
-            entry.get("peer", ""),
-            entry.get("hh", ""),
-            entry.get("inst", ""),
+            one(entry["env"]),
+            one(entry["verdict"]),
+            one(entry.get("msg", "")),
+            one(entry.get("peer", "")),
+            one(entry.get("hh", "")),
+            one(entry.get("inst", "")),
             entry.get("ps", 0),
-            at,
+            clock.now(),
         )
         self._arrived.setdefault(arrival.env, []).append(arrival)
         if arrival.verdict == "ok":
@@ -512,40 +558,40 @@ class _Case:
         elif arrival.verdict == "badsig":
             self._junk.append(arrival)
 
-    def _came(self, source: Source, index: int, entry: Entry, at: _Moment) -> None:
-        kept = self._kept.setdefault(entry["env"], [])
+    def _came(self, source: Source, index: int, entry: Entry, clock: _Clock) -> None:
+        kept = self._kept.setdefault(self._one(entry["env"]), [])
         for each in kept:
             if (each.broker, each.box) == (source.office, entry["box"]):
                 each.indices.append(index)
                 return
-        kept.append(_Kept(source.office, entry["box"], [index], at.raw, at.steady))
+        kept.append(_Kept(source.office, self._one(entry["box"]), [index], clock.raw, clock.steady))
 
-    def _went(self, source: Source, _: int, entry: Entry, at: _Moment) -> None:
+    def _went(self, source: Source, _: int, entry: Entry, clock: _Clock) -> None:
         for each in self._kept.get(entry["env"], ()):
             if (each.broker, each.box) != (source.office, entry["box"]):
                 continue
             if entry["t"] == "bk.out":
-                each.out_us = each.out_us or at.raw
+                each.out_us = each.out_us or clock.raw
             elif entry["t"] == "bk.ack":
-                each.ack_us = each.ack_us or max(at.raw, at.steady)
+                each.ack_us = each.ack_us or max(clock.raw, clock.steady)
             else:
                 each.end = entry["t"]
                 continue
             key = (each.broker, each.box)
             self._fetched[key] = max(self._fetched.get(key, 0), each.in_us)
 
-    def _cosigned(self, source: Source, _: int, entry: Entry, __: _Moment) -> None:
+    def _cosigned(self, source: Source, _: int, entry: Entry, __: _Clock) -> None:
         self._named.append(_Named(source.report.origin, entry["origin"], entry["size"], entry["root"]))
 
-    def _own_past(self, source: Source, _: int, entry: Entry, __: _Moment) -> None:
+    def _own_past(self, source: Source, _: int, entry: Entry, __: _Clock) -> None:
         origin = source.report.origin
         self._named.append(_Named(origin, origin, entry["size"], entry["root"]))
 
-    def _begun(self, source: Source, _: int, entry: Entry, __: _Moment) -> None:
+    def _begun(self, source: Source, _: int, entry: Entry, __: _Clock) -> None:
         if "prior" in entry:
             self._priors[source.report.origin] = entry["prior"]
 
-    def _restored(self, source: Source, _: int, entry: Entry, __: _Moment) -> None:
+    def _restored(self, source: Source, _: int, entry: Entry, __: _Clock) -> None:
         self._losses.add(source.office)
         prior = self._priors.get(source.report.origin)
         if prior is None:
@@ -554,7 +600,7 @@ class _Case:
         if prior.rpartition("/log")[0] == source.office:  # nobody declares another one's loss
             self._borders[prior] = (source, entry["size"])
 
-    def _remembered(self, source: Source, _: int, entry: Entry, __: _Moment) -> None:
+    def _remembered(self, source: Source, _: int, entry: Entry, __: _Clock) -> None:
         told_by = f"{source.report.origin} (told by partner {entry['peer'][:8]})"
         self._named.append(_Named(told_by, entry["origin"], entry["size"], entry["root"]))
 
@@ -562,8 +608,10 @@ class _Case:
 
     def close(self) -> Reconciled:
         """Every verdict."""
+        self._texts.clear()
         answer = Reconciled(sources=self._sources)
         for source, clock in self._clocks:
+            clock.settle()
             end, before = clock.now(), self._ends.get(source.office)
             if before is None or end.steady > before.steady:
                 self._ends[source.office] = end
@@ -577,10 +625,11 @@ class _Case:
         by_origin: dict[str, list[_Named]] = {}
         for named in self._named:
             by_origin.setdefault(named.origin, []).append(named)
+        vouched = {}
         for source in self._sources:
             origin = source.report.origin
             _, border = self._borders.get(origin, (None, None))
-            _hold_roots(source, by_origin.get(origin, []), border)
+            vouched[origin] = _hold_roots(source, by_origin.get(origin, []), border)
         self._hold_witnesses()
         # A log that nobody authenticated has no origin, and says nothing.
         offices = {source.office for source in self._sources if source.office and not source.is_broker}
@@ -600,8 +649,34 @@ class _Case:
                 )
             )
         answer.judgements += self._judge_strangers(offices, brokers)
-        answer.untold = _untold(self._sources, offices, brokers, self._peers)
+        answer.untold = [
+            *_untold(self._sources, offices, brokers, self._peers),
+            *(_unvouched(each, vouched[each.report.origin]) for each in self._sources if each.office),
+            *self._after_the_end(offices),
+        ]
         return answer
+
+    def _after_the_end(self, offices: set[str]) -> list[str]:
+        """What brokers took in where one office alone writes, after its log ends: a cut may hide in it."""
+        writers: dict[tuple[str, str], set[str]] = {}
+        for env, sent in self._sealed.items():
+            for each in self._kept.get(env, ()):
+                writers.setdefault((each.broker, each.box), set()).add(sent.office)
+        later: Counter[tuple[str, str]] = Counter()
+        for env, copies in self._kept.items():
+            for each in copies:
+                wrote = writers.get((each.broker, each.box), set())
+                if len(wrote) != 1 or not wrote <= offices or env in self._sealed or env in self._arrived:
+                    continue
+                (office,) = wrote
+                if each.steady_in_us > self._end_us(office):
+                    later[office, each.broker] += 1
+        return [
+            f"of {office}: after its log ends {broker} took in {number} envelopes where it alone writes, and"
+            " no log here says what they are; service leaves no entry, so whether a message that was cut"
+            " away is among them cannot be known"
+            for (office, broker), number in sorted(later.items())
+        ]
 
     def _count_losses(self) -> None:
         """How far others had seen a log beyond what its restored owner had."""
@@ -688,10 +763,11 @@ class _Case:
 
     def _hole(self, sent: _Sent, arrivals: list[_Arrival]) -> tuple[Fate, str] | None:
         """A log speaks of something about this message that should stand in it and does not."""
-        if sent.office not in self._losses and sent.attempts:
-            highest = max(sent.attempts)
-            if len(sent.attempts) < highest:
-                missing = next(number for number in count(1) if number not in sent.attempts)
+        if sent.office not in self._losses and sent.seals:
+            attempts = {seal.attempt for seal in sent.seals}
+            highest = max(attempts)
+            if len(attempts) < highest:
+                missing = next(number for number in count(1) if number not in attempts)
                 return (
                     Fate.GAP,
                     f"the sender's log has attempt {highest} to seal it and no attempt {missing}",
@@ -853,11 +929,13 @@ def _altered(sent: _Sent, arrivals: list[_Arrival]) -> str | None:
     return None
 
 
-def _hold_roots(source: Source, named: list[_Named], border: int | None) -> None:
+def _hold_roots(source: Source, named: list[_Named], border: int | None) -> int:
     """Everything said of this log's (size, root) anywhere must be a prefix of what is here.
 
-    ``border``: how many entries its owner still had, if he declares that the rest is lost.
+    ``border``: how many entries its owner still had, if he declares that the rest is lost. Returns for how
+    many entries somebody else vouches: a cosigner, or another office's log.
     """
+    vouched = max((size for size, _ in source.report.cosigned.values()), default=0)
     wanted: dict[int, list[_Named]] = {}
     for each in named:
         if each.size > source.report.size:
@@ -865,23 +943,48 @@ def _hold_roots(source: Source, named: list[_Named], border: int | None) -> None
                 continue
             source.crossed.append(Verdict.TRUNCATED.value)
             source.details.append(f"{each.by} knows {each.size} entries, this copy has {source.report.size}")
-        else:
+        elif each.size:
             wanted.setdefault(each.size, []).append(each)
-    if not wanted:
-        return
-    frontier = Frontier()
-    sizes = set(wanted)
-    # All are asked for: a bundle is named by its width at the published size, and no other is there.
-    whole = read_entries(PublishedLog(source.directory), source.report.size)
-    for index, data in enumerate(islice(whole, max(sizes))):
-        frontier.append(leaf_hash(data))
-        if index + 1 not in sizes:
-            continue
-        root = frontier.root().hex()
-        for each in wanted[index + 1]:
-            if each.root != root:
+    for size, root in _roots_at(source, wanted):
+        for each in wanted[size]:
+            if each.root != root.hex():
                 source.crossed.append(Verdict.FORKED.value)
                 source.details.append(f"{each.by} knows another root for {each.size} entries")
+            elif each.by.rpartition("/log")[0] != source.office:
+                vouched = max(vouched, each.size)
+    return vouched
+
+
+def _unvouched(source: Source, vouched: int) -> str:
+    """Up to where a cut would have shown."""
+    size = source.report.size
+    known = (
+        f"others vouch for its first {vouched} of {size} entries"
+        if vouched
+        else f"nobody else vouches for any of its {size} entries"
+    )
+    return (
+        f"of {source.report.origin}: {known}; whether something stood beyond that and was cut or replaced"
+        " before anybody saw it cannot be known, except for messages that another log here names"
+    )
+
+
+def _roots_at(source: Source, sizes: Iterable[int]) -> Iterator[tuple[int, bytes]]:
+    """The root over the first so many entries, for each of ``sizes`` >= 1 as far as entries lie here."""
+    log, whole, frontier = PublishedLog(source.directory), source.report.bundle_roots, Frontier()
+
+    @lru_cache(maxsize=1)  # several sizes may end in one bundle
+    def leaves(n: int) -> bytes:
+        return b"".join(map(leaf_hash, read_bundle(log, n, source.report.size)))
+
+    for size in sorted(sizes):
+        n, rest = divmod(size, TILE_WIDTH)
+        if n > len(whole) or (rest and len(leaves(n)) < rest * HASH_BYTES):
+            return
+        while frontier.size < n * TILE_WIDTH:
+            frontier.append_tile(whole[frontier.size // TILE_WIDTH])
+        rising = subtree_root(leaves(n)[: rest * HASH_BYTES]) if rest else b""
+        yield size, frontier.root_with(rising) if rest else frontier.root()
 
 
 def _untold(
@@ -895,11 +998,4 @@ def _untold(
         )
     missing = sorted({peer for (office, _), peer in peers.items() if office in offices} - offices)
     told += [f"without the log of {peer}: what it received, and what it sent" for peer in missing]
-    for source in sources:
-        tail = source.report.size - (source.report.witnessed_size if source.report.cosigners else 0)
-        if tail:
-            told.append(
-                f"{source.report.origin}: nobody outside vouches for its last {tail} entries; that none"
-                " were cut before anybody saw them cannot be known"
-            )
     return told

@@ -11,6 +11,7 @@ Memory grows with the number of messages, not of entries.
 import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Final
@@ -115,6 +116,18 @@ def _held_table() -> dict[tuple[Held, str], Held]:
 HELD: Final[Mapping[tuple[Held, str], Held]] = _held_table()
 """(state, entry type) -> next state of one envelope in one mailbox."""
 
+_OF_SENDER: Final = (
+    "msg.submit",
+    "msg.seal",
+    "msg.custody",
+    "msg.receipt",
+    "msg.expired",
+    "msg.overdue",
+    "msg.cancel",
+)
+_OF_BROKER: Final = ("bk.in", "bk.out", "bk.ack", "bk.expire", "bk.drop")
+_ACCESSES: Final = ("acc.read", "acc.print", "acc.export", "acc.deny")
+
 # The same tables by the words that a Message carries: looked up once for every entry.
 _SENT: Final = {(state.value, event): reached.value for (state, event), reached in SENT.items()}
 _HELD: Final = {(state.value, name): reached.value for (state, name), reached in HELD.items()}
@@ -210,24 +223,26 @@ BORDER: Final = "BORDER-MISMATCH"
 UNEXPLAINED: Final = "ACCESS-UNEXPLAINED"
 
 
+def read_bundle(log: PublishedLog, n: int, size: int) -> list[bytes]:
+    """The entries of bundle ``n`` of a log of ``size``; none where it is missing or does not split."""
+    width = min(TILE_WIDTH, size - n * TILE_WIDTH)
+    with suppress(MalformedInput):
+        for each in (width, TILE_WIDTH):
+            with suppress(FileNotFoundError):
+                return split_bundle_untrusted(log.read_tile(ENTRIES, n, each))[:width]
+    return []
+
+
 def read_entries(log: PublishedLog, size: int) -> Iterator[bytes]:
     """The first ``size`` entries, in order. Ends early where a bundle is missing or does not split."""
     for n in range(-(-size // TILE_WIDTH)):
-        width = min(TILE_WIDTH, size - n * TILE_WIDTH)
-        try:
-            bundle = log.read_tile(ENTRIES, n, width)
-        except FileNotFoundError:
-            try:
-                bundle = log.read_tile(ENTRIES, n, TILE_WIDTH)
-            except FileNotFoundError:
-                return
-        try:
-            yield from split_bundle_untrusted(bundle)[:width]
-        except MalformedInput:
+        entries = read_bundle(log, n, size)
+        if not entries:
             return
+        yield from entries
 
 
-_decode: Final[Callable[[str], Entry]] = json.JSONDecoder().decode
+_decode: Final[Callable[[str], tuple[Entry, int]]] = json.JSONDecoder().raw_decode
 
 
 def replay(
@@ -246,7 +261,7 @@ def replay(
     The last ``steps_kept`` steps are kept in words. ``before`` is the whole story of the epoch that ended:
     with it, what this log says of earlier messages must follow from there; without it, it may. ``also``
     is shown each entry that was told, so that whoever looks for something else need not read twice.
-    Without ``in_words`` steps have no sentences, for whoever reads only what is odd.
+    Without ``in_words`` no steps are kept, for whoever reads only what is odd.
     """
     teller = _Teller(steps_kept, before, in_words)
     story = teller.story
@@ -258,7 +273,7 @@ def replay(
             continue
         if until is not None and until.ends(index, ts_us):
             break
-        entry = _decode(data.decode("ascii"))
+        entry, _ = _decode(data.decode("ascii"))
         teller.tell(index, ts_us, name, entry)
         if also is not None:
             also(index, entry)
@@ -278,31 +293,34 @@ class _Teller:
         self._is_border_open = False  # this epoch followed another, which nobody told us
         self._before = before
         self._in_words = in_words
+        self._step: Step | None = None
+        """The entry that is being told, if steps are kept."""
 
     def tell(self, index: int, ts_us: int, name: str, entry: Entry) -> None:
         story = self.story
         story.entries = index + 1
         story.last_ts_us = ts_us
         story.types[name] += 1
-        told = _words_of(name, entry) if self._in_words else ""
-        step = Step(index=index, ts_us=ts_us, words=told)
-        if story.last_steps.maxlen:
-            story.last_steps.append(step)
-        if name.startswith("msg."):
-            if name == "msg.recv":
-                self._received(step, entry)
-            else:
-                self._sent(step, name, entry)
-        elif name.startswith("bk."):
-            self._held(step, name, entry)
-        elif name.startswith("acc."):
-            self._accessed(step, name, entry)
-        elif name == "content.erased":
-            story.erased.setdefault(entry["alert"], index)
-        elif name == "log.start" and "prior" in entry:
+        if self._in_words:
+            self._step = Step(index=index, ts_us=ts_us, words=_words_of(name, entry))
+            story.last_steps.append(self._step)
+        taker = _TAKERS.get(name)
+        if taker is not None:
+            taker(self, index, name, entry)
+
+    def _keep(self, message: Message) -> None:
+        if self._step is not None:
+            message.steps.append(self._step)
+
+    def _begun(self, _: int, __: str, entry: Entry) -> None:
+        if "prior" in entry:
             self._begin_after(entry["prior"])
-        elif name == "backup.restore":
-            story.border = (entry["size"], entry["root"])
+
+    def _restored(self, _: int, __: str, entry: Entry) -> None:
+        self.story.border = (entry["size"], entry["root"])
+
+    def _erased(self, index: int, _: str, entry: Entry) -> None:
+        self.story.erased.setdefault(entry["alert"], index)
 
     def _begin_after(self, prior: str) -> None:
         """The epoch named ``prior`` ended: its messages go on here."""
@@ -318,14 +336,14 @@ class _Teller:
         # Content that is gone stays gone; the index is of the other log.
         self.story.erased.update(self._before.erased)
 
-    def _sent(self, step: Step, name: str, entry: Entry) -> None:
+    def _sent(self, index: int, name: str, entry: Entry) -> None:
         story, key = self.story, entry["msg"]
         message = story.messages.get(key)
         if message is None and name == "msg.receipt" and entry["step"] == "erased":
             # The sender of what this office received says so too; of an earlier epoch, no story is kept here.
             received = story.messages.get(f"in:{key}")
             if received is not None:
-                received.steps.append(step)
+                self._keep(received)
             if received is not None or story.prior is not None:
                 return
         if message is None and self._is_border_open and name != "msg.submit":
@@ -338,25 +356,23 @@ class _Teller:
             peer = entry.get("peer", "")
             message = story.messages[key] = Message(id=key, direction="sent", peer=peer, state=state.value)
         if message is None:
-            story.odd(step.index, IMPOSSIBLE, f"{name} of message {key}, which was never recorded")
+            story.odd(index, IMPOSSIBLE, f"{name} of message {key}, which was never recorded")
             return
         if name == "msg.submit":
             if message.submitted:
-                story.odd(step.index, IMPOSSIBLE, f"message {key} was already recorded")
+                story.odd(index, IMPOSSIBLE, f"message {key} was already recorded")
             message.submitted, message.alert = True, entry.get("alert")
-            message.steps.append(step)
+            self._keep(message)
             return
-        message.steps.append(step)
+        self._keep(message)
         event = entry["step"] if name == "msg.receipt" else name
         reached = _SENT.get((message.state, event))
         if reached is None:
-            story.odd(step.index, IMPOSSIBLE, f"{event} of message {key} while it is only {message.state}")
+            story.odd(index, IMPOSSIBLE, f"{event} of message {key} while it is only {message.state}")
             return
         if name == "msg.seal":
             if entry["att"] <= message.attempts:
-                story.odd(
-                    step.index, IMPOSSIBLE, f"attempt {entry['att']} of message {key} does not count on"
-                )
+                story.odd(index, IMPOSSIBLE, f"attempt {entry['att']} of message {key} does not count on")
             message.attempts = max(message.attempts, entry["att"])
             message.envelopes.add(entry["env"])
         elif (
@@ -364,10 +380,10 @@ class _Teller:
             and entry["env"] not in message.envelopes
             and not (message.before and self._is_border_open)
         ):
-            story.odd(step.index, IMPOSSIBLE, f"custody of an envelope that no msg.seal of {key} names")
+            story.odd(index, IMPOSSIBLE, f"custody of an envelope that no msg.seal of {key} names")
         message.state = reached
 
-    def _received(self, step: Step, entry: Entry) -> None:
+    def _received(self, index: int, _: str, entry: Entry) -> None:
         story, envelope = self.story, entry["env"]
         key = self._envelopes.get(envelope) or f"in:{entry.get('msg') or envelope}"
         self._envelopes[envelope] = key
@@ -380,55 +396,61 @@ class _Teller:
                 state=entry["verdict"],
             )
         if entry["verdict"] == "ok":
-            self._check_accepted_once(step, entry)
+            self._check_accepted_once(index, entry)
             message.alert, message.peer = entry.get("alert"), entry.get("peer", "")
         if message.state != "ok":
             message.state = entry["verdict"]
         message.envelopes.add(envelope)
-        message.steps.append(step)
+        self._keep(message)
 
-    def _check_accepted_once(self, step: Step, entry: Entry) -> None:
+    def _check_accepted_once(self, index: int, entry: Entry) -> None:
         """One delivery is one (peer, instance, pair_seq) and one (peer, header hash)."""
         peer = entry.get("peer", "")
         for identity in ((peer, entry.get("inst"), entry.get("ps")), (peer, entry.get("hh"))):
             if None in identity:
                 continue
-            first = self._accepted.setdefault(identity, step.index)
-            if first != step.index:
-                self.story.odd(step.index, DUPLICATE, f"entry {first} already accepted this delivery")
+            first = self._accepted.setdefault(identity, index)
+            if first != index:
+                self.story.odd(index, DUPLICATE, f"entry {first} already accepted this delivery")
                 return
 
-    def _held(self, step: Step, name: str, entry: Entry) -> None:
-        if "env" not in entry:
-            return
+    def _held(self, index: int, name: str, entry: Entry) -> None:
         story, key = self.story, f"{entry['box']}:{entry['env']}"
         envelope = story.messages.get(key)
         if envelope is None:
             if name == "bk.in":
-                story.messages[key] = Message(
-                    id=entry["env"],
-                    direction="held",
-                    peer=entry["box"],
-                    state=Held.KEPT.value,
-                    steps=[step],
+                envelope = story.messages[key] = Message(
+                    id=entry["env"], direction="held", peer=entry["box"], state=Held.KEPT.value
                 )
+                self._keep(envelope)
             elif name != "bk.drop":
                 # Refused at the door (quota, say): dropped without ever having been kept.
-                story.odd(step.index, IMPOSSIBLE, f"{name} of an envelope that never came in")
+                story.odd(index, IMPOSSIBLE, f"{name} of an envelope that never came in")
             return
-        envelope.steps.append(step)
+        self._keep(envelope)
         reached = _HELD.get((envelope.state, name))
         if reached is None:
-            story.odd(step.index, IMPOSSIBLE, f"{name} of an envelope that is {envelope.state}")
+            story.odd(index, IMPOSSIBLE, f"{name} of an envelope that is {envelope.state}")
         else:
             envelope.state = reached
 
-    def _accessed(self, step: Step, name: str, entry: Entry) -> None:
+    def _accessed(self, index: int, name: str, entry: Entry) -> None:
         gone = self.story.erased.get(entry["alert"])
         if name != "acc.deny" and gone is not None:
             self.story.odd(
-                step.index, UNEXPLAINED, f"content of {entry['alert']} was erased at entry {gone} already"
+                index, UNEXPLAINED, f"content of {entry['alert']} was erased at entry {gone} already"
             )
+
+
+_TAKERS: Final[Mapping[str, Callable[[_Teller, int, str, Entry], None]]] = {
+    "msg.recv": _Teller._received,
+    **dict.fromkeys(_OF_SENDER, _Teller._sent),
+    **dict.fromkeys(_OF_BROKER, _Teller._held),
+    **dict.fromkeys(_ACCESSES, _Teller._accessed),
+    "content.erased": _Teller._erased,
+    "log.start": _Teller._begun,
+    "backup.restore": _Teller._restored,
+}
 
 
 def _words_of(name: str, entry: Entry) -> str:

@@ -6,12 +6,24 @@ bench runs.
 
 import click
 
-from bench import catch_up, end_to_end, forward, log_work, photo, report, restart, seal_open, several
+from bench import (
+    audit_work,
+    catch_up,
+    end_to_end,
+    forward,
+    log_work,
+    photo,
+    report,
+    restart,
+    seal_open,
+    several,
+)
 
 BENCHES = {
     "seal_open": seal_open.run,
     "several": several.run,
     "log": log_work.run,
+    "audit": audit_work.run,
     "end_to_end": end_to_end.run,
     "forward": forward.run,
     "catch_up": catch_up.run,

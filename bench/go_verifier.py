@@ -7,6 +7,7 @@ comparing.
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +24,15 @@ class GoVerifier:
 
     def check(self, directory: Path, log_key: str) -> None:
         """Run it over a log that it must accept."""
+        self._run(directory, log_key)
+
+    def check_receipts(self, file: Path, log_key: str, witness_keys: Sequence[str]) -> None:
+        """Run it over entries and their receipts, by turns in a bundle, cosigned by each of these."""
+        self._run("-receipts", *(word for key in witness_keys for word in ("-witness", key)), file, log_key)
+
+    def _run(self, *arguments: str | Path) -> None:
         assert self.binary is not None
-        subprocess.run([self.binary, directory, log_key], check=True, capture_output=True, timeout=120)
+        subprocess.run([self.binary, *arguments], check=True, capture_output=True, timeout=120)
 
 
 def build(place: Path) -> GoVerifier:

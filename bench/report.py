@@ -2,7 +2,8 @@
 
 Every line has ``bench``, ``case``, ``value`` and ``unit``; ``min`` and ``max`` are the spread over ``runs``
 repetitions, of which ``value`` is the median. A comparison also has ``ratio``, ours over the other's speed
-(below 1: ours is slower), with its own spread, and ``against``, what the other is.
+(below 1: ours is slower), with its own spread, and ``against``, what the other is. Where a goal was set, the
+line has ``goal_min`` or ``goal_max``, and ``reached``: what the median of this run says, on this machine.
 """
 
 import importlib.metadata
@@ -34,18 +35,24 @@ def line(bench: str, case: str, *, value: float | str, unit: str, **more: Any) -
     print(json.dumps(told | {key: _rounded(entry) for key, entry in more.items()}), flush=True)
 
 
-def figure(bench: str, case: str, values: Sequence[float], unit: str, **more: Any) -> None:
-    """Print the median of ``values`` with its spread."""
-    line(
-        bench,
-        case,
-        value=median(values),
-        unit=unit,
-        min=min(values),
-        max=max(values),
-        runs=len(values),
-        **more,
-    )
+def figure(
+    bench: str,
+    case: str,
+    values: Sequence[float],
+    unit: str,
+    *,
+    goal_min: float | None = None,
+    goal_max: float | None = None,
+    **more: Any,
+) -> None:
+    """Print the median of ``values`` with its spread, and whether it reached a goal that was set for it."""
+    value, goal = median(values), {}
+    if goal_min is not None:
+        goal = {"goal_min": goal_min, "reached": value >= goal_min}
+    elif goal_max is not None:
+        goal = {"goal_max": goal_max, "reached": value <= goal_max}
+    spread = {"min": min(values), "max": max(values), "runs": len(values)}
+    line(bench, case, value=value, unit=unit, **spread, **goal, **more)
 
 
 def speed_ratio(ours: Sequence[float], others: Sequence[float], *, against: str) -> dict[str, Any]:

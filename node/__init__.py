@@ -12,11 +12,11 @@ Reading order:
 - ``addresses``, ``mailboxes``  where peers read, and where we do: made, announced, made again, given up
 - ``losses``  what brokers lost, for people
 - ``broker_link``, ``traffic``  talking to a broker, and what shares a request
-- ``sticks``, ``stick_commands``, ``carrying``  what is carried by hand, from commands and from pages
-- ``handover``, ``dossiers``, ``handover_commands``  what is given to somebody outside: receipts, dossiers
+- ``sticks``, ``carrying``  what is carried by hand, and from pages
+- ``handover``, ``dossiers``  what is given to somebody outside: receipts, dossiers
 - ``routes``  the way there: straight, or handed on by our own
 - ``reset_keys``, ``resets``  a peer that lost state: what it is told to, and what is sent again
-- ``backup``, ``restore``, ``recovery_commands``  the backup file, and the ceremonies of the recovery sheet
+- ``backup``, ``restore``  the backup file, and the ceremonies of the recovery sheet
 - ``integrations``  programs that act for an officer, and their tokens
 - ``officers``, ``vault``, ``erasure``  who may open what, what is kept sealed until they do, and how it goes
 - ``photos``, ``photo_worker``  pictures on their way, and the process that decodes them, one each
@@ -28,7 +28,8 @@ Reading order:
 - ``clock_doubt``  a clock that differs from a broker's
 - ``alerts``, ``views``, ``desk``, ``events``  what officers do and are shown, through one interface
 - ``daemon``, ``metrics``, ``doctor``  wires it together, counts, and looks for what can be mended
-- ``control``, ``verbs``, ``qr``, ``pairtalk``, ``__main__``  commands
+- ``control``, ``verbs``, ``qr``, ``pairtalk``  what a command asks of the daemon, and hears
+- ``commands/``, ``__main__``  the commands, a file a subject
 - ``web/``  pages
 - ``api/``  the local API for programs
 

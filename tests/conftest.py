@@ -20,6 +20,15 @@ settings.register_profile(
 settings.load_profile("salween")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Puts ``tmp_path`` into memory where there is room: what is only ever killed need not wait for a disk.
+
+    What a power cut takes is judged on simulated disks alone. PYTEST_DEBUG_TEMPROOT=/tmp gives real ones.
+    """
+    if "PYTEST_DEBUG_TEMPROOT" not in os.environ and tools.has_room_in_memory():
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = str(tools.MEMORY)
+
+
 @pytest.fixture
 def require_tool() -> Callable[[str], Path]:
     """``require_tool("chromium")`` gives its path, or ends the test: failed for root and CI, else skipped."""

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from audit.words import MEANINGS
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # Ids without a test so far: a malicious broker and peer in the simulator bring these. Take out what has one.
@@ -27,7 +29,7 @@ TESTS = _tests()
 
 def _listed() -> set[str]:
     page = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
-    return set(re.findall(r"^\| ([BF]\d+) \|", page, flags=re.MULTILINE))
+    return set(re.findall(r"^\| ([ABF]\d+) \|", page, flags=re.MULTILINE))
 
 
 def _carried() -> set[str]:
@@ -35,7 +37,7 @@ def _carried() -> set[str]:
     return {
         found
         for docstring in TESTS.values()
-        for found in re.findall(r"\b[BF]\d{2}\b", re.sub(r"[BF]\d{2} to [BF]\d{2}", "", docstring))
+        for found in re.findall(r"\b[ABF]\d{2}\b", re.sub(r"[ABF]\d{2} to [ABF]\d{2}", "", docstring))
     }
 
 
@@ -44,7 +46,21 @@ def test_every_listed_id_has_a_test_that_carries_it() -> None:
     listed, carried = _listed(), _carried()
     assert {f"B{number}" for number in range(15, 30)} <= listed
     assert {f"F{number}" for number in range(41, 60) if number != 51} <= listed
+    assert {f"A{number:02}" for number in range(1, 23)} <= listed
     assert sorted(listed - carried - EXPECTED_LATER) == []
+
+
+def test_every_attack_on_a_log_names_its_tests_and_a_verdict_that_exists() -> None:
+    """The row's tests carry its number, and no other test does; each verdict is one of the tables."""
+    page = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (A\d\d) \| .+? \| (.+?) \| (.+?) \|$", page, flags=re.MULTILINE)
+    assert len(rows) == 22
+    for number, verdicts, named in rows:
+        tests = {f"tests/audit/test_reconcile.py::{name}" for name in re.findall(r"`(test_\w+)`", named)}
+        assert tests == {test for test, said in TESTS.items() if re.search(rf"\b{number}\b", said)}, number
+        labels = re.findall(r"`([A-Z-]+)(?:\(i\))?`", verdicts)
+        assert labels, number
+        assert set(labels) <= set(MEANINGS), number
 
 
 def test_what_is_expected_later_is_listed_and_shrinks() -> None:

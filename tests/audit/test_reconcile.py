@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,15 +14,19 @@ import pytest
 from audit.__main__ import Exit
 from audit.custody import CustodyNotes, read_notes_untrusted
 from audit.entry import encode_entry
+from audit.fsck import verify
 from audit.policy import single_log_policy
+from audit.reader import PublishedLog
 from audit.reconcile import Fate, Reconciled, authenticate, reconcile
+from audit.tree import ENTRIES, Frontier, leaf_hash, tile_path
 from demo.liar import Change, Entry, Party, claim, without
 from keys.brokercard import parse_broker_address_untrusted
 from keys.errors import MalformedInput
-from tests.audit.logs import a_signer, decoded_root, forge
+from tests.audit.logs import a_signer, decoded_root, flip, forge
 from tests.audit.test_main import audit
 from tests.simulation.daemons import BrokerHost, OfficeHost, pair
 from tests.simulation.env import EPOCH_MS
+from tests.simulation.malice import corrupt
 from tests.simulation.test_first_light import an_alert
 from tests.simulation.world import World
 
@@ -31,24 +36,44 @@ HOUR_US = HOUR_MS * 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Logs:
+class Three:
+    """The logs of two offices and their broker, taken in one moment."""
+
     sender: Party
     receiver: Party
     broker: Party
-    notes: bytes
-    """The sender's custody notes, as ``salween-node custody`` writes them."""
-    address: str
-    """The broker's."""
-
-    def read_notes(self, notes: bytes | None = None, address: str | None = None) -> CustodyNotes:
-        pin = parse_broker_address_untrusted(address or self.address).card_sha256
-        return read_notes_untrusted([notes or self.notes], {pin}, {})
 
     def judge(self, notes: CustodyNotes | None = None, **others: Party | None) -> Reconciled:
         parties = [others.get(name, getattr(self, name)) for name in ("sender", "receiver", "broker")]
         there = [party for party in parties if party is not None]
         policies = [single_log_policy(party.signer.log_key) for party in there]
         return reconcile([authenticate(str(party.directory), policies) for party in there], notes=notes)
+
+
+@dataclass(frozen=True, slots=True)
+class Logs(Three):
+    notes: bytes
+    """The sender's custody notes, as ``salween-node custody`` writes them."""
+    address: str
+    """The broker's."""
+    lied_to: Three
+    """Later: the broker flipped a bit, played back what was long gone, and changed an order."""
+    rolled_back: Party
+    """The sender's after that, on an image of its disk of hours before, as it went on."""
+
+    def read_notes(self, notes: bytes | None = None, address: str | None = None) -> CustodyNotes:
+        pin = parse_broker_address_untrusted(address or self.address).card_sha256
+        return read_notes_untrusted([notes or self.notes], {pin}, {})
+
+
+class Always(random.Random):
+    """Lies whenever it may, in the middle of an envelope."""
+
+    def random(self) -> float:
+        return 0.0
+
+    def randrange(self, start: int, stop: int | None = None, step: int = 1) -> int:
+        return (start if stop is None else start + stop) // 2
 
 
 @pytest.fixture(scope="session")
@@ -83,6 +108,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Logs:
             await there.import_stick(await here.export_stick("Tengchong"))
             await asyncio.sleep(HOUR_S)
             here.host.kill()
+            shutil.copytree(here.host.disk, home / "image")
             await broker.restart()
             await here.restart()
             await asyncio.sleep(HOUR_S)
@@ -97,6 +123,43 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Logs:
             await asyncio.sleep(HOUR_S)
             await here.log_in()
             await asyncio.sleep(600)
+            honest = copies(home / "honest")
+            messages = [entry["msg"] for entry in honest.sender.entries() if entry["t"] == "msg.custody"]
+            notes = await here.host.run(lambda _: custody_notes(here, messages))
+            await lie()
+            lied_to = copies(home / "lied-to")
+            here.host.kill()
+            shutil.rmtree(here.host.disk)
+            shutil.copytree(home / "image", here.host.disk)
+            await here.restart()
+            await here.send(an_alert("KA-9999"))
+            await asyncio.sleep(600)
+            return Logs(
+                honest.sender,
+                honest.receiver,
+                honest.broker,
+                notes=notes.encode(),
+                address=broker.address,
+                lied_to=lied_to,
+                rolled_back=copies(home / "rolled-back").sender,
+            )
+
+        async def lie() -> None:
+            assert broker.broker is not None
+            liar = corrupt(broker.broker, Always())
+            for trick, number in (("flip", 1), ("replay", 1), ("reorder", 2)):
+                there.host.kill()
+                for _ in range(number):
+                    await here.send(an_alert("KA-6666"))
+                await asyncio.sleep(60)
+                liar.tricks = (trick,)
+                await there.restart()
+                await asyncio.sleep(60)
+                liar.tricks = ()
+            await asyncio.sleep(HOUR_S)
+            assert set(liar.played) == {"flip", "replay", "reorder"}
+
+        def copies(to: Path) -> Three:
             assert here.node is not None
             assert there.node is not None
             assert broker.broker is not None
@@ -105,14 +168,12 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Logs:
                 "receiver": (there.host, there.node.log),
                 "broker": (broker.host, cast(Any, broker.broker)._log),
             }
-            kept = {}
-            for name, (host, log) in owners.items():
+            for name, (host, _) in owners.items():
                 (published,) = (path.parent for path in host.disk.rglob("log/checkpoint"))
-                shutil.copytree(published, home / name)
-                kept[name] = Party(home / name, cast(Any, log)._signer)
-            messages = [entry["msg"] for entry in kept["sender"].entries() if entry["t"] == "msg.custody"]
-            handed = await here.host.run(lambda _: custody_notes(here, messages))
-            return Logs(**kept, notes=handed.encode(), address=broker.address)
+                shutil.copytree(published, to / name)
+            return Three(
+                **{name: Party(to / name, cast(Any, log)._signer) for name, (_, log) in owners.items()}
+            )
 
         return world.run(script())
 
@@ -179,10 +240,17 @@ def shifted(us: int, where: Callable[[Entry], bool] = lambda _: True) -> Change:
     return change
 
 
-def witnessed(logs: Logs, home: Path, *, root: bytes | None = None) -> Party:
-    """The receiver's log with one more entry: it cosigned the sender's log as it is."""
-    size = len(logs.sender.entries())
-    root = root or decoded_root(logs.sender.directory)
+def seen_of(logs: Logs) -> int:
+    """How many entries of the sender's log its partner cosigned, by the partner's log."""
+    return max(
+        int(entry["size"])
+        for entry in logs.receiver.entries()
+        if entry["t"] == "wit.cosigned" and entry["origin"] == logs.sender.signer.name
+    )
+
+
+def witnessed(logs: Logs, home: Path, *, size: int, root: bytes) -> Party:
+    """The receiver's log with one more entry: it cosigned this of the sender's."""
 
     def change(entries: list[Entry]) -> list[Entry]:
         common = {key: entries[-1][key] for key in ("v", "bt", "mo", "ts", "z")}
@@ -201,74 +269,202 @@ def swap_two(entries: list[Entry]) -> list[Entry]:
     return entries
 
 
-def other_value(entries: list[Entry]) -> list[Entry]:
-    entries[-1]["z"] = "00" * 16
-    return entries
+def told_anew(entries: list[Entry]) -> list[Entry]:
+    return [entry | {"z": "11" * 16} for entry in entries]
 
 
-REWRITINGS: dict[str, tuple[Change, str]] = {
-    "the witnessed tail cut": (lambda entries: entries[:-3], "TRUNCATED"),
-    "an entry rewritten": (other_value, "FORKED"),
-    "an entry removed": (
-        lambda entries: [*entries[:-2], entries[-1], entries[-1] | {"z": "00" * 16}],
+REWRITINGS: dict[str, tuple[Callable[[list[Entry], int], list[Entry]], str]] = {
+    "a01": (lambda entries, seen: entries[: seen - 1], "TRUNCATED"),
+    "a03": (
+        lambda entries, seen: [*entries[: seen - 1], *told_anew(entries[seen - 1 : seen]), *entries[seen:]],
         "FORKED",
     ),
-    "two swapped": (swap_two, "FORKED"),
-    "rolled back and continued": (
-        lambda entries: [*entries[:-5], *(entry | {"z": "11" * 16} for entry in entries[-5:]), entries[-1]],
-        "FORKED",
-    ),
-    "one inserted late": (
-        lambda entries: [*entries[:3], entries[2] | {"z": "22" * 16}, *entries[3:]],
-        "FORKED",
-    ),
+    "a04": (lambda entries, seen: [*entries[: seen - 2], *entries[seen - 1 :]], "FORKED"),
+    "a05": (lambda entries, _: swap_two(entries), "FORKED"),
+    "a06": (lambda entries, seen: [*entries[: seen - 5], *told_anew(entries[seen - 5 :])], "FORKED"),
+    "a09": (lambda entries, _: [*entries[:3], *told_anew(entries[2:3]), *entries[3:]], "FORKED"),
 }
+"""What an owner does to entries of which so many are cosigned: cut, rewrite, remove, swap, fork, insert."""
 
 
 @pytest.mark.parametrize("name", REWRITINGS)
 def test_a_witness_holds_what_was_rewritten(name: str, logs: Logs, tmp_path: Path) -> None:
-    """The receiver's log names (size, root) of the sender's: what its owner signs anew contradicts it."""
+    """A01, A03, A04, A05, A06, A09: what the partner really cosigned contradicts what is signed anew."""
     change, verdict = REWRITINGS[name]
-    receiver = witnessed(logs, tmp_path / "receiver")
-    assert logs.judge(receiver=receiver).is_clean
-    sender = logs.sender.rewritten(tmp_path / "sender", change)
-    assert verdict in labels(logs.judge(sender=sender, receiver=receiver))
+    seen = seen_of(logs)
+    sender = logs.sender.rewritten(tmp_path / "sender", lambda entries: change(entries, seen))
+    answer = logs.judge(sender=sender)
+    (log,) = [source for source in answer.sources if source.report.origin == sender.signer.name]
+    assert verdict in log.verdicts
+    assert any(str(seen) in words for words in log.details)
+
+
+def test_a_fork_shows_against_a_checkpoint_that_somebody_kept(logs: Logs, tmp_path: Path) -> None:
+    """A06 without the partner's log: a checkpoint of the other branch, kept anywhere, is enough."""
+    policy = single_log_policy(logs.sender.signer.log_key)
+    branch = logs.sender.rewritten(
+        tmp_path / "branch", lambda entries: [*entries[:-5], *told_anew(entries[-5:])]
+    )
+    kept = (logs.sender.directory / "checkpoint").read_bytes()
+    assert verify(PublishedLog(str(branch.directory)), policy).verdicts == ["VERIFIED"]
+    assert verify(PublishedLog(str(branch.directory)), policy, known=[kept]).verdicts == ["FORKED"]
+
+
+def test_an_office_that_goes_on_from_an_old_disk(logs: Logs) -> None:
+    """A07: its high-water file is as old, so it goes on. The partner's log holds the other past."""
+    answer = logs.judge(sender=logs.rolled_back)
+    (log,) = [source for source in answer.sources if source.report.origin == logs.rolled_back.signer.name]
+    assert log.verdicts == ["FORKED"]
+    assert Fate.UNSOLICITED in {each.fate for each in answer.judgements}, "what it no longer knows it sent"
+    assert "TRUNCATED" in {
+        label
+        for source in logs.lied_to.judge(sender=logs.rolled_back).sources
+        for label in source.verdicts
+        if source.report.origin == logs.rolled_back.signer.name
+    }
+
+
+def test_what_is_written_late_with_an_old_time(logs: Logs, tmp_path: Path) -> None:
+    """A09 at the end of the log, where nobody cosigned yet: time runs backwards there."""
+
+    def late(entries: list[Entry]) -> list[Entry]:
+        submit = next(entry for entry in entries if entry["t"] == "msg.submit")
+        return [*entries, submit | {"msg": "77" * 16, "z": "22" * 16}]
+
+    answer = logs.judge(sender=logs.sender.rewritten(tmp_path / "log", late))
+    assert "CLOCK-SUSPECT" in labels(answer)
+
+
+def test_a_bit_that_a_disk_flips_is_found_at_its_entry(logs: Logs, tmp_path: Path) -> None:
+    """A20: in an entry, in a hash of it, in the checkpoint."""
+    home, entries, at = logs.sender.directory, logs.sender.entries(), 40
+    bundle, data = home / tile_path(ENTRIES, 0, len(entries)), encode_entry(entries[at])
+    entry = bundle.read_bytes().index(data) + len(data) - 5
+    for number, (place, bit, verdict) in enumerate(
+        [
+            (bundle, entry * 8, f"CORRUPT({at})"),
+            (home / tile_path(0, 0, len(entries)), at * 256 + 3, f"CORRUPT({at})"),
+            (home / "checkpoint", 8 * (len(logs.sender.signer.name) + 1), "BAD-SIGNATURE"),
+        ]
+    ):
+        copy = tmp_path / str(number)
+        shutil.copytree(home, copy)
+        flip(copy / place.relative_to(home), bit)
+        answer = logs.judge(sender=replace(logs.sender, directory=copy))
+        assert verdict in labels(answer), (place, labels(answer))
+
+
+def test_a_tile_that_was_edited_to_fit_its_entry(logs: Logs, tmp_path: Path) -> None:
+    """A21: without the key no root fits: from the last checkpoint before it on nothing holds."""
+    entries = logs.sender.entries()
+    entries[40] |= {"z": "00" * 16}
+    copy = tmp_path / "log"
+    shutil.copytree(logs.sender.directory, copy)
+    forge(copy, [encode_entry(entry) for entry in entries])
+    answer = logs.judge(sender=replace(logs.sender, directory=copy))
+    places = [int(label[8:-1]) for label in labels(answer) if label.startswith("CORRUPT(")]
+    assert max(places) == 40
 
 
 def test_a_witness_that_signs_two_roots_shows(logs: Logs, tmp_path: Path) -> None:
-    """Its own log contradicts itself, whether the other log is here or not."""
-    once = replace(logs, receiver=witnessed(logs, tmp_path / "once"))
-    twice = witnessed(once, tmp_path / "twice", root=b"\x01" * 32)
+    """A22: its own log contradicts itself, whether the other log is here or not."""
+    twice = witnessed(logs, tmp_path / "twice", size=seen_of(logs), root=b"\x01" * 32)
     assert "FORKED" in labels(logs.judge(receiver=twice, sender=None))
 
 
+def cut_at_last_alert(logs: Logs, home: Path) -> tuple[Party, Party, str]:
+    """The sender's log up to its newest alert, the receiver's before it cosigned more, and that alert."""
+    last = [entry for entry in logs.sender.entries() if entry["t"] == "msg.submit"][-1]
+
+    def is_later(entry: Entry) -> bool:
+        name = logs.sender.signer.name
+        is_of_sender = entry["t"] == "wit.cosigned" and entry["origin"] == name
+        return is_of_sender and int(entry["size"]) > int(last["seq"])
+
+    return (
+        logs.sender.rewritten(home / "sender", lambda entries: entries[: last["seq"]]),
+        logs.receiver.rewritten(home / "receiver", without(is_later)),
+        last["msg"],
+    )
+
+
 def test_a_tail_that_only_the_peer_saw_is_missed(logs: Logs, tmp_path: Path) -> None:
-    """Cut where nobody cosigned: what the receiver took in of it shows."""
-    msg = [entry for entry in logs.sender.entries() if entry["t"] == "msg.submit"][-1]["msg"]
+    """A02, cut where nobody cosigned: what the receiver took in of it shows."""
+    sender, receiver, msg = cut_at_last_alert(logs, tmp_path)
+    for broker in (logs.broker, None):
+        answer = logs.judge(sender=sender, receiver=receiver, broker=broker)
+        assert fate_of(answer, msg) == [Fate.UNSOLICITED]
+        assert "TRUNCATED" in labels(answer)
 
-    def cut(entries: list[Entry]) -> list[Entry]:
-        return entries[: next(at for at, entry in enumerate(entries) if entry.get("msg") == msg)]
 
-    answer = logs.judge(sender=logs.sender.rewritten(tmp_path / "log", cut))
-    assert fate_of(answer, msg) == [Fate.UNSOLICITED]
+def test_a_tail_that_only_the_broker_saw(logs: Logs, tmp_path: Path) -> None:
+    """A02, and the receiver hides it too: the broker took in what no log explains, and that is said."""
+    sender, receiver, msg = cut_at_last_alert(logs, tmp_path)
+    office = sender.signer.name.rpartition("/log")[0]
+
+    def unexplained(answer: Reconciled) -> int:
+        found = [words for words in answer.untold if words.startswith(f"of {office}: after its log ends")]
+        return int(found[0].split(" took in ")[1].split()[0]) if found else 0
+
+    told = unexplained(logs.judge(sender=sender, receiver=receiver))
+    hiding = receiver.rewritten(tmp_path / "hiding", without(lambda entry: entry.get("msg") == msg))
+    answer = logs.judge(sender=sender, receiver=hiding)
+    assert fate_of(answer, msg) == []
+    assert unexplained(answer) == told + 1
+
+
+def test_heads_of_a_long_log_are_held_wherever_they_end(tmp_path: Path) -> None:
+    """Named sizes in, at and between bundles: each true one holds, and each false one is found alone."""
+    common: Entry = {"v": 1, "ts": 1, "bt": "00" * 8, "mo": 1, "z": "00" * 16}
+    log, witness = a_signer("test/a/log1"), a_signer("test/b/log1")
+    start: Entry = common | {"t": "log.start", "seq": 0, "origin": log.name, "key": "11" * 32}
+    fail: Entry = common | {"t": "ses.fail", "n": 1}
+    data = [encode_entry(entry) for entry in (start, *(fail | {"seq": seq} for seq in range(1, 700)))]
+    party, frontier, roots = forge(tmp_path / "log", data, log), Frontier(), [""]
+    for each in data:
+        frontier.append(leaf_hash(each))
+        roots.append(frontier.root().hex())
+    sizes = (1, 255, 256, 257, 300, 512, 600, 699, 700)
+
+    def forked(*false: int) -> list[str]:
+        said = [
+            {"t": "wit.cosigned", "origin": log.name, "size": size, "root": roots[size - (size in false)]}
+            for size in sizes
+        ]
+        own: Entry = start | {"origin": witness.name}
+        told = [encode_entry(own), *(encode_entry(common | {**e, "seq": s}) for s, e in enumerate(said, 1))]
+        other = forge(tmp_path / f"witness-{false}", told, witness)
+        policies = [single_log_policy(each.log_key) for each in (log, witness)]
+        answer = reconcile([authenticate(str(each), policies) for each in (party, other)])
+        return [words.split()[-2] for source in answer.sources for words in source.details]
+
+    assert forked() == []
+    for size in sizes[1:]:
+        assert forked(size) == [str(size)]
+    assert forked(257, 300, 700) == ["257", "300", "700"]
 
 
 def test_a_tail_that_nobody_saw_is_said_to_be_unknowable(logs: Logs, tmp_path: Path) -> None:
-    """The residual case: no finding, and the output says so."""
+    """A02, the residual case: no finding, and the output says up to which entry a cut would have shown."""
     answer = logs.judge(sender=logs.sender.rewritten(tmp_path / "log", lambda entries: entries[:-1]))
     assert answer.is_clean
-    assert any("cannot be known" in words for words in answer.untold)
+    size = len(logs.sender.entries()) - 1
+    (words,) = [words for words in answer.untold if words.startswith(f"of {logs.sender.signer.name}:")]
+    assert f"others vouch for its first {seen_of(logs)} of {size} entries" in words
+    assert "cannot be known" in words
+    alone = logs.judge(sender=logs.sender, receiver=None, broker=None)
+    assert any("nobody else vouches for any" in words for words in alone.untold)
 
 
 def test_a_message_taken_out_of_the_senders_log(logs: Logs, tmp_path: Path) -> None:
-    """Removed, numbered anew, signed: the receiver has what nobody sent."""
+    """A04, a whole message removed, numbered anew, signed: the receiver has what nobody sent."""
     msg, _ = first_alert(logs)
     sender = logs.sender.rewritten(tmp_path / "log", without(lambda entry: entry.get("msg") == msg))
     assert fate_of(logs.judge(sender=sender), msg) == [Fate.UNSOLICITED]
 
 
 def test_a_receiver_that_hides_a_message(logs: Logs, tmp_path: Path) -> None:
-    """It deleted it at the broker under its key and signed a receipt; either shows alone."""
+    """A18: it deleted it at the broker under its key and signed a receipt; either shows alone."""
     msg, _ = first_alert(logs)
     receiver = logs.receiver.rewritten(tmp_path / "receiver", without(lambda entry: entry.get("msg") == msg))
     assert fate_of(logs.judge(receiver=receiver), msg) == [Fate.RECEIVER_OMISSION]
@@ -299,7 +495,7 @@ def other_envelope(entry: Entry) -> Entry:
 
 
 def test_a_broker_that_drops_after_custody(logs: Logs, tmp_path: Path) -> None:
-    """Taken in, never handed out, while later ones were."""
+    """A12: taken in, never handed out, while later ones were."""
     answer, msg = dropping(logs, tmp_path, lambda entry: entry if entry["t"] == "bk.in" else _a_part(entry))
     assert fate_of(answer, msg) == [Fate.HELD_OR_DROPPED]
 
@@ -317,7 +513,7 @@ def test_a_broker_that_hands_out_what_never_arrives(logs: Logs, tmp_path: Path) 
 
 
 def test_a_broker_that_gives_custody_and_logs_nothing(logs: Logs, tmp_path: Path) -> None:
-    """The custody note names the place where it should stand; it proves that once it is here and verified."""
+    """A13: the custody note names the place where it should stand, and is the proof once verified."""
     answer, msg = dropping(logs, tmp_path, other_envelope)
     assert fate_of(answer, msg) == [Fate.BROKER_OMISSION_CLAIMED]
     assert "was not handed over" in detail_of(answer, msg)
@@ -441,15 +637,14 @@ def test_an_erasure_that_one_office_did_not_do(logs: Logs, tmp_path: Path, who: 
 
 
 def test_a_sending_that_never_was(logs: Logs, tmp_path: Path) -> None:
-    """Sealed by its own word alone: the broker never had it. An office that was offline says the same."""
-
+    """A14: sealed by its own word alone, at no broker. An office that was offline says the same."""
     answer = logs.judge(sender=logs.sender.rewritten(tmp_path / "log", claim("77" * 16, "dd" * 32)))
     assert fate_of(answer, "77" * 16) == [Fate.NEVER_REACHED_BROKER]
 
 
 @pytest.mark.parametrize("verdict", ["ok", "badsig"])
 def test_an_envelope_altered_on_the_way(logs: Logs, tmp_path: Path, verdict: str) -> None:
-    """What was received is in no set of sealed envelopes, whether it opened or not."""
+    """A16: what was received is in no set of sealed envelopes, whether it opened or not."""
     msg, env = first_alert(logs)
 
     def alter(entries: list[Entry]) -> list[Entry]:
@@ -466,7 +661,7 @@ def test_an_envelope_altered_on_the_way(logs: Logs, tmp_path: Path, verdict: str
 
 
 def test_a_second_acceptance(logs: Logs, tmp_path: Path) -> None:
-    """One delivery taken in twice."""
+    """A19: one delivery taken in twice."""
     msg, _ = first_alert(logs)
 
     def again(entries: list[Entry]) -> list[Entry]:
@@ -479,7 +674,7 @@ def test_a_second_acceptance(logs: Logs, tmp_path: Path) -> None:
 
 
 def test_what_came_out_of_order_is_told(logs: Logs, tmp_path: Path) -> None:
-    """No finding: a line may do that. But it is seen."""
+    """A17: no finding, for a line may do that. But it is seen."""
     msg, _ = first_alert(logs)
 
     def later(entries: list[Entry]) -> list[Entry]:
@@ -495,7 +690,7 @@ def test_what_came_out_of_order_is_told(logs: Logs, tmp_path: Path) -> None:
 
 
 def test_times_that_other_clocks_contradict(logs: Logs, tmp_path: Path) -> None:
-    """Back-dated, behind and ahead, with nothing declared: the broker's times bound them."""
+    """A10 and A11, a clock ahead and one behind, with nothing declared: the broker's times bound them."""
 
     def undeclared(entries: list[Entry]) -> list[Entry]:
         return shifted(-24 * HOUR_US)(without(lambda entry: entry["t"] == "clk.off")(entries))
@@ -556,6 +751,32 @@ def wrong_from_the_start(home: Path) -> tuple[Reconciled, list[Path], list[Any]]
         return world.run(script())
 
 
+def test_one_message_that_its_receiver_dates_back(logs: Logs, tmp_path: Path) -> None:
+    """A08: moved up in the log with the time of its new place, so that neither order nor clock shows it."""
+    taken = [entry for entry in logs.receiver.entries() if entry["t"] == "msg.recv" and "alert" in entry]
+    msg = taken[-1]["msg"]
+
+    def back(entries: list[Entry]) -> list[Entry]:
+        moved = [entry for entry in entries if entry.get("msg") == msg]
+        rest = [entry for entry in entries if entry.get("msg") != msg]
+        at = next(at for at, entry in enumerate(rest) if entry["ts"] > moved[0]["ts"] - HOUR_US)
+        near = {key: rest[at - 1][key] for key in ("ts", "bt", "mo")}
+        return [*rest[:at], *(entry | near for entry in moved), *rest[at:]]
+
+    answer = logs.judge(receiver=logs.receiver.rewritten(tmp_path / "log", back))
+    assert fate_of(answer, msg) == [Fate.BACKDATED]
+
+
+def test_what_a_lying_broker_did_shows_in_honest_logs(logs: Logs) -> None:
+    """A15, A16, A17 done by a real broker: replayed and blocked, altered, handed out in another order."""
+    answer = logs.lied_to.judge()
+    assert [source.verdicts for source in answer.sources] == [["VERIFIED"]] * 3
+    before, after = logs.judge().fates, answer.fates
+    for fate in (Fate.DUPLICATE_BLOCKED, Fate.ALTERED, Fate.REORDERED):
+        assert after[fate.value] > before[fate.value], fate
+    assert {each.fate for each in answer.judgements if each.is_finding} == {Fate.ALTERED}
+
+
 def restored(logs: Logs, home: Path, *, kept: int) -> tuple[Party, Party]:
     """The sender lost its machine: the log that ended as its backup had it, and the one it began."""
     ended = logs.sender.rewritten(home / "ended", lambda entries: entries[:kept])
@@ -572,7 +793,8 @@ def restored(logs: Logs, home: Path, *, kept: int) -> tuple[Party, Party]:
 
 def test_a_declared_loss_excuses_what_it_declares_and_no_more(logs: Logs, tmp_path: Path) -> None:
     """Shorter than its witness saw, and not shorter than its owner says: a label with a number."""
-    receiver, size = witnessed(logs, tmp_path / "receiver"), len(logs.sender.entries())
+    size = len(logs.sender.entries())
+    receiver = witnessed(logs, tmp_path / "receiver", size=size, root=decoded_root(logs.sender.directory))
     ended, begun = restored(logs, tmp_path, kept=size - 7)
 
     def judge(copy: Party) -> dict[str, list[str]]:

@@ -1,5 +1,6 @@
 """What a log means: the story of every message, at the end or at a moment, and what cannot have happened."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -321,3 +322,14 @@ def test_findings_of_a_story_are_capped(tmp_path: Path) -> None:
     """A thousand impossible steps are counted, two hundred listed."""
     story = told(tmp_path, *[custody()] * 1000)
     assert (len(story.oddities), story.oddities_more) == (200, 800)
+
+
+def test_an_unknown_type_is_no_step_of_any_message(tmp_path: Path) -> None:
+    """A later version's entries, whatever they are called and carry, are told and change nothing."""
+    later = [{"t": f"{family}.later", "seq": 1 + at} for at, family in enumerate(("msg", "bk", "acc"))]
+    common: dict[str, Any] = {"v": 1, "ts": START, "bt": "00" * 8, "mo": 1, "z": "00" * 16}
+    start = encode_entry(common | {"t": "log.start", "seq": 0, "origin": "test/a/log1", "key": HH})
+    data = [json.dumps(common | each, sort_keys=True, separators=(",", ":")).encode() for each in later]
+    story = replay(PublishedLog(str(forge(tmp_path, [start, *data]))), 4, steps_kept=4)
+    assert (story.oddities, story.messages, story.skipped) == ([], {}, 0)
+    assert story.last_steps[-1].words == "acc.later (unknown type)"

@@ -26,8 +26,9 @@ def test_every_bench_runs_and_prints_only_json_lines() -> None:
     for line in lines:
         measured.setdefault(line["bench"], []).append(line)
     assert all(line["sealed_bytes"] > 0 and line["resumed_up"] >= 0 for line in measured["photo"])
-    for name in ("seal_open", "several", "log", "end_to_end", "forward", "catch_up", "restart"):
+    for name in ("seal_open", "several", "log", "audit", "end_to_end", "forward", "catch_up", "restart"):
         assert any("ratio" in line for line in measured[name]), name
+        assert all("reached" in line for line in measured[name] if {"goal_min", "goal_max"} & line.keys())
         # A median with its spread, never a single reading.
         assert all(line["min"] <= line["value"] <= line["max"] for line in measured[name] if "runs" in line)
         assert all(line["runs"] >= 3 for line in measured[name] if "runs" in line)

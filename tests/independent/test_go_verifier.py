@@ -10,6 +10,7 @@ import random
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,10 @@ import pytest
 from audit.fsck import verify
 from audit.note import NoteSigner
 from audit.policy import Policy
-from audit.reader import PublishedLog
+from audit.proof import parse_proof_untrusted, prove, verify_proof
+from audit.reader import CHECKPOINT, PublishedLog
 from audit.tree import ENTRIES, encode_bundle, leaf_hash, split_bundle_untrusted, tile_path
+from keys.errors import MalformedInput, VerificationFailed
 from tests.audit.logs import (
     ORIGIN,
     a_policy,
@@ -224,6 +227,38 @@ def test_both_verify_a_cosignature(tlogcheck: Check, published: Path, tmp_path: 
     flip(checkpoint, (checkpoint.stat().st_size - 20) * 8)
     assert tlogcheck(directory, *wanted).returncode == 1
     assert verify(PublishedLog(str(directory)), policy).findings
+
+
+def test_both_verify_receipts(tlogcheck: Check, published: Path, tmp_path: Path) -> None:
+    """An inclusion proof under a cosigned checkpoint, for its own entry and in none of its parts altered."""
+    log, witness = PublishedLog(str(published / "513")), a_signer("test/b7/witness1", b"\x03")
+    note = log.read(CHECKPOINT)
+    text = note.decode().partition("\n\n")[0] + "\n"
+    note += witness.cosign(text, 1_800_000_000).encode().encode()
+    policy = Policy(logs=a_policy().logs, witnesses={"peer": witness.witness_key}, groups={}, quorum="peer")
+    entries, file = read_entries(published / "513", 513), tmp_path / "receipts"
+
+    def accepted(entry: bytes, receipt: bytes) -> list[bool]:
+        file.write_bytes(encode_bundle([entry, receipt]))
+        checked = tlogcheck(file, "-receipts", "-witness", witness.witness_key.encode())
+        try:
+            verify_proof(parse_proof_untrusted(receipt), entry, policy)
+        except (MalformedInput, VerificationFailed):
+            return [False, checked.returncode == 0]
+        return [True, checked.returncode == 0]
+
+    for index in (0, 255, 256, 512):
+        proof = prove(index, note, log.read_tile)
+        assert accepted(entries[index], proof.encode()) == [True, True]
+        assert accepted(entries[index - 1], proof.encode()) == [False, False]
+    assert accepted(entries[512], replace(proof, index=511).encode()) == [False, False]
+    assert accepted(entries[512], replace(proof, path=(*proof.path, bytes(32))).encode()) == [False, False]
+    assert accepted(entries[512], replace(proof, path=proof.path[:-1]).encode()) == [False, False]
+    assert accepted(entries[512], replace(proof, checkpoint=log.read(CHECKPOINT)).encode()) == [False, False]
+    other = text.replace("513", "512").encode() + note.removeprefix(text.encode())
+    assert accepted(entries[512], replace(proof, checkpoint=other).encode()) == [False, False]
+    said_more = replace(proof, extra=b"what it is about")
+    assert accepted(entries[512], said_more.encode()) == [True, True]
 
 
 def test_go_verifies_what_two_offices_cosigned(tlogcheck: Check, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,8 @@ from audit.reader import PublishedLog
 from node.peers import load_peers
 from protocol import limits
 from protocol.mailbox import QUOTAS
-from protocol.requests import Op, Result
 from runtime.sqlite import Snapshot
-from tests.node.offices import Offices, alter_answers, an_alert, count, entries, node_of, play, read, shown
+from tests.node.offices import Offices, an_alert, count, entries, node_of, play, read, shown
 from tests.simulation.daemons import BrokerHost, OfficeHost
 
 BURST = 30
@@ -150,46 +148,6 @@ def test_keys_close_over_many_starts(tmp_path: Path) -> None:
             keys = await read(office, lambda tx: load_peers(tx)[0].receive_keys)
             assert keys.cur.rk_gen > 15
         assert await read(here, lambda tx: load_peers(tx)[0].pair.outbound.instance) == instance
-
-    play(tmp_path, script)
-
-
-def test_an_idle_day_asks_little_and_writes_nothing(tmp_path: Path) -> None:
-    """24 hours without an alert: only long polls, a bounded number, and no table grows but by heartbeats."""
-
-    async def script(offices: Offices) -> None:
-        here, there = offices.here, offices.there
-        await here.send(an_alert("KA-1"))
-        await there.send(an_alert("KA-2"))
-        await asyncio.sleep(3 * 3600)
-        requests = {here.name: 0, there.name: 0}
-        for office in (here, there):
-
-            def counts(
-                ops: Sequence[Op], results: tuple[Result, ...], name: str = office.name
-            ) -> Sequence[Result]:
-                requests[name] += 1
-                return results
-
-            alter_answers(office, counts)
-
-        async def sizes() -> list[int]:
-            return [await count(office, table) for office in (here, there) for table in TABLES]
-
-        before, commits = await sizes(), [node_of(o).database.stats.commits for o in (here, there)]
-        await asyncio.sleep(24 * 3600)
-        written = [node_of(o).database.stats.commits for o in (here, there)]
-        assert all(made < 24 * 3600 / 45 for made in requests.values()), requests
-        grown = [now - then for now, then in zip(await sizes(), before, strict=True)]
-        beats = {"delivery": 25, "received": 25}
-        assert all(rows <= 12 + beats.get(table, 0) for table, rows in zip(TABLES * 2, grown, strict=True)), (
-            dict(zip(TABLES * 2, grown, strict=True))
-        )
-        # Kept, taken by the broker, received, its deletion heard of: four commits to a heartbeat.
-        assert all(now - then <= 60 + 5 * 24 for now, then in zip(written, commits, strict=True)), (
-            commits,
-            written,
-        )
 
     play(tmp_path, script)
 

@@ -10,7 +10,7 @@ from protocol import limits
 from protocol.onetime import NOTHING_OFFERED, OfferedKeys
 from protocol.receivekeys import live_key_ids
 from runtime.sqlite import Snapshot, Transaction
-from tests.node.offices import Offices, an_alert, count, node_of, play, read, shown, write
+from tests.node.offices import Offices, an_alert, node_of, play, read, shown, write
 from tests.simulation.daemons import OfficeHost
 
 HOUR_S = 3600
@@ -102,26 +102,6 @@ def test_rule_8_a_sender_restored_from_a_backup_uses_a_key_twice_and_loses_nothi
         assert await shown(there) == 2, "the key is gone"
         await asyncio.sleep(HOUR_S)
         assert await shown(there) == 3
-
-    play(tmp_path, script)
-
-
-def test_rule_8_an_idle_pair_stays_silent(tmp_path: Path) -> None:
-    """When the supply is full nothing more is said about it, for days."""
-
-    async def script(offices: Offices) -> None:
-        await supplied(offices)
-        await asyncio.sleep(2 * HOUR_S)
-
-        async def said(service: int) -> list[int]:
-            where = f"service = {service}"
-            return [await count(office, "delivery", where) for office in (offices.here, offices.there)]
-
-        before, beats = await said(0), await said(1)
-        await asyncio.sleep(20 * HOUR_S)
-        assert await said(0) == before
-        # Of service a heartbeat an hour all the same, which carries no key, and nothing else.
-        assert all(20 - 1 <= now - then <= 20 for now, then in zip(await said(1), beats, strict=True))
 
     play(tmp_path, script)
 

@@ -10,10 +10,10 @@ import pytest
 from keys.card import issue_certificate, parse_certificate_untrusted
 from keys.primitives import CompositePrivateKey
 from keys.secret import SecretBytes
+from node.commands.recovery import beginning_words, lost_words
 from node.outbox import CONTROL_LIFE_MS, ToSend
 from node.paper import read_sheet
 from node.peers import load_peers, save_peer
-from node.recovery_commands import beginning_words, lost_words
 from node.resets import lost_after_restore
 from node.restore import begin_in_place, restore
 from node.verbs import plain

@@ -67,32 +67,6 @@ def test_each_office_cosigns_the_others_log_within_minutes(tmp_path: Path) -> No
     play(tmp_path, script)
 
 
-def test_two_idle_offices_ask_with_their_heartbeats_and_write_nothing(tmp_path: Path) -> None:
-    """No ping-pong: hours without an alert add no entry, no checkpoint and no message but the heartbeats."""
-
-    async def script(offices: Offices) -> None:
-        here, there = offices.here, offices.there
-        await here.send(an_alert("KA-1"))
-        await asyncio.sleep(150 * 60)
-
-        async def sizes() -> list[int]:
-            return [await count(o, table) for o in (here, there) for table in ("leaf", "cp")]
-
-        async def sent() -> list[int]:
-            return [await count(o, "delivery") for o in (here, there)]
-
-        before, messages = await sizes(), await sent()
-        times = [await cosigned_ms(o) for o in (here, there)]
-        await asyncio.sleep(3 * 3600)
-        assert await sizes() == before
-        assert all(now - then <= 4 for now, then in zip(await sent(), messages, strict=True))
-        # And still each says every hour that the other's log is where it was.
-        for office, then in zip((here, there), times, strict=True):
-            assert await cosigned_ms(office) > then + 1 * HOUR_MS
-
-    play(tmp_path, script)
-
-
 def test_a_partner_that_was_away_catches_up(tmp_path: Path) -> None:
     """What grew meanwhile is asked about once, with one proof, and cosigned when it is back."""
 

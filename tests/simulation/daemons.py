@@ -1,9 +1,11 @@
 """The real broker and the real nodes as hosts of a simulated world.
 
 Cheap key derivation is the only difference from a real start: the simulator has no seconds to spend on it.
+Where the protocol fixes what a derivation costs, the key that came of the same input before is taken.
 """
 
 import asyncio
+import functools
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -12,8 +14,10 @@ from broker.control import make_forwarding_tokens, make_tokens
 from broker.daemon import Broker, config_of
 from broker.identity import read_passphrase
 from broker.setup import initialise as initialise_broker
+from keys import rendezvous
 from keys.errors import SalweenError
 from keys.keystore import KdfParameters
+from keys.primitives import argon2id
 from keys.secret import SecretBytes
 from node.daemon import Node
 from node.layout import KdfProfile
@@ -26,6 +30,18 @@ from runtime.exits import DiskFailed
 from tests.simulation.world import Host, HostDownError, World
 
 T = TypeVar("T")
+
+
+@functools.lru_cache(maxsize=256)
+def _derived(passphrase: bytes, salt: bytes, **cost: int) -> bytes:
+    return argon2id(SecretBytes(passphrase), salt, **cost).reveal()
+
+
+def _argon2id_once(passphrase: SecretBytes, salt: bytes, **cost: int) -> SecretBytes:
+    return SecretBytes(_derived(passphrase.reveal(), salt, **cost))
+
+
+rendezvous.argon2id = _argon2id_once  # type: ignore[attr-defined]
 
 CHEAP = KdfParameters(memory_kib=64, iterations=1, lanes=1)
 CHEAP_PROFILE = KdfProfile(keystore=CHEAP, pin=CHEAP)

@@ -97,22 +97,23 @@ class MaliciousBroker:
         for item in items:
             if item.envelope is not None and len(self._seen) < 500:
                 self._seen.append(item)
-        cursor = listed.items[-1].cursor if listed.items else 0
         extra: list[ListedItem] = []
         if items and self._seen and (self._plays("replay") or self._plays("swap")):
-            # Envelopes of either direction: of long ago, or of the other office.
-            extra = [replace(self._choices.choice(self._seen), cursor=cursor) for _ in range(3)]
-        if items and self._plays("flip"):
-            broken = self._choices.choice(items)
-            if broken.envelope is not None:
-                data = bytearray(broken.envelope)
-                data[self._choices.randrange(len(data))] ^= 1 << self._choices.randrange(8)
-                extra.append(replace(broken, envelope=bytes(data), cursor=cursor))
+            # Envelopes of either direction: of long ago, or of the other office. Numbers of a list must rise.
+            last = listed.items[-1].cursor
+            extra = [replace(self._choices.choice(self._seen), cursor=last + at) for at in range(1, 4)]
+        shown = [(at, item.envelope) for at, item in enumerate(items) if item.envelope is not None]
+        if shown and self._plays("flip"):
+            at, envelope = self._choices.choice(shown)
+            data = bytearray(envelope)
+            data[self._choices.randrange(len(data))] ^= 1 << self._choices.randrange(8)
+            # Under the hash of what it is now: under another the link itself would refuse it.
+            items[at] = replace(items[at], envelope=bytes(data), envelope_hash=envelope_hash(bytes(data)))
         if len(items) > 1 and self._plays("reorder", 0.8):
             cursors = [item.cursor for item in items]
             self._choices.shuffle(items)
             items = [replace(item, cursor=at) for item, at in zip(items, cursors, strict=True)]
-        return replace(listed, items=(*extra, *items))
+        return replace(listed, items=(*items, *extra))
 
 
 LIES: Final = (

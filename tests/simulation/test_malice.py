@@ -3,8 +3,12 @@
 Whole schedules mix them (``test_schedules``); here each is alone, so that it is known to have been told.
 """
 
+from collections import Counter
+from typing import Any
+
 import pytest
 
+from node.inbox import Inbox
 from tests.simulation.schedule import Schedule
 
 CRASHES = ("kill", "power_loss", "fuse")
@@ -26,15 +30,32 @@ def holds(
     raise AssertionError(f"there was no occasion in {TRIES} schedules: {outcome.faults}")
 
 
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """What became of each envelope that reached an inbox: a trick that the link refuses shows nothing."""
+    counted: Counter[str] = Counter()
+    record = Inbox._record
+
+    def count(self: Inbox, *arguments: Any, **named: Any) -> Any:
+        outcome = record(self, *arguments, **named)
+        counted[outcome.verdict] += 1
+        return outcome
+
+    monkeypatch.setattr(Inbox, "_record", count)
+    return counted
+
+
 @pytest.mark.parametrize("trick", ["swallow", "delay"])
 def test_what_a_broker_drops_or_delays_arrives(trick: str) -> None:
     """F41: custody given and never listed, or listed late."""
     holds(41, faults=("trick",), tricks=(trick,))
 
 
-def test_what_a_broker_replays_is_shown_once() -> None:
-    """F42: old envelopes listed again."""
+def test_what_a_broker_replays_is_shown_once(judged: Counter[str]) -> None:
+    """F42: old envelopes listed again, also those that this office had sent."""
     holds(42, faults=("trick",), tricks=("replay",))
+    assert judged["seen"]
+    assert judged["unknown"]
 
 
 def test_what_a_broker_reorders_stands_in_its_place() -> None:
@@ -42,14 +63,16 @@ def test_what_a_broker_reorders_stands_in_its_place() -> None:
     holds(143, faults=("trick",), tricks=("reorder",))
 
 
-def test_what_a_broker_alters_is_junk() -> None:
+def test_what_a_broker_alters_is_junk(judged: Counter[str]) -> None:
     """F44: a bit turned in what it lists."""
     holds(44, faults=("trick",), tricks=("flip",))
+    assert judged["damaged"]
 
 
-def test_what_a_broker_swaps_reaches_nobody_it_was_not_for() -> None:
+def test_what_a_broker_swaps_reaches_nobody_it_was_not_for(judged: Counter[str]) -> None:
     """F45: one office is listed the envelopes of another conversation."""
     holds(45, faults=("trick",), tricks=("swap",))
+    assert judged["unknown"]
 
 
 @pytest.mark.parametrize("trick", ["forge", "claim", "deny"])

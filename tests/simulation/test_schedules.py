@@ -11,8 +11,7 @@ import pytest
 from tests.simulation.campaign import BROKEN_BEFORE, find_in_processes, in_processes, play
 from tests.simulation.mistakes import MISTAKES
 
-NEW_AT_LEAST = 60
-NEW_FOR_S = float(os.environ.get("SALWEEN_SIMULATE_S", "200"))
+NEW = int(os.environ.get("SALWEEN_NEW_SCHEDULES", "24"))
 
 
 @pytest.mark.parametrize("seed", BROKEN_BEFORE)
@@ -23,11 +22,9 @@ def test_what_once_broke_holds(seed: int) -> None:
 
 
 def test_new_schedules_hold() -> None:
-    """At least 60 schedules nobody has played before, and as many more as fit the time, on every core."""
-    first, began = int(time.time()), time.monotonic()
-    lines: list[str] = []
-    while len(lines) < NEW_AT_LEAST or time.monotonic() - began < NEW_FOR_S:
-        lines += in_processes(range(first + len(lines), first + len(lines) + 30))
+    """Schedules nobody has played before, on every core; ``make simulate-300`` plays more."""
+    first = int(time.time())
+    lines = in_processes(range(first, first + NEW))
     broken = [line for line in lines if not line.endswith(" holds")]
     assert not broken, "play one again with: make simulate SEED=n\n" + "\n".join(broken)
     assert sum(int(line.split()[2]) for line in lines) > 10 * len(lines), "hardly an alert was sent"
@@ -35,7 +32,7 @@ def test_new_schedules_hold() -> None:
 
 def test_one_seed_is_one_run_in_any_process() -> None:
     """Same seed, same trace hash, whatever allocator lays out the memory (I20)."""
-    seeds = range(500, 506)
+    seeds = range(500, 503)
     plain = in_processes(seeds, cores=1)
     other = in_processes(seeds, cores=1, environment={"PYTHONMALLOC": "malloc", "PYTHONHASHSEED": "7"})
     assert plain == other

@@ -16,6 +16,7 @@ The script runs outside every host, on the same clock. An exception that nobody 
 
 import asyncio
 import contextlib
+import functools
 import gc
 import itertools
 import random
@@ -207,6 +208,7 @@ class World:
     """See the head of this file."""
 
     def __init__(self, *, seed: int | str, directory: Path, has_simulated_disks: bool = False) -> None:
+        _freeze_modules()
         self.has_simulated_disks = has_simulated_disks
         self._file_layers: list[DiskVfs] = []
         self._foreign_connections = apsw.connections()
@@ -283,6 +285,13 @@ class World:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+@functools.cache
+def _freeze_modules() -> None:
+    """Once in a process: modules live to its end, no collection of a run need walk them again."""
+    gc.collect()
+    gc.freeze()
 
 
 def _let_go(life: Life, task: "asyncio.Task[Any]") -> None:

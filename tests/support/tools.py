@@ -1,4 +1,4 @@
-"""Programs outside Python that some tests drive: found, or the test says so aloud.
+"""What tests need of the machine. Programs outside Python: found, or the test says so aloud.
 
 A missing tool is a failure where it must be there (root can install it, and the build service did), and
 elsewhere one counted skip line per tool: pytest folds skips raised at one place for one reason.
@@ -14,6 +14,18 @@ _PACKAGES = {
     "chromium": "chromium",
     "go": "golang-go golang-golang-x-mod-dev",
 }
+
+
+MEMORY = Path("/dev/shm")
+_ROOM_BYTES = 4 * 1024**3
+
+
+def has_room_in_memory() -> bool:
+    """Whether a whole run of tests fits into the file system in memory; in a container it is often small."""
+    try:
+        return os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= _ROOM_BYTES
+    except OSError:
+        return False
 
 
 def must_have_every_tool() -> bool:

@@ -2,10 +2,15 @@
 // product: it exits 0 and prints one line, or 1 with a sentence that says what does not hold.
 //
 //	tlogcheck [-witness VKEY]... DIR VKEY
+//	tlogcheck -receipts [-witness VKEY]... FILE VKEY
+//
+// FILE holds entries and their receipts, by turns, as a bundle holds entries; what a receipt says beside its place
+// ("extra") is not looked at.
 //
 // Checked: the checkpoint's signature (and each wanted cosignature/v1); every entry, hashed again; every tile and
 // bundle there is, partial ones included; the root; every archived checkpoint, by a consistency proof; and an
-// inclusion proof for a few entries. Formats: C2SP signed-note, tlog-checkpoint, tlog-tiles, tlog-cosignature.
+// inclusion proof for a few entries. Formats: C2SP signed-note, tlog-checkpoint, tlog-tiles, tlog-cosignature,
+// tlog-proof.
 package main
 
 import (
@@ -92,6 +97,10 @@ func newCosigner(vkey string) note.Verifier {
 func open(path string, log note.Verifier, witnesses []note.Verifier) tlog.Tree {
 	data, err := os.ReadFile(path)
 	check(err, "checkpoint")
+	return openNote(data, path, log, witnesses)
+}
+
+func openNote(data []byte, path string, log note.Verifier, witnesses []note.Verifier) tlog.Tree {
 	opened, err := note.Open(data, note.VerifierList(append([]note.Verifier{log}, witnesses...)...))
 	check(err, path)
 	if len(opened.Sigs) != 1+len(witnesses) {
@@ -103,13 +112,42 @@ func open(path string, log note.Verifier, witnesses []note.Verifier) tlog.Tree {
 	}
 	size, err := strconv.ParseInt(lines[1], 10, 64)
 	check(err, path)
-	root, err := base64.StdEncoding.DecodeString(lines[2])
-	if err != nil || len(root) != tlog.HashSize {
-		fail("%s has no root", path)
+	return tlog.Tree{N: size, Hash: decodeHash(lines[2], path)}
+}
+
+func decodeHash(text, path string) tlog.Hash {
+	data, err := base64.StdEncoding.DecodeString(text)
+	if err != nil || len(data) != tlog.HashSize {
+		fail("%s: %q is no hash", path, text)
 	}
-	tree := tlog.Tree{N: size}
-	copy(tree.Hash[:], root)
-	return tree
+	var hash tlog.Hash
+	copy(hash[:], data)
+	return hash
+}
+
+// checkReceipt checks a tlog-proof: its checkpoint, and that it leads from the entry to the root.
+func checkReceipt(entry, receipt []byte, log note.Verifier, witnesses []note.Verifier) {
+	const name = "receipt"
+	head, checkpoint, _ := bytes.Cut(receipt, []byte("\n\n"))
+	lines := strings.Split(string(head), "\n")
+	if lines[0] != "c2sp.org/tlog-proof@v1" {
+		fail("not a tlog-proof")
+	}
+	lines = lines[1:]
+	if len(lines) > 0 && strings.HasPrefix(lines[0], "extra ") {
+		lines = lines[1:]
+	}
+	if len(lines) == 0 || !strings.HasPrefix(lines[0], "index ") {
+		fail("a receipt without an index")
+	}
+	index, err := strconv.ParseInt(strings.TrimPrefix(lines[0], "index "), 10, 64)
+	check(err, name)
+	var proof tlog.RecordProof
+	for _, line := range lines[1:] {
+		proof = append(proof, decodeHash(line, name))
+	}
+	tree := openNote(checkpoint, name, log, witnesses)
+	check(tlog.CheckRecord(proof, tree.N, tree.Hash, index, tlog.RecordHash(entry)), name)
 }
 
 // tilePath is C2SP's path of a tile; level -1 is an entry bundle.
@@ -119,6 +157,15 @@ func tilePath(t tlog.Tile) string {
 }
 
 func readBundle(path string, width int) [][]byte {
+	entries := readParts(path)
+	if len(entries) != width {
+		fail("%s holds %d entries, not %d", path, len(entries), width)
+	}
+	return entries
+}
+
+// readParts splits a file into what stands behind lengths of two bytes.
+func readParts(path string) [][]byte {
 	data, err := os.ReadFile(path)
 	check(err, "bundle")
 	var entries [][]byte
@@ -129,8 +176,8 @@ func readBundle(path string, width int) [][]byte {
 		}
 		entries, data = append(entries, data[2:2+n]), data[2+n:]
 	}
-	if len(data) != 0 || len(entries) != width {
-		fail("%s holds %d entries, not %d", path, len(entries), width)
+	if len(data) != 0 {
+		fail("%s is cut off after entry %d", path, len(entries))
 	}
 	return entries
 }
@@ -138,9 +185,10 @@ func readBundle(path string, width int) [][]byte {
 func main() {
 	var wanted list
 	flag.Var(&wanted, "witness", "vkey of a witness whose cosignature must be there")
+	receipts := flag.Bool("receipts", false, "check receipts instead of a log")
 	flag.Parse()
 	if flag.NArg() != 2 {
-		fail("usage: tlogcheck [-witness VKEY]... DIR VKEY")
+		fail("usage: tlogcheck [-witness VKEY]... DIR VKEY, or -receipts FILE VKEY")
 	}
 	dir := flag.Arg(0)
 	log, err := note.NewVerifier(flag.Arg(1))
@@ -148,6 +196,17 @@ func main() {
 	var witnesses []note.Verifier
 	for _, vkey := range wanted {
 		witnesses = append(witnesses, newCosigner(vkey))
+	}
+	if *receipts {
+		parts := readParts(dir)
+		if len(parts) == 0 || len(parts)%2 != 0 {
+			fail("%s does not hold entries and receipts by turns", dir)
+		}
+		for i := 0; i < len(parts); i += 2 {
+			checkReceipt(parts[i], parts[i+1], log, witnesses)
+		}
+		fmt.Printf("%s: %d receipts\n", log.Name(), len(parts)/2)
+		return
 	}
 	tree := open(filepath.Join(dir, "checkpoint"), log, witnesses)
 
