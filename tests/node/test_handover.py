@@ -35,9 +35,11 @@ from audit.dossier import (
     VERIFIER,
     Checked,
     _check_seal,
+    beginnings,
     check_dossier,
     encode_auditor_public,
     encode_auditor_secret,
+    is_in_scope,
     parse_manifest_untrusted,
     read_verifier,
     seal_opening,
@@ -82,7 +84,7 @@ class Made:
     their_policy: Policy
     offered: dict[str, list[str]]
     lies: Path
-    """Dossiers that the office sealed and that are not what they say, one below the name of each of LIES."""
+    """The folders of LIES, each sealed and not what it says; and ``before``, of what came earlier."""
 
 
 def worded(plate: str) -> Alert:
@@ -158,6 +160,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
     async def script(offices: Offices) -> None:
         here, there = offices.here, offices.there
+        (peer,) = await here.peers()
         outside = await here.send(worded(OUTSIDE))
         await asyncio.sleep(400)
         begin_ms = node_of(here)._env.clock.now_ms()
@@ -195,7 +198,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
             with pytest.MonkeyPatch.context() as patch:
                 lie(patch, outside.alert_id or "")
                 await make(here, f"/stick/{name}", scope)
-        for name in ("dossier", *LIES):
+        before = Scope(purpose="court", to_ms=begin_ms, peer_id=bytes.fromhex(peer.office_id))
+        await make(here, "/stick/before", before)
+        for name in ("dossier", "before", *LIES):
             (manifest,) = here.host.disk.rglob(f"stick/{name}/{MANIFEST}")
             shutil.copytree(manifest.parent, home / name)
         ids = {"inside": inside, "outside": outside, "gone": gone, "theirs": theirs}
@@ -389,6 +394,56 @@ def test_what_is_out_of_scope_is_nowhere_in_a_dossier(auditor: Auditor) -> None:
     assert not any(name.startswith((made.outside, made.outside[:12])) for name in names)
     assert not list(auditor.folder.glob(f"openings/{made.gone}*"))
     assert len(list(auditor.folder.glob("openings/*"))) == 2
+
+
+def test_a_dossier_of_one_partner_and_of_another_time_holds(made: Made, auditor: Auditor) -> None:
+    """What came before the other one, and nothing else."""
+    auditor.folder = made.lies / "before"
+    checked = check_dossier(str(auditor.folder), auditor.trusted, AUDITOR)
+    assert (checked.findings, checked.openings) == ([], 1)
+    assert checked.manifest is not None
+    assert [(a.alert_id, a.state) for a in checked.manifest.alerts] == [(made.outside, "opened")]
+    told = auditor.theirs("--show")
+    assert (told.returncode, OUTSIDE in told.stdout, INSIDE in told.stdout) == (0, True, False)
+
+
+SCOPES: tuple[tuple[dict[str, Any], bool], ...] = (
+    ({}, True),
+    ({"from_ms": 1_700_000_000_000}, True),
+    ({"from_ms": 1_700_000_000_001}, False),
+    ({"to_ms": 1_700_000_000_001}, True),
+    ({"to_ms": 1_700_000_000_000}, False),
+    ({"peer": "aa" * 8}, True),
+    ({"peer": "bb" * 8}, True),
+    ({"peer": "cc" * 8}, False),
+    ({"alerts": ["dd" * 32, "ee" * 32]}, True),
+    ({"alerts": ["ee" * 32]}, False),
+    ({"alerts": []}, False),
+    ({"from_ms": 0, "peer": "cc" * 8}, False),
+)
+
+
+@pytest.mark.parametrize(("scope", "is_inside"), SCOPES)
+def test_both_verifiers_mean_one_thing_by_a_scope(scope: dict[str, Any], is_inside: bool) -> None:
+    """Of an alert to two offices: the first of its entries says when."""
+    told = {"t": "msg.submit", "alert": "dd" * 32, "msg": "01" * 16, "com": []}
+    entries = [
+        {**told, "seq": 3, "ts": 1_700_000_000_000_999, "peer": "aa" * 8},
+        {**told, "seq": 9, "ts": 1_800_000_000_000_000, "peer": "bb" * 8},
+    ]
+    ((named, began),) = beginnings(entries).items()
+    other = runpy.run_path(str(ROOT / "audit" / "standalone" / VERIFIER), run_name="verifier")
+    scope = {"purpose": "court", **scope}
+    assert named == ("dd" * 32, "sent")
+    assert is_in_scope(scope, "dd" * 32, began) == other["in_scope"](scope, entries) == is_inside
+
+
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "1.5", "1e3", " 1", "01", '"\u00e9"', '{"a":1,"a":1}'])
+def test_the_verifier_reads_one_spelling(text: str) -> None:
+    """A number that is in no order with others would be in no scope."""
+    other = runpy.run_path(str(ROOT / "audit" / "standalone" / VERIFIER), run_name="verifier")
+    with pytest.raises(other["Bad"]):
+        other["canonical"](text.encode())
 
 
 def test_openings_open_for_the_auditor_alone(auditor: Auditor) -> None:
