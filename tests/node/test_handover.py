@@ -58,6 +58,7 @@ from protocol import limits
 from protocol.alert import Alert, FreeText, Vehicle
 from tests.node.offices import Offices, an_alert, check_log, entries, node_of, play
 from tests.node.test_erasure import due
+from tests.node.test_restore import begin_again
 from tests.node.test_witness import policy_for
 from tests.simulation.daemons import OfficeHost
 from tests.simulation.env import EPOCH_MS
@@ -444,6 +445,38 @@ def test_the_verifier_reads_one_spelling(text: str) -> None:
     other = runpy.run_path(str(ROOT / "audit" / "standalone" / VERIFIER), run_name="verifier")
     with pytest.raises(other["Bad"]):
         other["canonical"](text.encode())
+
+
+def test_a_dossier_of_a_restored_office_says_what_its_ended_log_tells(tmp_path: Path) -> None:
+    """What began in the log that ended is named and not opened; what came since is opened."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        before = [await here.send(worded(INSIDE)), await there.send(worded(ANSWERED))]
+        await asyncio.sleep(300)
+        await begin_again(here)
+        await asyncio.sleep(600)
+        await here.log_in()
+        since = await here.send(worded(OUTSIDE))
+        await asyncio.sleep(300)
+        await here.log_in()
+        view = await make(here, "/stick/dossier", Scope(purpose="case"))
+        assert (view.opened, view.ended) == (1, 2)
+        (place,) = here.host.disk.rglob(f"stick/dossier/{MANIFEST}")
+        policy = await policy_for(here, there)
+        checked = check_dossier(str(place.parent), policy, AUDITOR)
+        assert (checked.findings, checked.openings, len(checked.notes)) == ([], 1, 2)
+        assert checked.manifest is not None
+        assert {a.alert_id: a.state for a in checked.manifest.alerts} == {
+            since.alert_id: "opened",
+            **{sent.alert_id: "ended" for sent in before},
+        }
+        other = runpy.run_path(str(place.parent / VERIFIER), run_name="verifier")
+        dossier = other["Dossier"](place.parent, other["Policy"](policy.encode().decode()))
+        dossier.check()
+        assert dossier.findings == []
+
+    play(tmp_path, script)
 
 
 def test_openings_open_for_the_auditor_alone(auditor: Auditor) -> None:
