@@ -29,9 +29,17 @@ from audit.tree import EMPTY_ROOT, HASH_BYTES, verify_consistency
 from keys.errors import MalformedInput, VerificationFailed
 
 PROOF_LINES_MAX: Final = 63
+REFUSALS_MAX: Final = 100
+"""Of one log, the newest: what a witness keeps of what it refused."""
 REQUEST_BYTES_MAX: Final = NOTE_BYTES_MAX + 64 * (PROOF_LINES_MAX + 1)
 _OLD: Final = re.compile(rb"old (0|[1-9][0-9]{0,15})")
 _LINE_CHARACTERS: Final = 44  # base64 of a SHA-256
+
+
+def witness_name(origin: str) -> str:
+    """The witness key's name of a log: same owner, same epoch."""
+    front, epoch = origin.rsplit("/log", 1)
+    return f"{front}/witness{epoch}"
 
 
 class Status(IntEnum):

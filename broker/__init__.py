@@ -8,6 +8,7 @@ Reading order:
 - ``store``      ``base``: what a store promises; ``sqlite``: tables, log entries and custody in one commit
 - ``arrivals``   waking long polls after a commit
 - ``replay``     memory of encapsulations answered
+- ``witness``    offices' logs cosigned, for those that ask for it
 - ``custody``    signing what a commit made true
 - ``forwarder``  handing requests on to other brokers of the operator's list
 - ``exchange``   one encapsulated request in, one sealed answer out
@@ -17,7 +18,7 @@ Reading order:
 - ``daemon``     ``Broker``: all of it started and stopped in order
 - ``setup``      making a new broker
 - ``doctor``     what would stop or endanger one
-- ``__main__``   ``salween-broker init | run | tokens | withdraw | stats | doctor | begin-again``
+- ``__main__``   ``salween-broker init | run | tokens | withdraw | witnessed | stats | doctor | begin-again``
 
 Spec: docs/spec/broker.md; for operators docs/operations.md. Must never import ``node``, and cannot reach
 ``protocol.sealing``, ``protocol.alert`` or ``protocol.release``, even indirectly: what cannot be imported

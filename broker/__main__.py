@@ -17,14 +17,16 @@ from broker.control import (
     TOKEN_USES,
     ask_running,
     collect_stats,
-    make_forwarding_tokens,
+    list_witnessed,
+    make_standing_tokens,
     make_tokens,
-    withdraw_forwarding_token,
+    withdraw_standing_token,
 )
 from broker.daemon import config_of, run_broker, with_store
 from broker.doctor import examine
 from broker.identity import read_passphrase
 from broker.setup import begin_again, initialise
+from broker.store.base import StandingKind, Store
 from keys.errors import PolicyRefused, SalweenError
 from runtime import exits, logs
 from runtime.env import Env, real_env, run_real
@@ -157,28 +159,46 @@ def begin_again_command(directory: str, passphrase_file: str | None, as_json: bo
 @click.option("--count", type=click.IntRange(1, 1000), default=1, show_default=True)
 @click.option(
     "--forwarding",
-    is_flag=True,
+    "kind",
+    flag_value="forwarding",
     help="Forwarding tokens instead: an office reaches the brokers under [forward] in broker.toml by it.",
 )
+@click.option(
+    "--witness",
+    "kind",
+    flag_value="witness",
+    help="Witness tokens instead: an office that wants it has its log cosigned by this broker.",
+)
 @_json
-def tokens(directory: str, passphrase_file: str | None, count: int, forwarding: bool, as_json: bool) -> None:
+def tokens(
+    directory: str, passphrase_file: str | None, count: int, kind: StandingKind | None, as_json: bool
+) -> None:
     """Make one-time tokens: one lets two offices pair over this broker."""
-    make = make_forwarding_tokens if forwarding else make_tokens
+
+    def make(env: Env, store: Store) -> Coroutine[Any, Any, tuple[str, ...]]:
+        if kind is None:
+            return make_tokens(env, store, count)
+        return make_standing_tokens(env, store, kind, count)
 
     async def work(env: Env) -> list[str]:
-        asked = {"count": count, "forwarding": forwarding}
-        answer = await ask_running(env, directory, "POST", "/tokens", asked)
+        answer = await ask_running(env, directory, "POST", "/tokens", {"count": count, "kind": kind})
         if answer is not None:
             return list(answer["tokens"])
-        return list(await _alone(env, directory, passphrase_file, lambda store: make(env, store, count)))
+        return list(await _alone(env, directory, passphrase_file, lambda store: make(env, store)))
 
     made = _run(as_json, work)
 
     def show() -> None:
         for token in made:
             click.echo(token)
-        if forwarding:
+        if kind == "forwarding":
             click.echo("Each is one office's way to other brokers until it is withdrawn.", err=True)
+        elif kind == "witness":
+            click.echo(
+                "Each has the log of one office cosigned until it is withdrawn. This broker then knows that"
+                " log's name, size and growth.",
+                err=True,
+            )
         else:
             click.echo(f"Each makes {TOKEN_USES} mailboxes, once. Hand each to one office only.", err=True)
 
@@ -193,7 +213,7 @@ def tokens(directory: str, passphrase_file: str | None, count: int, forwarding: 
 )
 @_json
 def withdraw(directory: str, passphrase_file: str | None, token_file: str, as_json: bool) -> None:
-    """Take a forwarding token back: who shows it is refused from now on."""
+    """Take a forwarding or witness token back: who shows it is refused from now on."""
 
     async def work(env: Env) -> bool:
         text = read_secret_file(env.files, token_file).reveal().decode("utf-8", "replace")
@@ -201,7 +221,7 @@ def withdraw(directory: str, passphrase_file: str | None, token_file: str, as_js
         if answer is not None:
             return bool(answer["withdrawn"])
         return await _alone(
-            env, directory, passphrase_file, lambda store: withdraw_forwarding_token(store, text)
+            env, directory, passphrase_file, lambda store: withdraw_standing_token(store, text)
         )
 
     known = _run(as_json, work)
@@ -228,6 +248,37 @@ def stats(directory: str, passphrase_file: str | None, as_json: bool) -> None:
     def show() -> None:
         for name, value in facts.items():
             click.echo(f"{name.replace('_', ' '):16} {value}")
+
+    _tell(as_json, facts, show)
+
+
+@cli.command()
+@_directory
+@_passphrase_file
+@_json
+def witnessed(directory: str, passphrase_file: str | None, as_json: bool) -> None:
+    """Show the keys of this broker's witness, the logs it cosigns, and what is held against one."""
+
+    async def alone(store: Store) -> dict[str, Any]:
+        return {"keys": store.witness_keys, "logs": await list_witnessed(store)}
+
+    async def work(env: Env) -> dict[str, Any]:
+        answer = await ask_running(env, directory, "GET", "/witnessed")
+        if answer is not None:
+            return answer
+        return dict(await _alone(env, directory, passphrase_file, alone))
+
+    facts = _run(as_json, work)
+
+    def show() -> None:
+        for key in facts["keys"]:
+            click.echo(f"Key of the witness, for the auditors' policy file: {key}")
+        for each in facts["logs"]:
+            click.echo(f"{each['origin']}  {each['size']} entries")
+            for head in each["refused"]:
+                click.echo(
+                    f"  REFUSED {head['size']} entries: {head['code']}. --json shows both signed heads."
+                )
 
     _tell(as_json, facts, show)
 

@@ -8,6 +8,7 @@ Reading order:
 - ``outbox``, ``inbox``  record, then act: what leaves and what comes
 - ``witness``, ``broker_heads``  partners' logs cosigned by us, ours by them; heads of brokers' logs
 - ``cover``  messages about nothing, for who watches the line
+- ``broker_witness``  our log cosigned by a broker, where that is switched on
 - ``watch``, ``nacks``, ``evidence``  heartbeats and bounds, keys nobody had, what cannot both be true
 - ``addresses``, ``mailboxes``  where peers read, and where we do: made, announced, made again, given up
 - ``losses``  what brokers lost, for people

@@ -21,6 +21,7 @@ from node.commands import (
     recovery,
     sticks,
     tokens,
+    witnesses,
 )
 from node.commands.terminal import NAME
 from runtime import exits
@@ -32,9 +33,12 @@ def cli() -> None:
     """The node of one border liaison office."""
 
 
-for module in (office, partners, alerts, disputes, officers, brokers, tokens, recovery, sticks, handover):
-    for command in module.COMMANDS:
-        cli.add_command(command)
+_SUBJECTS = (
+    office, partners, alerts, disputes, officers, brokers, witnesses, tokens, recovery, sticks, handover,
+)  # fmt: skip
+for _subject in _SUBJECTS:
+    for _command in _subject.COMMANDS:
+        cli.add_command(_command)
 
 
 def main() -> None:

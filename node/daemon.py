@@ -14,6 +14,7 @@ from typing import Any
 
 from audit.note import NoteSigner, PostQuantumSigner
 from audit.store import AuditLog
+from audit.witness import witness_name
 from keys.brokercard import parse_broker_address_untrusted, parse_broker_card_untrusted
 from keys.errors import SalweenError
 from keys.keystore import Keystore
@@ -27,6 +28,7 @@ from node.api.openapi import BASE
 from node.backup import Manifest, clear_leftovers, make_backup
 from node.broker_heads import BrokerHeads
 from node.broker_link import BrokerLink
+from node.broker_witness import BrokerWitnesses
 from node.carrying import CarryDesk
 from node.ceremony import Ceremonies
 from node.clock_doubt import ClockDoubt
@@ -55,7 +57,6 @@ from node.layout import (
     KdfProfile,
     SecretName,
     open_node_database,
-    witness_name,
 )
 from node.mailboxes import Mailboxes
 from node.meetingdesk import MeetingDesk
@@ -185,6 +186,14 @@ class Node:
         )
         self.broker_heads = BrokerHeads(
             env, db, log, clients=lambda: [entry.link.client for entry in self._links.values()]
+        )
+        self.broker_witnesses = BrokerWitnesses(
+            env,
+            db,
+            log,
+            self.witnessing,
+            client=self.routes.client,
+            changed=self._witness_changed,
         )
         self._clock_doubt = ClockDoubt(
             env, db, log, clients=lambda: [entry.link.client for entry in self._links.values()]
@@ -452,6 +461,7 @@ class Node:
         self._run(self.revocations.run(), "notices")
         self._run(self.mailboxes.run(), "mailboxes")
         self._run(self.broker_heads.run(), "broker-heads")
+        self._run(self.broker_witnesses.run(), "broker-witnesses")
 
     def link_views(self) -> Sequence[LinkView]:
         """Every link as screens show it."""
@@ -506,6 +516,10 @@ class Node:
 
     def _link_changed(self) -> None:
         self.mailboxes.stir()
+        self.events.tell("link")
+
+    def _witness_changed(self) -> None:
+        self._stirred.set()
         self.events.tell("link")
 
     def _wake(self, address: str) -> None:

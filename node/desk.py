@@ -20,6 +20,7 @@ from keys.errors import MalformedInput, PolicyRefused
 from keys.notice import parse_notice_text_untrusted
 from node.alerts import Alerts
 from node.answers import Answers
+from node.broker_witness import broker_witnesses
 from node.carrying import CarryDesk
 from node.clock_doubt import CLOCK_DOUBT_MS
 from node.events import DeskEvent, Events
@@ -38,6 +39,7 @@ from node.views import (
     AlertRow,
     AlertView,
     BrokerLossView,
+    BrokerWitnessView,
     EntryView,
     EventView,
     EvidenceView,
@@ -386,7 +388,16 @@ class Desk:
 
         def look(
             tx: Snapshot,
-        ) -> tuple[int, int, int, int, tuple[PeerView, ...], tuple[BrokerLossView, ...], LogView]:
+        ) -> tuple[
+            int,
+            int,
+            int,
+            int,
+            tuple[PeerView, ...],
+            tuple[BrokerLossView, ...],
+            tuple[BrokerWitnessView, ...],
+            LogView,
+        ]:
             return (
                 tx.value(
                     "SELECT count(*) FROM delivery INDEXED BY delivery_unsettled"
@@ -400,10 +411,20 @@ class Desk:
                 tx.value("SELECT count(*) FROM quarantine"),
                 self._peer_views(tx),
                 broker_losses(tx, self._env.clock.now_ms()),
+                broker_witnesses(tx, self._witnessing),
                 self._log_view(tx),
             )
 
-        waiting, unopened, pending, quarantined, peers, losses, log = await self._db.read(look)
+        (
+            waiting,
+            unopened,
+            pending,
+            quarantined,
+            peers,
+            losses,
+            witnesses,
+            log,
+        ) = await self._db.read(look)
         link = self._worst_link()
         offset = link.broker_clock_offset_ms
         doubt = None
@@ -426,6 +447,7 @@ class Desk:
             clock_doubt=doubt,
             quarantined=quarantined,
             broker_losses=losses,
+            broker_witnesses=witnesses,
         )
 
     def _worst_link(self) -> LinkView:

@@ -11,6 +11,7 @@ from audit.store import AuditLog
 from keys.errors import SalweenError
 from node.broker_heads import refused_heads
 from node.broker_link import BrokerClient
+from node.broker_witness import failing_witnesses
 from node.clock_doubt import CLOCK_DOUBT_MS
 from node.cover import cover_cost
 from node.identity import Identity
@@ -123,6 +124,16 @@ async def check_node(
                 "Ask its operator whether its disk was lost or put back. Our log keeps what it showed.",
             )
             for address, code, at_ms in await db.read(refused_heads)
+        ]
+        checks += [
+            _check(
+                f"witness {address.split('#')[0]}",
+                False,
+                f"it does not cosign our log: {cause}",
+                "Ask its operator about the token and what its broker holds of our log"
+                " (salween-broker witnessed), or switch it off: salween-node witness remove BROKER",
+            )
+            for address, cause in await db.read(failing_witnesses)
         ]
     checks.append(_check("cover", True, cover_cost(cover_mean_s), ""))
     return checks

@@ -45,12 +45,6 @@ class SecretName:
         return f"mailbox/{peer.hex()}/{number}"
 
 
-def witness_name(origin: str) -> str:
-    """The witness key's name of a log: same office, same epoch."""
-    front, epoch = origin.rsplit("/log", 1)
-    return f"{front}/witness{epoch}"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KdfProfile:
     """Cost of guessing. The default is what every real node uses; only tests pass a cheaper one."""

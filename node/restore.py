@@ -14,6 +14,7 @@ from typing import Any
 
 from audit.note import NoteSigner
 from audit.store import AuditLog, ended_epoch
+from audit.witness import witness_name
 from keys import card
 from keys.errors import BrokenInvariant, PolicyRefused
 from keys.keystore import Keystore
@@ -35,7 +36,6 @@ from node.layout import (
     KdfProfile,
     SecretName,
     open_node_database,
-    witness_name,
 )
 from node.mailboxes import newest_address
 from node.one_time import drop_all

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from keys.errors import MalformedInput, PolicyRefused
 from keys.notice import parse_notice_text_untrusted
 from keys.secret import SecretBytes
+from node.broker_witness import broker_witnesses
 from node.control import Channel, Params
 from node.dossiers import parse_scope_untrusted
 from node.halfpairs import evidence_of
@@ -24,7 +25,7 @@ from node.resets import lost_after_restore
 from node.views import Role, Session
 from protocol import limits
 from protocol.alert import Alert
-from protocol.tokens import FORWARDING_PREFIX, parse_token_untrusted
+from protocol.tokens import FORWARDING_PREFIX, WITNESS_PREFIX, parse_token_untrusted
 
 if TYPE_CHECKING:
     from node.daemon import Node
@@ -318,6 +319,23 @@ async def _routes_remove(node: "Node", params: Params, channel: Channel) -> dict
     return {"routes": [plain(route) for route in node.routes.views()]}
 
 
+async def _witness_list(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del params, channel
+    views = await node.database.read(lambda tx: broker_witnesses(tx, node.witnessing))
+    return {"brokers": [plain(view) for view in views]}
+
+
+async def _witness_add(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    token = parse_token_untrusted(_text(params, "token"), WITNESS_PREFIX)
+    await node.broker_witnesses.add(_text(params, "broker"), token)
+    return await _witness_list(node, {}, channel)
+
+
+async def _witness_remove(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    await node.broker_witnesses.remove(_text(params, "broker"))
+    return await _witness_list(node, {}, channel)
+
+
 async def _tokens_list(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
     del params, channel
     return {"tokens": [plain(view) for view in await node.integrations.list_all()]}
@@ -449,6 +467,9 @@ VERBS: dict[str, Verb] = {
     "routes.list": _routes_list,
     "routes.add": _routes_add,
     "routes.remove": _routes_remove,
+    "witness.list": _witness_list,
+    "witness.add": _witness_add,
+    "witness.remove": _witness_remove,
     "tokens.list": _tokens_list,
     "tokens.add": _tokens_add,
     "tokens.revoke": _tokens_revoke,

@@ -453,6 +453,23 @@ class BrokerLossView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerWitnessView:
+    """A broker that was asked to cosign our log, and so knows its name, size and growth.
+
+    ``cosigned_size`` entries, last at ``cosigned_ms`` by its clock; ``refused`` is the status it last gave
+    when that was no yes; ``trouble`` the code of what kept it from answering. ``state``: see LogView.
+    """
+
+    address: str
+    since_ms: int
+    cosigned_size: int
+    cosigned_ms: int | None
+    refused: int | None
+    trouble: str | None
+    state: Literal["ok", "late", "unwitnessed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StatusView:
     """The whole node at a glance."""
 
@@ -472,6 +489,7 @@ class StatusView:
     clock_doubt: str | None
     quarantined: int
     broker_losses: tuple[BrokerLossView, ...] = ()
+    broker_witnesses: tuple[BrokerWitnessView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

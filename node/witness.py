@@ -30,6 +30,7 @@ from audit.policy import QUORUM_NONE, Group, Policy
 from audit.store import AuditLog
 from audit.witness import (
     NOTHING_HELD,
+    REFUSALS_MAX,
     Held,
     Judgement,
     Status,
@@ -48,13 +49,18 @@ from runtime.env import Env
 from runtime.logs import get_logger
 from runtime.sqlite import Database, Snapshot, Transaction
 
-REFUSALS_PER_PEER_MAX = 100
 POLICY_WITNESSES_MAX = 500
 PARTNERS = "partners"
+BROKERS = "brokers"
+BOTH = "partner-and-broker"
+# A broker sees no finer than this when our log grows. Longer than a request can be under way (twice
+# DATE_SKEW_MS_MAX): an older head never overtakes a newer one there, and late is not reached.
+BROKER_INTERVAL_MS = 10 * limits.MINUTE_MS
 CONFLICTS_MAX = 4
 KEY_ID_BYTES = 4
 
-Coverage = Literal["nobody", "ok", "late", "unwitnessed"]
+Late = Literal["ok", "late", "unwitnessed"]
+Coverage = Literal["nobody"] | Late
 
 log = get_logger("witness")
 
@@ -64,7 +70,7 @@ _TALKING = "p.state = 'active' AND p.frozen_ms IS NULL"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Cosigner:
-    """How far one peer cosigns our log."""
+    """How far one peer, or a broker that was asked to, cosigns our log."""
 
     size: int
     held_size: int
@@ -72,6 +78,7 @@ class _Cosigner:
     asked_ms: int | None
     conflicts: int
     refused: int | None
+    refused_ms: int | None
 
     def may_ask(self, now_ms: int) -> bool:
         """Not twice in a while. After a refusal, and while one waits for its answer, heartbeats alone ask
@@ -216,7 +223,7 @@ class Witnessing:
         tx.execute(
             "DELETE FROM witness_refusal WHERE peer = ?1 AND number NOT IN"
             " (SELECT number FROM witness_refusal WHERE peer = ?1 ORDER BY number DESC LIMIT ?2)",
-            (peer.office_id, REFUSALS_PER_PEER_MAX),
+            (peer.office_id, REFUSALS_MAX),
         )
         self._log.append(
             tx,
@@ -312,10 +319,13 @@ class Witnessing:
 
     def _cosigner(self, tx: Snapshot, peer_id: bytes) -> _Cosigner:
         row = tx.one(
-            "SELECT size, held_size, asked_size, asked_ms, conflicts, refused FROM cosigner WHERE peer = ?",
+            "SELECT size, held_size, asked_size, asked_ms, conflicts, refused, refused_ms FROM cosigner"
+            " WHERE peer = ?",
             (peer_id,),
         )
-        size, held_size, asked_size, asked_ms, conflicts, refused = row or (0, 0, None, None, 0, None)
+        size, held_size, asked_size, asked_ms, conflicts, refused, refused_ms = row or (
+            (0, 0, None, None, 0, None, None)
+        )
         return _Cosigner(
             size=size,
             held_size=held_size,
@@ -323,6 +333,7 @@ class Witnessing:
             asked_ms=asked_ms,
             conflicts=conflicts,
             refused=refused,
+            refused_ms=refused_ms,
         )
 
     def _is_due(self, tx: Snapshot, cosigner: _Cosigner, now_ms: int) -> bool:
@@ -332,16 +343,30 @@ class Witnessing:
             return False
         return self._log.has_own_entry(tx, cosigner.size, published)
 
-    def _request(self, tx: Transaction, peer: Peer, now_ms: int) -> list[Item]:
-        cosigner = self._cosigner(tx, peer.office_id)
+    def is_broker_due(self, tx: Snapshot, cosigner_id: bytes, now_ms: int) -> bool:
+        """Whether a broker that witnesses for us should be asked now. It answers at once or not at all."""
+        if self._log.refusal is not None:
+            return False
+        cosigner = self._cosigner(tx, cosigner_id)
+        published = self._log.published.size
+        last_ms, wait_ms = cosigner.asked_ms, BROKER_INTERVAL_MS
+        if cosigner.refused is not None:
+            last_ms, wait_ms = cosigner.refused_ms, limits.HOUR_MS
+        if published <= cosigner.size or (last_ms is not None and 0 <= now_ms - last_ms < wait_ms):
+            return False
+        return self._log.has_own_entry(tx, cosigner.size, published)
+
+    def request(self, tx: Transaction, cosigner_id: bytes, now_ms: int) -> bytes:
+        """What to ask this witness now, and that it was asked."""
+        cosigner = self._cosigner(tx, cosigner_id)
         published = self._log.published.size
         if published > cosigner.size:
             tx.execute(
                 "INSERT INTO cosigner (peer, asked_size, asked_ms) VALUES (?1, ?2, ?3)"
                 " ON CONFLICT (peer) DO UPDATE SET asked_size = ?2, asked_ms = ?3",
-                (peer.office_id, published, now_ms),
+                (cosigner_id, published, now_ms),
             )
-        return [WitnessRequest(body=self._log.request(tx, cosigner.held_size).encode())]
+        return self._log.request(tx, cosigner.held_size).encode()
 
     def take_key(self, tx: Transaction, peer: Peer, item: WitnessKey) -> None:
         """A peer's post-quantum witness key: the first it shows under the name of its present witness."""
@@ -351,9 +376,10 @@ class Witnessing:
             "INSERT OR IGNORE INTO note_key (name, type, public, peer) VALUES (?, ?, ?, ?)",
             (item.name, TYPE_COSIGNATURE_MLDSA44, item.public, peer.office_id),
         )
-        tx.on_commit(self._note_key)
+        tx.on_commit(self.note_keys)
 
-    def _note_key(self) -> None:
+    def note_keys(self) -> None:
+        """A key of a witness is known that the policy beside the log does not name yet."""
         self.keys_changed = True
 
     def _post_quantum_key(self, tx: Snapshot, peer: Peer) -> VerifierKey | None:
@@ -376,23 +402,31 @@ class Witnessing:
         return [] if told else [WitnessKey(name=key.name, public=key.public)]
 
     def take_answer(self, tx: Transaction, peer: Peer, item: WitnessAnswer) -> None:
-        """What a peer said of a head of ours.
+        """What a peer said of a head of ours. VerificationFailed as ``settle``."""
+        post_quantum = self._post_quantum_key(tx, peer)
+        keys = (*witness_keys_of(peer), *(() if post_quantum is None else (post_quantum,)))
+        self.settle(tx, peer.office_id, keys, item)
+
+    def settle(
+        self, tx: Transaction, cosigner_id: bytes, keys: Collection[VerifierKey], item: WitnessAnswer
+    ) -> None:
+        """What a witness with these keys said of a head of ours.
 
         VerificationFailed ``bad_signature`` or ``cosignature_missing``: it said yes and signed nothing.
         """
         now_ms = self._env.clock.now_ms()
-        tx.execute("INSERT OR IGNORE INTO cosigner (peer) VALUES (?)", (peer.office_id,))
+        tx.execute("INSERT OR IGNORE INTO cosigner (peer) VALUES (?)", (cosigner_id,))
         if item.note:
-            self._meet_own_head(tx, peer, item.note, now_ms)
+            self._meet_own_head(tx, cosigner_id, item.note, now_ms)
         if item.status == Status.COSIGNED:
-            self._take_cosignature(tx, peer, item)
+            self._take_cosignature(tx, cosigner_id, keys, item)
         elif item.status == Status.CONFLICT:
-            self._take_conflict(tx, peer.office_id, self._known_size(tx, item.held_size), now_ms)
+            self._take_conflict(tx, cosigner_id, self._known_size(tx, item.held_size), now_ms)
         else:
             log.error("witness_refused_us", code=f"status_{item.status}")
             tx.execute(
                 "UPDATE cosigner SET asked_size = NULL, refused = ?2, refused_ms = ?3 WHERE peer = ?1",
-                (peer.office_id, item.status, now_ms),
+                (cosigner_id, item.status, now_ms),
             )
         tx.on_commit(self._stirred)
         tx.on_commit(self._changed)
@@ -418,7 +452,9 @@ class Witnessing:
         """A size we once signed a head at; 0 for any other, with which nothing can be proved."""
         return 0 if self._log.head_at(tx, size) is None else size
 
-    def _take_cosignature(self, tx: Transaction, peer: Peer, item: WitnessAnswer) -> None:
+    def _take_cosignature(
+        self, tx: Transaction, cosigner_id: bytes, held: Collection[VerifierKey], item: WitnessAnswer
+    ) -> None:
         head = self._log.head_at(tx, item.size)
         lines = tuple(
             Signature(name=name, key_id=blob[:KEY_ID_BYTES], blob=blob[KEY_ID_BYTES:])
@@ -426,8 +462,6 @@ class Witnessing:
         )
         if head is None:
             raise VerificationFailed("cosignature_missing", "a cosignature of a head that we never signed")
-        post_quantum = self._post_quantum_key(tx, peer)
-        held = (*witness_keys_of(peer), *(() if post_quantum is None else (post_quantum,)))
         keys = {(key.name, key.key_id): key for key in held}
         verified = verify_note(Note(text=head.text, signatures=lines), keys.values())
         if not verified:
@@ -446,10 +480,10 @@ class Witnessing:
             "UPDATE cosigner SET size = max(size, ?2), held_size = max(size, ?2), cosigned_ms = ?3,"
             " asked_size = iif(asked_size <= ?2, NULL, asked_size), conflicts = 0, refused = NULL,"
             " refused_ms = NULL, last = iif(size <= ?2, ?4, last) WHERE peer = ?1",
-            (peer.office_id, head.size, max(times_s) * 1000, last),
+            (cosigner_id, head.size, max(times_s) * 1000, last),
         )
 
-    def _meet_own_head(self, tx: Transaction, peer: Peer, note: bytes, now_ms: int) -> None:
+    def _meet_own_head(self, tx: Transaction, cosigner_id: bytes, note: bytes, now_ms: int) -> None:
         """A head under our own key that this database does not hold: it went back, or is not alone."""
         try:
             head = read_head_untrusted(note, self._log.key)
@@ -461,7 +495,7 @@ class Witnessing:
             return
         tx.execute(
             "INSERT OR IGNORE INTO foreign_head (one, peer, note, at_ms) VALUES (1, ?, ?, ?)",
-            (peer.office_id, head.note, now_ms),
+            (cosigner_id, head.note, now_ms),
         )
 
     # --- by itself ------------------------------------------------------------------------------------------
@@ -470,7 +504,8 @@ class Witnessing:
         """What a heartbeat takes along: an answer that waited for it, and our published head once more."""
         items = self._answer(tx, peer, prompt=False)
         if self._log.published.size:
-            items += self._request(tx, peer, self._env.clock.now_ms())
+            body = self.request(tx, peer.office_id, self._env.clock.now_ms())
+            items.append(WitnessRequest(body=body))
         return items
 
     def view(self, tx: Snapshot, peer: Peer) -> WitnessView:
@@ -500,19 +535,27 @@ class Witnessing:
         )
 
     def coverage(self, tx: Snapshot) -> tuple[Coverage, int, int | None]:
-        """How our log is covered, up to which size, and since when the oldest entry of its own is not.
+        """How partners cover our log, up to which size, and since when the oldest entry of its own is not.
 
         The entries themselves say how late it is: a publication that does not come is late as well.
         """
-        size: int = tx.value("SELECT coalesce(max(size), 0) FROM cosigner")
-        since_us = self._log.own_entry_since_us(tx, size, self._log.size)
-        since_ms = None if since_us is None else since_us // 1000
+        size: int = tx.value(
+            "SELECT coalesce(max(size), 0) FROM cosigner"
+            " WHERE peer NOT IN (SELECT cosigner FROM broker_witness)"
+        )
+        state, since_ms = self.lateness(tx, size)
         if not tx.execute("SELECT 1 FROM peer WHERE state = 'active' LIMIT 1") and not size:
             return "nobody", size, since_ms
+        return state, size, since_ms
+
+    def lateness(self, tx: Snapshot, size: int) -> tuple[Late, int | None]:
+        """How late a witness of our first ``size`` entries is: since when there is an entry that it lacks."""
+        since_us = self._log.own_entry_since_us(tx, size, self._log.size)
+        since_ms = None if since_us is None else since_us // 1000
         late_ms = 0 if since_ms is None else self._env.clock.now_ms() - since_ms
         if late_ms > limits.UNWITNESSED_MS:
-            return "unwitnessed", size, since_ms
-        return "late" if late_ms > limits.WITNESS_LATE_MS else "ok", size, since_ms
+            return "unwitnessed", since_ms
+        return "late" if late_ms > limits.WITNESS_LATE_MS else "ok", since_ms
 
     async def keep_keys_once(self) -> None:
         """Remember every witness key in use: ours goes with its epoch, a peer's with its own."""
@@ -537,10 +580,11 @@ class Witnessing:
             await self._db.transact(record)
 
     def policy(self, tx: Snapshot) -> Policy:
-        """What verifies our log: its key, and every witness key that a partner ever had.
+        """What verifies our log: its key, and every witness key that a partner or an asked broker ever had.
 
         No quorum is asked for, because nobody has cosigned the newest entries of a log that goes on: an
-        auditor who wants every entry witnessed writes ``quorum partners`` in a copy of it.
+        auditor who wants every entry witnessed writes ``quorum partners`` in a copy of it, or
+        ``partner-and-broker`` where an office has a broker as a witness too.
         """
         witnesses: dict[str, VerifierKey] = {}
         for name, kind, public, office in tx.execute(
@@ -553,6 +597,18 @@ class Witnessing:
             if public not in (known.public for known in witnesses.values()):
                 witnesses[_word_for(office, witnesses)] = key
         groups = {PARTNERS: Group(threshold=1, members=tuple(witnesses))} if witnesses else {}
+        partners = len(witnesses)
+        for name, kind, public in tx.execute(
+            "SELECT name, type, public FROM broker_witness_key ORDER BY rowid LIMIT ?",
+            (POLICY_WITNESSES_MAX - partners,),
+        ):
+            key = VerifierKey(name=name, type_byte=kind, public=public)
+            if public not in (known.public for known in witnesses.values()):
+                witnesses[_word_for(f"broker-{name.rsplit('/', 2)[1]}", witnesses)] = key
+        if len(witnesses) > partners:
+            groups[BROKERS] = Group(threshold=1, members=tuple(witnesses)[partners:])
+            if partners:
+                groups[BOTH] = Group(threshold=2, members=(PARTNERS, BROKERS))
         return Policy(logs=(self._log.key,), witnesses=witnesses, groups=groups, quorum=QUORUM_NONE)
 
     async def housekeep_once(self) -> None:
@@ -590,7 +646,7 @@ class Witnessing:
             return
         items = self._answer(tx, peer, prompt=True)
         if self._is_due(tx, self._cosigner(tx, peer_id), now_ms):
-            items += self._request(tx, peer, now_ms)
+            items.append(WitnessRequest(body=self.request(tx, peer_id, now_ms)))
         if items:
             key = self._tell_key(tx, peer_id)
             hh = self._outbox.compose_control(tx, peer, [*key, *items], service=True)
@@ -625,7 +681,13 @@ def _word_for(office: str, taken: Collection[str]) -> str:
     """A name for one more key of an office in a policy file: a single word, like no other in it."""
     word = "-".join("".join(c if c.isprintable() else " " for c in office).split())
     number = 1
-    while (found := word if number == 1 else f"{word}~{number}") in (*taken, QUORUM_NONE, PARTNERS):
+    while (found := word if number == 1 else f"{word}~{number}") in (
+        *taken,
+        QUORUM_NONE,
+        PARTNERS,
+        BROKERS,
+        BOTH,
+    ):
         number += 1
     return found
 
@@ -667,5 +729,7 @@ def begin_epoch(tx: Transaction) -> None:
     What we cosigned since the backup was made, only the peers know.
     """
     tx.execute("INSERT OR IGNORE INTO witness_hold (peer) SELECT office_id FROM peer WHERE state <> 'half'")
-    for table in ("cosigner", "cosignature", "witness_answer", "witness_told", "foreign_head"):
+    # A broker knows the ended log by name: whether it is told of this one, a person says again.
+    ended = ("cosigner", "cosignature", "witness_answer", "witness_told", "foreign_head", "broker_witness")
+    for table in ended:
         tx.execute(f"DELETE FROM {table}")  # noqa: S608 - our own names

@@ -223,6 +223,8 @@ MLDSA44_PUBLIC_BYTES: Final = 1_312
 # A key id, a time and an ML-DSA-44 signature.
 COSIGNATURE_BYTES_MAX: Final = 4 + 8 + 2_420
 COSIGNATURES_MAX: Final = 4
+# A vkey: name, key id, and an ML-DSA-44 key in base64.
+WITNESS_KEY_CHARACTERS_MAX: Final = 2_048
 # A log that goes on all day asks each of its witnesses so often at most: half the service messages of once a
 # minute, and nobody waits for five minutes.
 WITNESS_INTERVAL_MS: Final = 2 * MINUTE_MS

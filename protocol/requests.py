@@ -179,6 +179,18 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cosign:
+    """Cosign the head of my log. ``body`` is a C2SP ``add-checkpoint`` (audit.witness).
+
+    ``token`` is of this broker's operator and good for the one log, under one key, that it is first used for.
+    """
+
+    token: bytes = field(repr=False)  # 32
+    log_public: bytes  # Ed25519, 32
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PartPut:
     """Lay part of an attachment beside a mailbox, from ``offset`` on; without ``data`` it only asks.
 
@@ -242,6 +254,7 @@ MailboxOp = (
     | Notices
     | Publish
     | Head
+    | Cosign
     | PartPut
     | PartGet
     | AttachmentDelete
@@ -327,6 +340,20 @@ class HeadAnswer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WitnessSays:
+    """What a C2SP witness answers: ``status`` as HTTP numbers it, and the bytes of its response.
+
+    ``note``: with 409, the head that is held, as the log signed it. ``keys``: the vkeys of this witness; none
+    where the token is not known.
+    """
+
+    status: int
+    body: bytes = b""
+    note: bytes = b""
+    keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
     """The broker shows this revocation, or a stronger one of the same office."""
 
@@ -376,6 +403,7 @@ Result = (
     | StatsAnswer
     | NoticesAnswer
     | HeadAnswer
+    | WitnessSays
     | Published
     | PartHeld
     | PartGot
@@ -435,6 +463,11 @@ def get_capability_hash(get_secret: bytes) -> bytes:
 def forwarding_token_hash(token: bytes) -> bytes:
     """What the broker stores of a forwarding token, 32 bytes."""
     return labelled_hash(labels.FORWARDING_TOKEN, token)
+
+
+def witness_token_hash(token: bytes) -> bytes:
+    """What the broker stores of a witness token, 32 bytes."""
+    return labelled_hash(labels.WITNESS_TOKEN, token)
 
 
 def creation_token_hash(token: bytes) -> bytes:
@@ -777,6 +810,8 @@ def _op_to_wire(op: Op) -> Value:
             return {"k": "note", "c": op.cursor}
         case Head():
             return {"k": "head", "o": op.old_size}
+        case Cosign():
+            return {"k": "wit", "t": op.token, "m": op.log_public, "b": op.body}
         case Publish():
             return {"k": "pub", "n": op.notice, "g": op.get_secret}
         case PartPut():
@@ -869,6 +904,12 @@ def _read_op(tag: str, fields: Fields) -> Op:
             return Notices(cursor=fields.integer("c"))
         case "head":
             return Head(old_size=fields.integer("o", most=limits.LOG_SIZE_MAX))
+        case "wit":
+            return Cosign(
+                token=fields.raw("t", size=limits.SECRET_BYTES),
+                log_public=fields.raw("m", size=limits.ED25519_PUBLIC_BYTES),
+                body=fields.raw("b", bytes_max=limits.ITEM_BYTES_MAX),
+            )
         case "pub":
             op = Publish(
                 notice=fields.raw("n", bytes_max=limits.NOTICE_BYTES_MAX),
@@ -978,6 +1019,14 @@ def _result_to_wire(result: Result) -> Value:
             return {"k": "note", "n": list(result.notices), "c": result.cursor, "m": result.more}
         case HeadAnswer():
             return {"k": "head", "b": result.body}
+        case WitnessSays():
+            return {
+                "k": "wit",
+                "s": result.status,
+                "b": result.body,
+                "n": result.note,
+                "w": list(result.keys),
+            }
         case Published():
             return {"k": "pub"}
         case PartHeld():
@@ -1046,6 +1095,8 @@ def _read_result(tag: str, fields: Fields, op: Op, origin: str) -> Result:
             )
         case "head", Head():
             return HeadAnswer(body=fields.raw("b", bytes_max=limits.ITEM_BYTES_MAX))
+        case "wit", Cosign():
+            return _read_witness_says(fields)
         case "pub", Publish():
             return Published()
         case "bput", PartPut():
@@ -1058,6 +1109,18 @@ def _read_result(tag: str, fields: Fields, op: Op, origin: str) -> Result:
             return Forwarded(answer=fields.raw("e", bytes_max=limits.FORWARDED_BYTES_MAX))
         case _:
             raise MalformedInput("result_wrong", "a result does not answer its op")
+
+
+def _read_witness_says(fields: Fields) -> WitnessSays:
+    keys = fields.items("w", items_max=limits.COSIGNATURES_MAX)
+    if not all(isinstance(key, str) and len(key) <= limits.WITNESS_KEY_CHARACTERS_MAX for key in keys):
+        raise MalformedInput("result_wrong", "the key of a witness is a short text")
+    return WitnessSays(
+        status=fields.integer("s", least=100, most=999),
+        body=fields.raw("b", bytes_max=limits.ITEM_BYTES_MAX),
+        note=fields.raw("n", bytes_max=limits.ITEM_BYTES_MAX),
+        keys=tuple(str(key) for key in keys),
+    )
 
 
 def _read_part_got(fields: Fields, op: PartGet) -> PartGot:

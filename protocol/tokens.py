@@ -1,8 +1,8 @@
 """Tokens as people copy them: what they are for, and base32 with a checksum.
 
 Spec: docs/spec/broker.md#tokens. A broker's creation token lets its holder make a few mailboxes there, its
-forwarding token reach other brokers through it, a node's API token act for an officer. All are secrets; who
-gave them out stores hashes alone.
+forwarding token reach other brokers through it, its witness token have a log cosigned; a node's API token
+acts for an officer. All are secrets; who gave them out stores hashes alone.
 """
 
 from typing import Final
@@ -16,6 +16,7 @@ from protocol import limits
 
 PREFIX: Final = "salween-token1-"
 FORWARDING_PREFIX: Final = "salween-forward1-"
+WITNESS_PREFIX: Final = "salween-witness1-"
 API_PREFIX: Final = "salween-api1-"
 _CHECK_BYTES: Final = 3
 _CHARACTERS_MAX: Final = 128

@@ -7,14 +7,16 @@ keeps nothing else of them; the rules by which it answers are ``protocol.mailbox
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, assert_never
+from typing import Literal, Protocol, assert_never
 
+from broker.witness import WitnessedLog
 from keys.errors import VerificationFailed
 from protocol.envelope import envelope_hash
 from protocol.parts import read_capability_hash, write_capability_hash
 from protocol.requests import (
     AskGrant,
     AttachmentDelete,
+    Cosign,
     Create,
     Delete,
     Get,
@@ -35,6 +37,7 @@ from protocol.requests import (
     get_capability_hash,
     put_capability_hash,
     verify_grant,
+    witness_token_hash,
 )
 
 
@@ -44,13 +47,15 @@ class Order:
 
     op: MailboxOp
     box_hash: bytes = b""  # of the capability shown: put for Put and Held, get for the others
-    content_hash: bytes = b""  # of the envelope of a Put, the token of a Create, an attachment's secret
+    content_hash: bytes = b""  # of the envelope of a Put, a token, an attachment's secret
     is_granted: bool = False  # a Remake whose grant our custody key signed
 
     @property
     def writes(self) -> bool:
         """Whether carrying it out changes anything."""
-        return isinstance(self.op, Create | Remake | Put | Delete | Publish | PartPut | AttachmentDelete)
+        return isinstance(
+            self.op, Create | Remake | Put | Delete | Publish | Cosign | PartPut | AttachmentDelete
+        )
 
 
 def order_of(op: MailboxOp, custody_public: bytes) -> Order:
@@ -75,6 +80,8 @@ def order_of(op: MailboxOp, custody_public: bytes) -> Order:
             return Order(op=op, is_granted=_is_granted(op, custody_public))
         case Notices() | Head():
             return Order(op=op)
+        case Cosign():
+            return Order(op=op, content_hash=witness_token_hash(op.token))
         case Publish():
             return Order(op=op, box_hash=get_capability_hash(op.get_secret) if op.get_secret else b"")
         case PartPut():
@@ -143,6 +150,9 @@ class Totals:
     attachment_bytes: int  # of them that are here
 
 
+StandingKind = Literal["forwarding", "witness"]
+"""Tokens that are good until they are withdrawn: to reach other brokers, to have a log cosigned."""
+
 # Called on the event loop for each new item once its commit is durable: hash of the get capability, the item.
 Announce = Callable[[bytes, ListedItem], None]
 
@@ -169,16 +179,25 @@ class Store(Protocol):
         """Let each token make ``uses`` mailboxes."""
         ...
 
-    async def load_forwarding_tokens(self, token_hashes: Sequence[bytes]) -> None:
-        """Let whoever shows one of these tokens reach the brokers of the operator's list."""
+    async def load_standing_tokens(self, kind: StandingKind, token_hashes: Sequence[bytes]) -> None:
+        """Let whoever shows one of these tokens do what it is for."""
         ...
 
-    async def withdraw_forwarding_token(self, token_hash: bytes) -> bool:
+    async def withdraw_standing_token(self, kind: StandingKind, token_hash: bytes) -> bool:
         """Take such a token back; whether there was one."""
         ...
 
     async def may_forward(self, token_hash: bytes) -> bool:
-        """Whether there is such a token."""
+        """Whether there is such a forwarding token."""
+        ...
+
+    async def witnessed(self) -> Sequence[WitnessedLog]:
+        """The logs that were cosigned here."""
+        ...
+
+    @property
+    def witness_keys(self) -> tuple[str, ...]:
+        """The vkeys under which this broker cosigns."""
         ...
 
     def totals(self) -> Totals:

@@ -13,8 +13,9 @@ from typing import Any, Final, assert_never
 from audit.store import AuditLog
 from broker.store import attachments
 from broker.store.attachments import Attachments
-from broker.store.base import Announce, CarriedOut, Order, Totals
+from broker.store.base import Announce, CarriedOut, Order, StandingKind, Totals
 from broker.store.notices import publish, shown_after
+from broker.witness import Witness, WitnessedLog, witnessed_logs
 from keys.errors import MalformedInput
 from protocol import limits
 from protocol.custody import Custody
@@ -36,6 +37,7 @@ from protocol.requests import (
     AskGrant,
     AttachmentDelete,
     AttachmentDeleted,
+    Cosign,
     Create,
     Created,
     Delete,
@@ -63,6 +65,7 @@ from protocol.requests import (
     Result,
     Stats,
     StatsAnswer,
+    WitnessSays,
 )
 from runtime.env import Env
 from runtime.sqlite import Database, Snapshot, Transaction
@@ -113,12 +116,15 @@ class _Turn:
 class SqliteStore:
     """A ``Store`` over one ``Database`` and the broker's log in it."""
 
-    def __init__(self, env: Env, db: Database, log: AuditLog, announce: Announce, totals: Totals) -> None:
+    def __init__(
+        self, env: Env, db: Database, log: AuditLog, announce: Announce, totals: Totals, witness: Witness
+    ) -> None:
         """Use ``open``."""
         self._env = env
         self._db = db
         self._log = log
         self._announce = announce
+        self._witness = witness
         self._refuse_puts = False
         self._attachments = Attachments(log, self._tally)
         self._totals = totals  # counted once, then kept by ``_tally``: counting rows would hold up writers
@@ -126,7 +132,7 @@ class SqliteStore:
     @classmethod
     async def open(cls, env: Env, db: Database, log: AuditLog, announce: Announce) -> "SqliteStore":
         """The store of an open database and the log in it."""
-        return cls(env, db, log, announce, await db.read(_count_all))
+        return cls(env, db, log, announce, await db.read(_count_all), await Witness.open(env, db, log))
 
     def refuse_puts(self, refuse: bool) -> None:
         """Answer every new put with ``busy``: the disk is nearly full and what is promised must still fit."""
@@ -138,6 +144,10 @@ class SqliteStore:
         if any(order.writes for order in orders):
             results = await self._db.transact(
                 lambda tx: tuple(self._write(tx, order, turn) for order in orders)
+            )
+            results = tuple(
+                self._witness.cosigned(order.op, result) if isinstance(order.op, Cosign) else result
+                for order, result in zip(orders, results, strict=True)
             )
         else:
             results = await self._db.read(
@@ -166,18 +176,18 @@ class SqliteStore:
 
         await self._db.transact(load)
 
-    async def load_forwarding_tokens(self, token_hashes: Sequence[bytes]) -> None:
+    async def load_standing_tokens(self, kind: StandingKind, token_hashes: Sequence[bytes]) -> None:
         """See Store."""
         now_ms = self._env.clock.now_ms()
         rows = [(token_hash, now_ms) for token_hash in token_hashes]
-        sql = "INSERT INTO forwarding_tokens (hash, loaded_ms) VALUES (?, ?)"
+        sql = f"INSERT INTO {kind}_tokens (hash, loaded_ms) VALUES (?, ?)"  # noqa: S608 - our own names
         await self._db.transact(lambda tx: tx.execute_many(sql, rows))
 
-    async def withdraw_forwarding_token(self, token_hash: bytes) -> bool:
+    async def withdraw_standing_token(self, kind: StandingKind, token_hash: bytes) -> bool:
         """See Store."""
 
         def withdraw(tx: Transaction) -> bool:
-            tx.execute("DELETE FROM forwarding_tokens WHERE hash = ?", (token_hash,))
+            tx.execute(f"DELETE FROM {kind}_tokens WHERE hash = ?", (token_hash,))  # noqa: S608 - our own names
             return tx.changes() > 0
 
         return await self._db.transact(withdraw)
@@ -186,6 +196,15 @@ class SqliteStore:
         """See Store."""
         sql = "SELECT 1 FROM forwarding_tokens WHERE hash = ?"
         return await self._db.read(lambda snapshot: bool(snapshot.execute(sql, (token_hash,))))
+
+    async def witnessed(self) -> Sequence[WitnessedLog]:
+        """See Store."""
+        return await self._db.read(witnessed_logs)
+
+    @property
+    def witness_keys(self) -> tuple[str, ...]:
+        """See Store."""
+        return self._witness.keys
 
     def totals(self) -> Totals:
         """See Store."""
@@ -215,6 +234,8 @@ class SqliteStore:
                 return self._delete(tx, order, order.op, turn)
             case Publish():
                 return self._publish(tx, order, order.op, turn)
+            case Cosign():
+                return self._cosign(tx, order, order.op, turn)
             case PartPut():
                 return self._put_part(tx, order, order.op, turn)
             case AttachmentDelete():
@@ -244,7 +265,9 @@ class SqliteStore:
                 return _grant(box, op)
             case PartGet():
                 return _get_part(snapshot, box, order, op, turn)
-            case Create() | Remake() | Put() | Delete() | Publish() | PartPut() | AttachmentDelete():
+            case (
+                Create() | Remake() | Put() | Delete() | Publish() | Cosign() | PartPut() | AttachmentDelete()
+            ):
                 raise AssertionError("a writing order among those that look")
             case _:
                 assert_never(op)
@@ -462,6 +485,13 @@ class SqliteStore:
         # A rendezvous costs a stranger one invitation that was read aloud: it vouches for nothing.
         vouches = box is not None and box.state.kind == "pair"
         return publish(tx, op.notice, box.id if box is not None and vouches else None, turn.now_ms)
+
+    def _cosign(self, tx: Transaction, order: Order, op: Cosign, turn: _Turn) -> Result:
+        if self._refuse_puts:
+            return OpRefused(code=Refusal.BUSY)
+        result = self._witness.judge(tx, op, order.content_hash)
+        turn.known = turn.known or not isinstance(result, WitnessSays) or bool(result.keys)
+        return result
 
     def _note_handed_out(self, tx: Transaction, log_indexes: Sequence[int]) -> None:
         for log_index in log_indexes:

@@ -174,6 +174,9 @@ def _show_witness(result: dict[str, Any]) -> None:
         minutes = (result["now_ms"] - log["unwitnessed_since_ms"]) // 60_000
         late = f", the oldest that is not for {minutes} minutes"
     click.echo(f"Witnessed by a partner: {log['witnessed_size']} entries, {words[log['witness']]}{late}")
+    for broker in result["broker_witnesses"]:
+        state = "REFUSED" if broker["refused"] else words[broker["state"]]
+        click.echo(f"Witnessed by a broker: {broker['cosigned_size']} entries, {state}")
 
 
 def _show_loss(loss: dict[str, Any]) -> None:

@@ -64,6 +64,7 @@ _WORDS: Final[Mapping[str, str]] = {
     "receipt.delivered": N_("Delivered"),
     "receipt.read": N_("Opened"),
     "receipt.erased": N_("Erased"),
+    "witness.refused": N_("the witness refuses"),
     "entry.log.start": N_("Log begun"),
     "entry.log.freeze": N_("Log closed"),
     "entry.log.prune": N_("Old entries removed"),

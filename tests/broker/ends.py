@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import prometheus_client
 
-from broker.control import make_forwarding_tokens, make_tokens
+from broker.control import make_standing_tokens, make_tokens
 from broker.daemon import Broker, BrokerAddresses, config_of
 from broker.identity import read_passphrase
 from broker.setup import MadeBroker, initialise
@@ -46,7 +46,7 @@ from protocol.requests import (
     seal_request,
     sign_delete,
 )
-from protocol.tokens import FORWARDING_PREFIX, parse_token_untrusted
+from protocol.tokens import FORWARDING_PREFIX, WITNESS_PREFIX, parse_token_untrusted
 from runtime.env import AnyCertificate, Env, TlsPin, real_env
 
 CHEAP_KDF = KdfParameters(memory_kib=64, iterations=1, lanes=1)
@@ -264,8 +264,13 @@ class House:
 
     async def forwarding_token(self) -> bytes:
         assert self.broker is not None
-        (text,) = await make_forwarding_tokens(self.env, self.broker.store, 1)
+        (text,) = await make_standing_tokens(self.env, self.broker.store, "forwarding", 1)
         return parse_token_untrusted(text, FORWARDING_PREFIX).reveal()
+
+    async def witness_token(self) -> bytes:
+        assert self.broker is not None
+        (text,) = await make_standing_tokens(self.env, self.broker.store, "witness", 1)
+        return parse_token_untrusted(text, WITNESS_PREFIX).reveal()
 
     def client(self, *, tls: bool = False) -> Any:
         assert self.addresses is not None

@@ -175,7 +175,9 @@ async def test_a_token_that_was_withdrawn_is_unknown(tmp_path: Path) -> None:
         async with ends.near.client() as office:
             assert isinstance(await office.ask_one(ends.forward(b"")), Forwarded)
             assert ends.near.broker is not None
-            assert await ends.near.broker.store.withdraw_forwarding_token(forwarding_token_hash(ends.token))
+            assert await ends.near.broker.store.withdraw_standing_token(
+                "forwarding", forwarding_token_hash(ends.token)
+            )
             assert await office.ask_one(ends.forward(b"")) == OpRefused(code="token_unknown")
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from audit.fsck import verify
 from audit.note import NoteSigner
-from audit.policy import Policy
+from audit.policy import Policy, parse_policy_untrusted
 from audit.proof import parse_proof_untrusted, prove, verify_proof
 from audit.reader import CHECKPOINT, PublishedLog
 from audit.tree import ENTRIES, encode_bundle, leaf_hash, split_bundle_untrusted, tile_path
@@ -34,6 +34,7 @@ from tests.audit.logs import (
     read_entries,
 )
 from tests.node.offices import Offices, an_alert, play
+from tests.node.test_broker_witness import switch_on
 from tests.node.test_witness import log_of, policy_for
 from tests.support import tools
 
@@ -262,18 +263,23 @@ def test_both_verify_receipts(tlogcheck: Check, published: Path, tmp_path: Path)
 
 
 def test_go_verifies_what_two_offices_cosigned(tlogcheck: Check, tmp_path: Path) -> None:
-    """Real nodes, their own logs and keys: each log holds, cosigned by the other office, in Go's hands."""
+    """Real nodes, their own logs and keys: each log holds in Go's hands, cosigned by the other office, one by
+    a broker as well."""
 
     async def script(offices: Offices) -> None:
         here, there = offices.here, offices.there
+        await switch_on(here, offices.broker)
         await here.send(an_alert("KA-1"))
-        await asyncio.sleep(8 * 60)
+        await asyncio.sleep(13 * 60)
         for owner, witness in ((here, there), (there, here)):
             policy = await policy_for(owner, witness)
             wanted = ("-witness", policy.witnesses["partner"].encode())
             checked = tlogcheck(log_of(owner), *wanted, key=policy.logs[0].encode())
             assert checked.returncode == 0, checked.stderr
             assert tlogcheck(log_of(owner), *wanted, *wanted, key=policy.logs[0].encode()).returncode == 1
+        beside = parse_policy_untrusted((log_of(here).parent / "policy").read_bytes())
+        broker = beside.witnesses[beside.groups["brokers"].members[0]].encode()
+        assert tlogcheck(log_of(here), "-witness", broker, key=beside.logs[0].encode()).returncode == 0
 
     play(tmp_path, script)
 

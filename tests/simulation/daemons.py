@@ -10,10 +10,11 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from broker.config import BrokerConfig, render_config
-from broker.control import make_forwarding_tokens, make_tokens
+from broker.control import make_standing_tokens, make_tokens
 from broker.daemon import Broker, config_of
 from broker.identity import read_passphrase
 from broker.setup import initialise as initialise_broker
+from broker.store.base import StandingKind
 from keys import rendezvous
 from keys.errors import SalweenError
 from keys.keystore import KdfParameters
@@ -94,9 +95,16 @@ class BrokerHost:
 
     async def forwarding_token(self) -> str:
         """A fresh forwarding token."""
+        return await self._standing_token("forwarding")
+
+    async def witness_token(self) -> str:
+        """A fresh witness token."""
+        return await self._standing_token("witness")
+
+    async def _standing_token(self, kind: StandingKind) -> str:
         assert self.broker is not None
         store = self.broker.store
-        (token,) = await self.host.run(lambda env: make_forwarding_tokens(env, store, 1))
+        (token,) = await self.host.run(lambda env: make_standing_tokens(env, store, kind, 1))
         return token
 
     async def serve(self) -> None:

@@ -224,7 +224,7 @@ class RegionsSchedule(Schedule):
         broker = home.broker
         if home.host.life is None or broker is None:
             return
-        await home.host.run(lambda env: broker.store.withdraw_forwarding_token(token_hash))
+        await home.host.run(lambda env: broker.store.withdraw_standing_token("forwarding", token_hash))
         self.world.note("token_withdrawn", office.name)
 
     async def _make_token(self, office: OfficeHost) -> bool:

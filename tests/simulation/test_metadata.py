@@ -48,6 +48,7 @@ async def _secrets_of(office: OfficeHost) -> dict[str, bytes]:
         found |= {"officer key": officer[0], "officer pseudonym key": officer[1]}
         (peer,) = load_peers(tx)
         found["instance"] = peer.pair.outbound.instance
+        found["log name"] = tx.value("SELECT origin FROM log_state").encode()
         found["peer pseudonym"] = bytes.fromhex(peer.pseudonym)
         alerts = list(tx.execute("SELECT alert_id, hh, msg_id FROM delivery WHERE alert_id IS NOT NULL"))
         for number, (alert_id, hh, msg_id) in enumerate(alerts):

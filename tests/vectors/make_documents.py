@@ -306,6 +306,9 @@ def _exchanges() -> Iterator[Document]:
         requests.Stats(get_secret=get),
         requests.Notices(cursor=2),
         requests.Head(old_size=7),
+        requests.Cosign(
+            token=drawn("token", 32), log_public=drawn("log", 32), body=b"old 7\n\nno checkpoint\n"
+        ),
         requests.Publish(notice=_notice(), get_secret=get),
         requests.Publish(notice=_notice()),
         requests.AskGrant(get_secret=get, put_hash=hashes[0], mailbox_public=key.public_bytes),
@@ -352,6 +355,7 @@ def _exchanges() -> Iterator[Document]:
         requests.StatsAnswer(items=1, items_max=512, size_bytes=8_192, size_bytes_max=67_108_864),
         requests.NoticesAnswer(notices=(_notice(),), cursor=3, more=True),
         requests.HeadAnswer(body=b"old 7\n\na signed note"),
+        requests.WitnessSays(status=409, body=b"9\n", note=b"a signed note", keys=("a vkey",)),
         requests.Published(),
         requests.OpRefused(code=requests.Refusal.BUSY),
         requests.Granted(grant=grant),

@@ -8,7 +8,7 @@ import pytest
 
 from keys.errors import BrokenInvariant, PolicyRefused, Unavailable, VerificationFailed
 from keys.notice import notice_text
-from node.views import AlertSentAgain, BrokerLossView, StatusView, WitnessView
+from node.views import AlertSentAgain, BrokerLossView, BrokerWitnessView, StatusView, WitnessView
 from node.web import forms
 from node.web.guard import cookie_name
 from node.web.languages import LANGUAGES
@@ -550,6 +550,32 @@ async def test_a_log_that_no_partner_witnesses_is_said_and_a_refusal_by_its_part
     assert {"witness_unwitnessed", "witness_their_log", "witness_our_log"} <= set(found.having("data-code"))
     assert "UNWITNESSED" in page(await officer.get("/status")).words
     assert "We refuse to witness the log of this office" in found.words
+
+
+async def test_a_broker_that_witnesses_is_shown_with_what_it_knows(
+    officer: Client, desk: FakeDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing where none was asked; else how far it cosigned, that it refuses, and what this costs."""
+    knows = "This broker knows the name of our log, its size and when it grows."
+    assert knows not in page(await officer.get("/status")).words
+    real = desk.status
+    broker = BrokerWitnessView(
+        address="salween://own.example:7440#abc",
+        since_ms=0,
+        cosigned_size=7,
+        cosigned_ms=1,
+        refused=None,
+        trouble=None,
+        state="late",
+    )
+
+    async def witnessed() -> StatusView:
+        return replace(await real(), broker_witnesses=(broker, replace(broker, refused=422)))
+
+    monkeypatch.setattr(desk, "status", witnessed)
+    words = page(await officer.get("/status")).words
+    assert "7 of 1,204 entries · late · salween://own.example:7440 " + knows in words
+    assert "the witness refuses" in words
 
 
 @pytest.mark.parametrize(
