@@ -47,7 +47,7 @@ from audit.note import NOTE_BYTES_MAX
 from audit.policy import POLICY_BYTES_MAX, QUORUM_NONE, Policy, parse_policy_untrusted
 from audit.proof import PROOF_BYTES_MAX
 from audit.reader import PublishedLog
-from audit.receipt import Event, Receipt, open_receipt_untrusted
+from audit.receipt import Event, Receipt, as_written, open_receipt_untrusted
 from audit.reconcile import LEEWAY_US, Judgement, Reconciled, Source, authenticate, reconcile
 from audit.replay import BORDER, Message, Story, Until, no_collection, replay
 from audit.report import TIMELINES_MAX, gather, when
@@ -435,7 +435,8 @@ def receipt_command(
     told: list[dict[str, Any]] = []
     for name in files:
         try:
-            receipt = open_receipt_untrusted(_read_file(name, PROOF_BYTES_MAX), policy, expected)
+            saved = as_written(_read_file(name, PROOF_BYTES_MAX))
+            receipt = open_receipt_untrusted(saved, policy, expected)
             told.append({"file": name, "holds": True, **_receipt_json(receipt)})
         except VerificationFailed as error:
             told.append({"file": name, "holds": False, "code": error.code, "detail": error.detail})

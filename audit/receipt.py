@@ -160,6 +160,14 @@ class Receipt:
         return event is self.event or (event is Event.WITNESSED and bool(self.head.cosigners))
 
 
+def as_written(saved: bytes) -> bytes:
+    """The file of a receipt as it left the office, out of a text that was read from paper and saved.
+
+    Programs of telephones and of Windows put a mark in front, end lines with two bytes, drop the last end.
+    """
+    return saved.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").rstrip(b"\n") + b"\n"
+
+
 def open_receipt_untrusted(data: bytes, policy: Policy, expected: Event | None = None) -> Receipt:
     """Read and verify a receipt.
 

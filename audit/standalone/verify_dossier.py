@@ -75,10 +75,14 @@ def unbase64(text: str) -> bytes:
     return data
 
 
+def _no_number(text: str) -> Any:
+    raise Bad("a number that is none of a log")
+
+
 def canonical(data: bytes) -> Any:
     """JSON in the one encoding that the log and the manifest use."""
     try:
-        value = json.loads(data)
+        value = json.loads(data, parse_float=_no_number, parse_constant=_no_number)
         again = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
     except (ValueError, RecursionError) as error:
         raise Bad("not JSON") from error

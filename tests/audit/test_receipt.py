@@ -310,6 +310,17 @@ def test_the_command_says_what_a_receipt_proves(case: Case, capsys: pytest.Captu
     assert "bad_proof" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("put_by", [b"\xef\xbb\xbf%s\r\n", b"%s", b"%s\n\n"])
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+def test_a_text_that_another_program_saved_is_the_receipt(
+    case: Case, capsys: pytest.CaptureFixture[str], put_by: bytes, line_end: bytes
+) -> None:
+    """Who reads the picture with a telephone keeps the text with its program, and its line ends."""
+    case.receipt.write_bytes(put_by % a_receipt().rstrip(b"\n").replace(b"\n", line_end))
+    assert _run(["receipt", str(case.receipt), "--policy", str(case.policy)]) == 0
+    assert "HOLDS" in capsys.readouterr().out
+
+
 def test_the_dictionary_of_the_packing_is_the_documents() -> None:
     """Who changes a byte of it makes every receipt on paper unreadable."""
     page = (ROOT / "docs/spec/log.md").read_text()

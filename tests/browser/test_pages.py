@@ -3,6 +3,7 @@
 Screenshots of every page go to ``tests/browser/screenshots`` (not kept in the repository), to look at.
 """
 
+import io
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -10,11 +11,13 @@ from dataclasses import replace
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from PIL import Image
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
 from node.web.guard import cookie_name
 from node.web.languages import BY_TAG
 from runtime.env import Listener, real_env
+from tests.audit.test_receipt import a_receipt
 from tests.browser.chromium import SCREENSHOTS, SIZE, chromium
 from tests.web.fake_desk import (
     EXERCISE_ALERT,
@@ -28,6 +31,7 @@ from tests.web.fake_desk import (
     an_alert,
 )
 from tests.web.serve import serving
+from tests.web.test_receipts import decoded
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -106,11 +110,22 @@ async def log_in(page: Page, listener: Listener, officer: int = 1) -> None:
 # --- paper --------------------------------------------------------------------------------------------------
 
 
+def pixels(png: bytes) -> list[str]:
+    """Black ("1") and white pixels of a square picture."""
+    with Image.open(io.BytesIO(png)) as picture:
+        side = min(picture.size)
+        dots = picture.convert("L").crop((0, 0, side, side)).tobytes()
+    return ["".join("01"[dot < 128] for dot in dots[y * side : (y + 1) * side]) for y in range(side)]
+
+
 async def test_a_receipt_is_one_sheet_of_paper(browser: Browser, listener: Listener, desk: FakeDesk) -> None:
-    """A4 and Letter, with the longest name an office may have and the largest picture, and no officer."""
+    """A4 and Letter, with the longest name an office may have and the largest picture, and no officer.
+
+    The picture on it, as a printer of 300 dots an inch draws it, is read back byte for byte.
+    """
     SCREENSHOTS.mkdir(exist_ok=True)
-    desk.receipt_file, desk.receipt_peer = "x" * 2000, "W" * 64
-    async with opened(browser) as page:
+    desk.receipt_file, desk.receipt_peer = (a_receipt() * 3)[:2000].decode(), "W" * 64
+    async with opened(browser, device_scale_factor=3) as page:
         await log_in(page, listener)
         for tag in ("en", "my", "km"):  # the tallest scripts
             await page.goto(address(listener, f"/alert/{PLAIN_ALERT}/receipt"))
@@ -121,6 +136,12 @@ async def test_a_receipt_is_one_sheet_of_paper(browser: Browser, listener: Liste
             await page.screenshot(path=SCREENSHOTS / f"receipt-{tag}.png", full_page=True)
             await page.emulate_media(media="print")
             await expect(page.locator(".top")).to_be_hidden()
+            if tag == "en":
+                drawn = await page.locator(".receipt .qr svg").screenshot(
+                    path=SCREENSHOTS / "receipt-printed.png"
+                )
+                assert decoded(pixels(drawn)) == desk.receipt_file.encode()
+                await page.screenshot(path=SCREENSHOTS / "receipt-paper.png", full_page=True)
             await page.emulate_media(media="null")
             for paper in ("A4", "Letter"):
                 printed = await page.pdf(format=paper, print_background=True)

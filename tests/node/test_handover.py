@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import random
+import runpy
 import shutil
 import subprocess
 import sys
@@ -34,9 +35,11 @@ from audit.dossier import (
     VERIFIER,
     Checked,
     _check_seal,
+    beginnings,
     check_dossier,
     encode_auditor_public,
     encode_auditor_secret,
+    is_in_scope,
     parse_manifest_untrusted,
     read_verifier,
     seal_opening,
@@ -55,6 +58,7 @@ from protocol import limits
 from protocol.alert import Alert, FreeText, Vehicle
 from tests.node.offices import Offices, an_alert, check_log, entries, node_of, play
 from tests.node.test_erasure import due
+from tests.node.test_restore import begin_again
 from tests.node.test_witness import policy_for
 from tests.simulation.daemons import OfficeHost
 from tests.simulation.env import EPOCH_MS
@@ -81,7 +85,7 @@ class Made:
     their_policy: Policy
     offered: dict[str, list[str]]
     lies: Path
-    """Dossiers that the office sealed and that are not what they say, one below the name of each of LIES."""
+    """The folders of LIES, each sealed and not what it says; and ``before``, of what came earlier."""
 
 
 def worded(plate: str) -> Alert:
@@ -157,6 +161,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
     async def script(offices: Offices) -> None:
         here, there = offices.here, offices.there
+        (peer,) = await here.peers()
         outside = await here.send(worded(OUTSIDE))
         await asyncio.sleep(400)
         begin_ms = node_of(here)._env.clock.now_ms()
@@ -194,7 +199,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
             with pytest.MonkeyPatch.context() as patch:
                 lie(patch, outside.alert_id or "")
                 await make(here, f"/stick/{name}", scope)
-        for name in ("dossier", *LIES):
+        before = Scope(purpose="court", to_ms=begin_ms, peer_id=bytes.fromhex(peer.office_id))
+        await make(here, "/stick/before", before)
+        for name in ("dossier", "before", *LIES):
             (manifest,) = here.host.disk.rglob(f"stick/{name}/{MANIFEST}")
             shutil.copytree(manifest.parent, home / name)
         ids = {"inside": inside, "outside": outside, "gone": gone, "theirs": theirs}
@@ -390,6 +397,88 @@ def test_what_is_out_of_scope_is_nowhere_in_a_dossier(auditor: Auditor) -> None:
     assert len(list(auditor.folder.glob("openings/*"))) == 2
 
 
+def test_a_dossier_of_one_partner_and_of_another_time_holds(made: Made, auditor: Auditor) -> None:
+    """What came before the other one, and nothing else."""
+    auditor.folder = made.lies / "before"
+    checked = check_dossier(str(auditor.folder), auditor.trusted, AUDITOR)
+    assert (checked.findings, checked.openings) == ([], 1)
+    assert checked.manifest is not None
+    assert [(a.alert_id, a.state) for a in checked.manifest.alerts] == [(made.outside, "opened")]
+    told = auditor.theirs("--show")
+    assert (told.returncode, OUTSIDE in told.stdout, INSIDE in told.stdout) == (0, True, False)
+
+
+SCOPES: tuple[tuple[dict[str, Any], bool], ...] = (
+    ({}, True),
+    ({"from_ms": 1_700_000_000_000}, True),
+    ({"from_ms": 1_700_000_000_001}, False),
+    ({"to_ms": 1_700_000_000_001}, True),
+    ({"to_ms": 1_700_000_000_000}, False),
+    ({"peer": "aa" * 8}, True),
+    ({"peer": "bb" * 8}, True),
+    ({"peer": "cc" * 8}, False),
+    ({"alerts": ["dd" * 32, "ee" * 32]}, True),
+    ({"alerts": ["ee" * 32]}, False),
+    ({"alerts": []}, False),
+    ({"from_ms": 0, "peer": "cc" * 8}, False),
+)
+
+
+@pytest.mark.parametrize(("scope", "is_inside"), SCOPES)
+def test_both_verifiers_mean_one_thing_by_a_scope(scope: dict[str, Any], is_inside: bool) -> None:
+    """Of an alert to two offices: the first of its entries says when."""
+    told = {"t": "msg.submit", "alert": "dd" * 32, "msg": "01" * 16, "com": []}
+    entries = [
+        {**told, "seq": 3, "ts": 1_700_000_000_000_999, "peer": "aa" * 8},
+        {**told, "seq": 9, "ts": 1_800_000_000_000_000, "peer": "bb" * 8},
+    ]
+    ((named, began),) = beginnings(entries).items()
+    other = runpy.run_path(str(ROOT / "audit" / "standalone" / VERIFIER), run_name="verifier")
+    scope = {"purpose": "court", **scope}
+    assert named == ("dd" * 32, "sent")
+    assert is_in_scope(scope, "dd" * 32, began) == other["in_scope"](scope, entries) == is_inside
+
+
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "1.5", "1e3", " 1", "01", '"\u00e9"', '{"a":1,"a":1}'])
+def test_the_verifier_reads_one_spelling(text: str) -> None:
+    """A number that is in no order with others would be in no scope."""
+    other = runpy.run_path(str(ROOT / "audit" / "standalone" / VERIFIER), run_name="verifier")
+    with pytest.raises(other["Bad"]):
+        other["canonical"](text.encode())
+
+
+def test_a_dossier_of_a_restored_office_says_what_its_ended_log_tells(tmp_path: Path) -> None:
+    """What began in the log that ended is named and not opened; what came since is opened."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        before = [await here.send(worded(INSIDE)), await there.send(worded(ANSWERED))]
+        await asyncio.sleep(300)
+        await begin_again(here)
+        await asyncio.sleep(600)
+        await here.log_in()
+        since = await here.send(worded(OUTSIDE))
+        await asyncio.sleep(300)
+        await here.log_in()
+        view = await make(here, "/stick/dossier", Scope(purpose="case"))
+        assert (view.opened, view.ended) == (1, 2)
+        (place,) = here.host.disk.rglob(f"stick/dossier/{MANIFEST}")
+        policy = await policy_for(here, there)
+        checked = check_dossier(str(place.parent), policy, AUDITOR)
+        assert (checked.findings, checked.openings, len(checked.notes)) == ([], 1, 2)
+        assert checked.manifest is not None
+        assert {a.alert_id: a.state for a in checked.manifest.alerts} == {
+            since.alert_id: "opened",
+            **{sent.alert_id: "ended" for sent in before},
+        }
+        other = runpy.run_path(str(place.parent / VERIFIER), run_name="verifier")
+        dossier = other["Dossier"](place.parent, other["Policy"](policy.encode().decode()))
+        dossier.check()
+        assert dossier.findings == []
+
+    play(tmp_path, script)
+
+
 def test_openings_open_for_the_auditor_alone(auditor: Auditor) -> None:
     """Another key opens none; a missing one leaves them closed and says so."""
     auditor.key.write_text(encode_auditor_secret(OTHER_SEED))
@@ -446,9 +535,11 @@ def flipped(path: Path, rng: random.Random) -> None:
     path.write_bytes(data)
 
 
-def test_a_turned_bit_in_any_file_is_found(auditor: Auditor) -> None:
-    """Every file of the folder, one after the other, in our check."""
+def test_a_turned_bit_in_any_file_is_found_by_both(auditor: Auditor) -> None:
+    """Every file of the folder, one after the other."""
     rng = random.Random(7)
+    other = runpy.run_path(str(auditor.folder / VERIFIER), run_name="verifier")
+    policy = other["Policy"](auditor.policy.read_text())
     for path in sorted(path for path in auditor.folder.rglob("*") if path.is_file()):
         whole = path.read_bytes()
         flipped(path, rng)
@@ -456,7 +547,13 @@ def test_a_turned_bit_in_any_file_is_found(auditor: Auditor) -> None:
             found = bool(auditor.ours(None))
         except MalformedInput:
             found = path.name == MANIFEST
-        assert found, path
+        try:
+            dossier = other["Dossier"](auditor.folder, policy)
+            dossier.check()
+            is_other = bool(dossier.findings)
+        except (other["Bad"], ValueError, KeyError):
+            is_other = path.name == MANIFEST
+        assert (found, is_other) == (True, True), path
         path.write_bytes(whole)
     assert auditor.ours() == []
 
