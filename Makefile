@@ -8,9 +8,10 @@
 #   make simulate-keys   40 pairs over 90 days: what a thief of an office's keys could still open
 #   make simulate  play one schedule of faults over the real daemons: SEED=7
 #   make simulate-several  one with five offices and alerts to some of them: SEED=7
-#   make simulate-week   seven days between two regions: what brokers' disks and the lines then hold
+#   make simulate-week   nine days between two regions, never switched off: what brokers' disks and the lines then hold
 #   make simulate-300  300 new ones; make simulate-mistakes finds every mistake planted on purpose
 #   make reconcile-schedules  1000 whose published logs, held against each other, must give no finding
+#   make every-step   die at every step of backups and of ceremonies with the recovery sheet, not at a sample
 #   make bench     measurements; `make -s bench` prints JSON lines and nothing else on standard output
 #   make bench-audit   what the log has a goal for, over a million entries (ENTRIES=100000 for fewer), beside Go
 #   make kills     kill real processes at random for long: KILLS=100 SEED=1
@@ -27,7 +28,8 @@ PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .PHONY: help install check test demo kills simulate simulate-week simulate-300 reconcile-schedules \
-  simulate-several simulate-mistakes simulate-keys bench bench-audit lock clean debian opener opener-lock
+  simulate-several simulate-mistakes simulate-keys every-step bench bench-audit lock clean debian opener \
+  opener-lock
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -89,7 +91,7 @@ simulate: install
 	@PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation.campaign $(SEED)
 
 simulate-week: install
-	@SALWEEN_DAYS=7 $(BIN)/python -m pytest -q -n 0 tests/simulation/test_metadata.py
+	@SALWEEN_ON_S=86400 $(BIN)/python -m pytest -q -n 0 tests/simulation/test_metadata.py
 
 simulate-300: install
 	@PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation.campaign --new 300
@@ -102,6 +104,9 @@ reconcile-schedules: install
 
 simulate-mistakes: install
 	@PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation.campaign --find
+
+every-step: install
+	@SALWEEN_EVERY_STEP=1 $(BIN)/python -m pytest -q tests/node/test_restore.py tests/node/test_restore_crashes.py -k dies
 
 bench: install
 	@$(BIN)/python -m bench

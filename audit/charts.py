@@ -75,7 +75,7 @@ def bars(rows: Sequence[tuple[str, int | None]]) -> Html:
         drawn.append(_say(left - 12, y + 15, label, "end", "label"))
         if count is None:
             drawn.append(element("rect", x=left, y=y, width=14, height=20, rx=3, class_="hidden-bar"))
-            drawn.append(_say(left + 24, y + 15, "not shown"))
+            drawn.append(_say(left + 24, y + 15, "hidden"))
             continue
         width = max((WIDTH - left - 90) * count / longest, 2 if count else 0)
         drawn.append(element("rect", x=left, y=y, width=round(width, 1), height=20, rx=3, class_="bar"))

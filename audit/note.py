@@ -45,6 +45,7 @@ _TIMESTAMP_BYTES: Final = 8
 
 _SEPARATOR: Final = "\n\n"
 _SIGNATURE_START: Final = "\u2014 "
+_CONTROL: Final = re.compile("[\x00-\x09\x0b-\x1f]")
 KEY_NAME: Final = re.compile(r"[!-*,-~]{1,120}")
 """Printable ASCII without space and plus: narrower than C2SP, which allows any non-space Unicode."""
 
@@ -143,7 +144,7 @@ def parse_note_untrusted(data: bytes) -> Note:
         whole = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise MalformedInput("bad_note", "not UTF-8") from error
-    if any(character < " " and character != "\n" for character in whole):
+    if _CONTROL.search(whole):
         raise MalformedInput("bad_note", "control characters")
     head, separator, tail = whole.rpartition(_SEPARATOR)
     if not separator or not head or not tail.endswith("\n"):

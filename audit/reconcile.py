@@ -615,8 +615,7 @@ class _Case:
             end, before = clock.now(), self._ends.get(source.office)
             if before is None or end.steady > before.steady:
                 self._ends[source.office] = end
-            if clock.moved:
-                minutes = max(map(abs, clock.moved)) // 60_000_000
+            if minutes := max(map(abs, clock.moved), default=0) // 60_000_000:
                 source.story.notes.append(
                     f"it says its clock was up to {minutes} minutes from a broker's: read with that"
                 )
@@ -888,14 +887,15 @@ class _Case:
                         sender=sender,
                         receiver=arrival.office,
                         fate=Fate.UNSOLICITED,
-                        detail="received under the sender's signature, and the sender's log has none of it",
+                        detail=f"taken in as entry {arrival.index} of {arrival.log}",
                         envelopes=(arrival.env,),
                     )
                 )
         for source in self._sources:
             if source.office in truncated:
                 source.crossed.append(Verdict.TRUNCATED.value)
-                source.details.append(f"its peer received {truncated[source.office]} messages after its end")
+                number = truncated[source.office]
+                source.details.append(f"messages of it that its peer took in after its end: {number}")
         for arrival in self._junk:
             if brokers and arrival.env not in self._sealed and arrival.env not in self._kept:
                 found.append(

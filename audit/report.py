@@ -103,6 +103,7 @@ class _Reading:
                     self._by_key.setdefault(key, []).append(timeline)
         self.accesses, self.erasures = _Limited(), _Limited()
         self.times: dict[str, array[int]] = {}
+        """Origin -> the time of each entry, declared steps of the clock taken back."""
         self.seen: dict[str, list[tuple[int, int, str]]] = {}
         """Origin -> (size, when a witness says it saw that much, in microseconds, who)."""
 
@@ -115,13 +116,15 @@ class _Reading:
             except MalformedInput:
                 times.append(times[-1] if times else 0)
                 continue  # fsck has found it
-            times.append(ts_us)
+            times.append(ts_us - shift)
             if name in STEPS or name in ("clk.step", "wit.cosigned"):
                 entry: Entry = json.loads(data)
                 if name == "clk.step":
                     shift += entry["to"] - entry["from"]
                 elif name == "wit.cosigned":
-                    self.seen.setdefault(entry["origin"], []).append((entry["size"], ts_us, source.office))
+                    self.seen.setdefault(entry["origin"], []).append(
+                        (entry["size"], ts_us - shift, source.office)
+                    )
                 else:
                     self._step(source, index, name, entry, ts_us - shift)
             if index % 4096 == 0:
@@ -214,13 +217,13 @@ ALWAYS_UNKNOWN: Final = (
 
 
 def _names(policies: Sequence[Policy]) -> dict[str, str]:
-    """Office or broker by origin -> the word under which the auditor's own policy lists its witness key."""
-    return {
-        key.name.rpartition("/witness")[0]: name
-        for policy in policies
-        for name, key in policy.witnesses.items()
-        if "/witness" in key.name
-    }
+    """Office or broker by origin -> the word under which the auditor's own policy first lists a key of it."""
+    names: dict[str, str] = {}
+    for policy in policies:
+        for name, key in policy.witnesses.items():
+            if "/witness" in key.name:
+                names.setdefault(key.name.rpartition("/witness")[0], name)
+    return names
 
 
 def _log_finding(source: Source, label: str) -> dict[str, Any]:

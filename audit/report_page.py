@@ -25,6 +25,7 @@ p{margin:0 0 10px;max-width:74ch}
 .soft{color:var(--soft)}
 .small{font-size:13px}
 code,.mono{font:12.5px/1.5 ui-monospace,"DejaVu Sans Mono",Menlo,monospace;overflow-wrap:anywhere}
+.whole{white-space:nowrap}
 nav{margin-top:16px;font-size:13px;display:flex;flex-wrap:wrap;gap:6px 20px}
 a{color:var(--deep);text-decoration:none;border-bottom:1px solid #b9d2d4}
 .banner{border-radius:10px;padding:20px 24px;margin:0 0 8px;border:1px solid}
@@ -62,8 +63,11 @@ footer{margin-top:52px;border-top:1px solid var(--line);padding-top:16px;color:v
 ul{margin:8px 0;padding-left:20px;max-width:78ch}li{margin:3px 0}
 @media (max-width:640px){body{padding:24px 16px}dl{grid-template-columns:1fr}}
 @media print{html{font-size:10.5pt}body{max-width:none;padding:0}nav{display:none}h2{break-after:avoid}
-a{border:0;color:inherit}thead{display:table-header-group}tr{break-inside:avoid}
-.card,.banner{-webkit-print-color-adjust:exact;print-color-adjust:exact}@page{margin:16mm 14mm}}
+a{border:0;color:inherit}thead{display:table-header-group}tr{break-inside:avoid}table{font-size:9pt}
+code,.mono{font-size:8.5pt}dl{grid-template-columns:110px 1fr}.card{padding:12px 16px}
+.chart text{font-size:15px}.told{break-inside:auto}.cardhead,.cardhead~p{break-after:avoid}
+.way th:first-child{width:27%}
+.card,.banner,.tag{-webkit-print-color-adjust:exact;print-color-adjust:exact}@page{margin:16mm 14mm}}
 """
 
 Facts = Mapping[str, Any]
@@ -124,8 +128,8 @@ def _section(anchor: str, title: str, *children: Node) -> Html:
     return element("section", element("h2", title, id=anchor), *children)
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+def _count(number: int, noun: str, more: str = "s") -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else more)
 
 
 def _tag(label: str, *, is_finding: bool | None = None) -> Html:
@@ -161,7 +165,8 @@ def _banner(facts: Facts) -> Html:
 
 
 def _short(identifier: str) -> Html:
-    return element("code", identifier[:16] + ("…" if len(identifier) > 16 else ""), title=identifier)
+    shown = identifier[:16] + ("…" if len(identifier) > 16 else "")
+    return element("code", shown, title=identifier, class_="whole")
 
 
 def _who(facts: Facts, origin: str) -> Node:
@@ -213,18 +218,18 @@ def _findings(facts: Facts) -> Html:
 
 def _timelines(facts: Facts) -> Html:
     messages = facts["messages"]
-    left = messages["left_out"]
-    words = (
-        "Every message, step by step."
-        if not left
-        else (
+    left, told = messages["left_out"], _timeline_list(facts, wrong=False)
+    words = "Every message without a finding, step by step; the others stand above."
+    if left:
+        words = (
             f"The first {len(messages['list']):,} messages, findings before others; {left:,} more were judged"
             " and are counted above, not told here (--timelines tells more)."
         )
-    )
-    return _section(
-        "timelines", "Timelines", element("p", words, class_="soft"), _timeline_list(facts, wrong=False)
-    )
+    elif not told:
+        words = "No message is without a finding: all stand above."
+    elif not messages["findings"]:
+        words = "Every message, step by step."
+    return _section("timelines", "Timelines", element("p", words, class_="soft"), told)
 
 
 def _timeline_list(facts: Facts, *, wrong: bool) -> list[Html]:
@@ -266,7 +271,7 @@ def _timeline(facts: Facts, message: Mapping[str, Any]) -> Html:
         element("p", message["detail"][:1].upper(), message["detail"][1:], ".") if message["detail"] else [],
         table(("Time", "Sender", "Broker", "Receiver"), rows, class_="way") if rows else [],
         element("p", f"{more} more steps are not told.", class_="small soft") if more else [],
-        class_="card bad" if message["finding"] else "card",
+        class_="card told bad" if message["finding"] else "card told",
     )
 
 
@@ -413,17 +418,18 @@ def _lags(facts: Facts) -> Html:
     )
 
 
-def _left_out(part: Mapping[str, Any], noun: str) -> Node:
+def _left_out(part: Mapping[str, Any], noun: str, more: str = "s") -> Node:
     if not part["left_out"]:
         return []
-    return element("p", f"The first {len(part['list']):,} of {_count(part['total'], noun)}.", class_="soft")
+    told = f"The first {len(part['list']):,} of {_count(part['total'], noun, more)}."
+    return element("p", told, class_="soft")
 
 
 def _accesses(facts: Facts) -> Html:
     part = facts["accesses"]
     rows: Sequence[Iterable[Node]] = [
         (
-            each["at"][:19].replace("T", " "),
+            element("span", each["at"][:19].replace("T", " "), class_="whole"),
             each["what"],
             [
                 _short(each["actor"]),
@@ -445,7 +451,7 @@ def _accesses(facts: Facts) -> Html:
             "Officers stand here as pseudonyms; the office can resolve one while it keeps its key.",
             class_="soft",
         ),
-        _left_out(part, "access") if part["total"] != 1 else [],
+        _left_out(part, "access", "es"),
         table(("Time", "What", "Officer", "Purpose", "Access", "Alert", "Where"), rows)
         if rows
         else element("p", "No log here tells of an access."),
@@ -456,7 +462,7 @@ def _erasures(facts: Facts) -> Html:
     part = facts["erasures"]
     rows: Sequence[Iterable[Node]] = [
         (
-            each["at"][:19].replace("T", " "),
+            element("span", each["at"][:19].replace("T", " "), class_="whole"),
             _short(each["alert"]),
             ", ".join(each["parts"]),
             each.get("code", ""),

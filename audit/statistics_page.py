@@ -68,7 +68,7 @@ def render_statistics(facts: Facts) -> bytes:
                 "p",
                 "Too few to be shown: " + ", ".join(each["measure"] for each in silent) + "."
                 if silent
-                else "Nothing was too small to be shown.",
+                else "No measure is left out.",
             ),
             element(
                 "p",

@@ -9,6 +9,7 @@ bool. Does not: read files; callers bring tiles through a ``ReadTile`` function.
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from typing import Final
 
@@ -211,7 +212,11 @@ def split_bundle_untrusted(data: bytes) -> list[bytes]:
 
 
 def perfect_from_tiles(size: int, read_tile: ReadTile) -> Callable[[int, int], bytes]:
-    """(height, i) -> root over leaves [i << height, (i + 1) << height), from the tiles of ``size`` leaves."""
+    """(height, i) -> root over leaves [i << height, (i + 1) << height), from the tiles of ``size`` leaves.
+
+    Each tile is read once: for one proof, not to be kept.
+    """
+    read_tile = cache(read_tile)
 
     def perfect(height: int, i: int) -> bytes:
         level, within = divmod(height, TILE_HEIGHT)

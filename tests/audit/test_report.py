@@ -87,6 +87,7 @@ def test_the_facts_say_what_was_verified_and_tell_each_message(logs: Logs) -> No
     times = [entry["ts"] for entry in logs.sender.entries()]
     first = next(entry for entry in seen if entry["origin"] == logs.sender.signer.name)
     assert lag["list"][0]["waited_s"] == pytest.approx(max(first["ts"] - times[0], 0) / 1e6, abs=0.1)
+    assert lag["median_s"] > 0, "a clock set ahead is no early witness"
     assert {step["clock_set_s"] for each in facts["messages"]["list"] for step in each["steps"]} == {0, 7200}
 
 
@@ -115,6 +116,8 @@ def test_what_is_left_out_is_said(logs: Logs) -> None:
     messages = facts["messages"]
     assert (len(messages["list"]), messages["left_out"]) == (2, messages["total"] - 2)
     assert f"{messages['left_out']:,} more were judged" in render(facts).decode()
+    told = {"total": 2_000, "left_out": 1_000, "list": facts["accesses"]["list"]}
+    assert "of 2,000 accesses." in render({**facts, "accesses": told}).decode()
     none = facts_of((logs.sender,), timelines=0)
     check_quiet(render(none).decode())
     assert STEPS_MAX >= 20
@@ -129,10 +132,12 @@ def test_names_come_from_the_auditors_policy(logs: Logs) -> None:
         ]
         key = replace(logs.receiver.signer.log_key, name=f"{office}/witness1", type_byte=4)
         policies[0] = replace(
-            policies[0], witnesses={name: key}, groups={"g": Group(threshold=1, members=(name,))}
+            policies[0],
+            witnesses={name: key, f"{name}~2": replace(key, type_byte=6)},
+            groups={"g": Group(threshold=1, members=(name,))},
         )
         facts = facts_of((logs.sender, logs.receiver, logs.broker), policies=policies)
-        assert facts["names"] == {office: name}
+        assert facts["names"] == {office: name}, "a further key of it is listed later, under a longer word"
         assert name in " ".join(check_quiet(render(facts).decode()).words)
 
 

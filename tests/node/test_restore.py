@@ -36,6 +36,7 @@ from runtime.exits import disk_failure
 from runtime.sqlite import Transaction
 from tests.node.offices import Offices, an_alert, count, entries, node_of, play, read, shown, write
 from tests.node.papers import a_revocation, sheet_of
+from tests.node.test_restore_crashes import STRIDE
 from tests.simulation.daemons import CHEAP_PROFILE, PASSPHRASE, OfficeHost
 from tests.simulation.disk import Killed
 from tests.simulation.world import HostDownError, World
@@ -315,14 +316,17 @@ def test_a_restore_that_goes_on_is_not_said_to_be_broken_off(tmp_path: Path) -> 
 def test_a_backup_that_dies_at_any_step_leaves_no_file_that_looks_whole(
     tmp_path: Path, power_loss: bool
 ) -> None:
-    """Under its name it is whole or not there; the next one is made as if nothing had been."""
+    """Under its name it is whole or not there; the next one is made as if nothing had been.
+
+    ``SALWEEN_EVERY_STEP=1`` dies at every step, not at a sample.
+    """
     with World(seed=6, directory=tmp_path, has_simulated_disks=True) as world:
         offices = Offices(world)
 
         async def script() -> None:
             await offices.make()
             here = offices.here
-            step, found, died = 1, set(), True
+            step, found, died = 1 + int(power_loss), set(), True
             while died:
                 node = node_of(here)
                 here.host.light_fuse(step, power_loss=power_loss)
@@ -339,7 +343,7 @@ def test_a_backup_that_dies_at_any_step_leaves_no_file_that_looks_whole(
                 await here.host.run(lambda env: _remove(env, "bk"))
                 here.host.kill()
                 await here.restart()
-                step += 1
+                step += STRIDE
             assert found == {"done", "backup_missing"}
             left = await here.host.run(lambda env: _names(env, "node"))
             assert not [name for name in left if name.startswith("backup-")]

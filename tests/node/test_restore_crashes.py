@@ -20,7 +20,7 @@ from tests.simulation.world import HostDownError, World
 SECRET = SecretBytes(b"paper stone scissors well")
 STEPS_MAX = 500
 WORLD_STEPS = 10  # deaths in one simulated world
-STRIDE = 1 if os.environ.get("SALWEEN_EVERY_STEP") else 7
+STRIDE = 1 if os.environ.get("SALWEEN_EVERY_STEP") else 17
 
 
 async def again(env: Env) -> None:
