@@ -9,13 +9,13 @@ Does not: hold content, a name or a key. Whoever finds it learns pseudonyms and 
 
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
 from audit.entry import ENTRY_BYTES_MAX, decode_entry_untrusted
-from audit.note import Note, parse_note_untrusted
+from audit.note import Note, Signature, parse_note_untrusted
 from audit.policy import Policy, SignedHead
 from audit.proof import parse_proof_untrusted, prove, verify_proof
 from audit.tree import ReadTile
@@ -23,9 +23,11 @@ from keys.errors import MalformedInput, VerificationFailed
 from keys.primitives import ED25519_SIGNATURE_BYTES
 
 RECEIPT_BYTES_MAX: Final = 2000
-"""Of a log below 2^20 entries; each doubling beyond adds 45."""
+"""Of a log below 2^20 entries; each doubling beyond adds 45, a broker's long name up to 48."""
 COSIGNERS_MAX: Final = 3
 _COSIGNATURE_BYTES: Final = 8 + ED25519_SIGNATURE_BYTES
+_BROKER: Final = "/broker/"
+"""In the name of a broker's witness. A policy may ask for a partner and a broker."""
 
 # A run of hex digits costs half as a run of bytes: 8, 16 or 32 of them stand behind the text, a mark in it.
 _MARKS: Final = {8: "\x01", 16: "\x02", 32: "\x03"}
@@ -131,15 +133,29 @@ def unpack_entry_untrusted(data: bytes) -> bytes:
     return "".join([*parts, text[at:]]).encode()
 
 
+def _cosigners(signatures: Sequence[Signature]) -> tuple[list[Signature], list[Signature]]:
+    """Three Ed25519 cosignatures at most: of offices, and of brokers, which have one if there is any."""
+    short = [line for line in signatures if len(line.blob) == _COSIGNATURE_BYTES]
+    brokers = [line for line in short if _BROKER in line.name]
+    offices = [line for line in short if _BROKER not in line.name][: COSIGNERS_MAX - bool(brokers)]
+    return offices, brokers[: COSIGNERS_MAX - len(offices)]
+
+
 def for_paper(note: bytes) -> tuple[bytes, int]:
-    """A signed checkpoint with its log's line and the first three Ed25519 cosignatures; how many these are.
+    """A signed checkpoint with its log's line and three Ed25519 cosignatures at most; how many these are.
 
     Longer, post-quantum lines stay in the published log: they would not fit.
     """
     parsed = parse_note_untrusted(note)
     own, *others = parsed.signatures
-    short = [line for line in others if len(line.blob) == _COSIGNATURE_BYTES][:COSIGNERS_MAX]
-    return Note(text=parsed.text, signatures=(own, *short)).encode(), len(short)
+    offices, brokers = _cosigners(others)
+    return Note(text=parsed.text, signatures=(own, *offices, *brokers)).encode(), len(offices) + len(brokers)
+
+
+def worth(note: bytes) -> tuple[int, int]:
+    """What a signed checkpoint proves on paper, the more the larger: kinds of witnesses, then how many."""
+    kinds = _cosigners(parse_note_untrusted(note).signatures[1:])
+    return sum(map(bool, kinds)), sum(map(len, kinds))
 
 
 def make_receipt(entry: bytes, index: int, note: bytes, read_tile: ReadTile) -> bytes:

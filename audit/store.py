@@ -46,6 +46,7 @@ from audit.tree import (
     consistency_path,
     encode_bundle,
     leaf_hash,
+    parse_tile_path_untrusted,
     perfect_from_tiles,
     root_from_edge,
     split_bundle_untrusted,
@@ -283,20 +284,39 @@ class AuditLog:
         except FileNotFoundError:
             return None
 
-    async def copy_published(self, take: Callable[[str, bytes], None]) -> Checkpoint:
-        """Give each published file to ``take``, which may block; the head they are of. Nothing is published
-        meanwhile. What an interrupted write left behind is not given."""
-        async with self._one_writer:
-            await self._env.run_blocking(self._copy, "", take)
-            return self._published
+    async def copy_published(self, head: Checkpoint, take: Callable[[str, bytes], None]) -> None:
+        """Give ``take``, which may block, the published files as they were at ``head``, an archived one.
 
-    def _copy(self, below: str, take: Callable[[str, bytes], None]) -> None:
+        Nothing is published meanwhile. What an interrupted write left behind is not given.
+        """
+        async with self._one_writer:
+            await self._env.run_blocking(self._copy, "", head.size, take)
+
+    def _copy(self, below: str, size: int, take: Callable[[str, bytes], None]) -> None:
         for name in self._env.files.listdir(self._directory / below):
             path = f"{below}/{name}" if below else name
             if self._env.files.is_dir(self._directory / path):
-                self._copy(path, take)
+                self._copy(path, size, take)
+            elif path == "checkpoint":
+                take(path, self._env.files.read(self._directory / f"archive/{size}"))
+            elif below == "archive" and name.isdecimal():
+                if int(name) <= size:
+                    take(path, self._env.files.read(self._directory / path))
             elif not name.startswith("."):
-                take(path, self._env.files.read(self._directory / path))
+                self._copy_tile(path, size, take)
+
+    def _copy_tile(self, path: str, size: int, take: Callable[[str, bytes], None]) -> None:
+        """Whole, or as far as a tree of ``size`` fills it."""
+        data, tile = self._env.files.read(self._directory / path), parse_tile_path_untrusted(path)
+        filled = (size >> TILE_HEIGHT * max(tile.level, 0)) - TILE_WIDTH * tile.n
+        if filled >= tile.width:
+            take(path, data)
+        elif filled > 0:
+            if tile.level == ENTRIES:
+                data = encode_bundle(split_bundle_untrusted(data)[:filled])
+            else:
+                data = data[: HASH_BYTES * filled]
+            take(tile_path(tile.level, tile.n, filled), data)
 
     def read_tile(self, tx: Snapshot) -> ReadTile:
         """The tree as the database holds it, for proofs under any committed head."""

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from audit.checkpoint import Checkpoint
 from audit.dossier import (
     BRIDGE,
     CUSTODY,
@@ -182,11 +183,11 @@ class Dossiers:
             alerts.append(alert)
             await self._write_receipts(folder, alert_id, found)
         await self._write_evidence(folder, [alert_id for alert_id, _, _ in chosen], scope.peer_id)
-        await self._witnessed(wait_ms)
+        head = await self._witnessed(wait_ms)
         policy = await self._db.read(self._witnessing.policy)
         await self._env.run_blocking(folder.write, POLICY, policy.encode())
         await self._env.run_blocking(folder.write, VERIFIER, read_verifier())
-        head = await self._log.copy_published(lambda name, data: folder.write(f"{LOG}/{name}", data))
+        await self._log.copy_published(head, lambda name, data: folder.write(f"{LOG}/{name}", data))
         now_us = self._env.clock.now_us()
         native = self._env.files.native_path(folder.path / LOG)
         page, facts = await self._env.run_blocking(report_on, native, policy, now_us)
@@ -292,16 +293,21 @@ class Dossiers:
         for name, data in notes.items():
             await self._env.run_blocking(folder.write, f"{EVIDENCE}/{name}", data)
 
-    async def _witnessed(self, wait_ms: int) -> None:
-        """Until a partner has countersigned all that is published, or the time is over."""
+    async def _witnessed(self, wait_ms: int) -> Checkpoint:
+        """The newest head that a partner countersigned, once one is over all there is now.
+
+        When the time is over, the newest of all.
+        """
         until_ms = self._env.clock.monotonic_ms() + wait_ms
-        await self._log.publish()
+        needed = (await self._log.publish()).size
         while self._env.clock.monotonic_ms() < until_ms:
             covered = await self._db.read(lambda tx: self._witnessing.coverage(tx)[1])
-            note = self._log.read_archived(self._log.published.size)
-            if covered >= self._log.published.size and note is not None and for_paper(note)[1]:
-                return
+            head = await self._db.read(partial(self._log.head_at, size=covered))
+            note = self._log.read_archived(covered)
+            if covered >= needed and head is not None and note is not None and for_paper(note)[1]:
+                return head
             await self._env.sleep(LOOK_MS / 1000)
+        return self._log.published
 
     async def _seal(self, session: Session, folder: _Folder, manifest: bytes, size: int, wait_ms: int) -> int:
         """The manifest's hash into the log, and the proof of it beside; how many countersigned that."""
@@ -309,9 +315,8 @@ class Dossiers:
         index = await self._db.transact(
             partial(self._record, session=session, digest=digest, purpose=PURPOSE)
         )
-        await self._witnessed(wait_ms)
+        head = await self._witnessed(wait_ms)
         raw = await self._db.read(lambda tx: dict(self._log.find(tx, [digest.encode()]))[index])
-        head = self._log.published
         note, count = for_paper(self._log.read_archived(head.size) or self._log.signed(head))
 
         def join(tx: Snapshot) -> tuple[bytes, bytes]:

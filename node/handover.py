@@ -14,9 +14,9 @@ from audit.receipt import (
     TYPES,
     Event,
     events_of,
-    for_paper,
     make_receipt,
     open_receipt_untrusted,
+    worth,
 )
 from audit.store import AuditLog
 from keys.errors import PolicyRefused
@@ -126,7 +126,7 @@ class Handover:
         )
 
     async def prove(self, index: int, raw: bytes) -> bytes:
-        """The receipt of an entry, under the earliest of the checkpoints that most witnesses cosigned."""
+        """The receipt of an entry, under the earliest of the checkpoints that the most witnesses cosigned."""
         if self._log.published.size <= index:
             await self._log.publish()
         sizes = await self._db.read(lambda tx: self._log.heads_over(tx, index, HEADS_MAX))
@@ -139,8 +139,8 @@ class Handover:
         notes = [note for size in sizes if (note := self._log.read_archived(size)) is not None]
         if not notes:
             return self._log.signed(self._log.published)
-        # The first of the largest: the earlier a witness saw it, the more that says.
-        return max(notes, key=lambda note: for_paper(note)[1])
+        # The first of the best: the earlier a witness saw it, the more that says.
+        return max(notes, key=worth)
 
     def find(self, tx: Snapshot, alert_id: bytes) -> list[Found]:
         """Every event of an alert that came or went; PolicyRefused ``alert_unknown``."""

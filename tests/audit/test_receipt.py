@@ -27,6 +27,7 @@ from audit.receipt import (
     open_receipt_untrusted,
     pack_entry,
     unpack_entry_untrusted,
+    worth,
 )
 from audit.tree import leaf_hash, root_from_edge
 from keys.errors import MalformedInput, VerificationFailed
@@ -253,11 +254,18 @@ LONGEST = [
 ]
 
 
+OFFICE_NAMES = [f"salween/{n:016x}/witness999999" for n in range(COSIGNERS_MAX)]
+BROKER_NAME = f"{'n' * 32}/broker/{'b' * 32}/witness999999"
+
+
+@pytest.mark.parametrize(("names", "more"), [(OFFICE_NAMES, 0), ([*OFFICE_NAMES[:2], BROKER_NAME], 48)])
 @pytest.mark.parametrize("entry", LONGEST, ids=lambda entry: json.loads(entry)["t"])
-def test_a_receipt_of_a_million_entries_is_at_most_2000_bytes(entry: bytes) -> None:
+def test_a_receipt_of_a_million_entries_is_at_most_2000_bytes(
+    entry: bytes, names: list[str], more: int
+) -> None:
     """With three cosigners, the longest names this program gives, and a path as deep as 2^20 entries need."""
     log = a_signer("salween/0123456789abcdef/log999999")
-    witnesses = [a_signer(f"salween/{n:016x}/witness999999", bytes([60 + n])) for n in range(COSIGNERS_MAX)]
+    witnesses = [a_signer(name, bytes([60 + n])) for n, name in enumerate(names)]
     head = Checkpoint(origin=log.name, size=2**20, root=b"\xff" * 32)
     note = sign_checkpoint(head, log) + b"".join(
         w.cosign(head.text, LATE_MS // 1000).encode().encode() for w in witnesses
@@ -265,7 +273,7 @@ def test_a_receipt_of_a_million_entries_is_at_most_2000_bytes(entry: bytes) -> N
     path = tuple(bytes([n]) * 32 for n in range(20))
     data = Proof(index=2**20 - 1, path=path, checkpoint=for_paper(note)[0], extra=pack_entry(entry)).encode()
     assert for_paper(note) == (note, COSIGNERS_MAX)
-    assert len(data) <= RECEIPT_BYTES_MAX
+    assert len(data) <= RECEIPT_BYTES_MAX + more
 
 
 def test_paper_carries_three_short_cosignatures() -> None:
@@ -276,6 +284,20 @@ def test_paper_carries_three_short_cosignatures() -> None:
     )
     note, count = for_paper(a_note() + long + a_note(*WITNESSES)[len(a_note()) :])
     assert (note, count) == (a_note(*WITNESSES[:3]), 3)
+
+
+def test_a_broker_has_its_place_beside_partners() -> None:
+    """Whatever the order in the note; and a checkpoint that both kinds cosigned is worth more."""
+    brokers = [a_signer(f"test/broker/{n}/witness1", bytes([80 + n])) for n in range(3)]
+    for signed, kept in (
+        ([*WITNESSES, *brokers], [*WITNESSES[:2], brokers[0]]),
+        ([brokers[0], *WITNESSES], [*WITNESSES[:2], brokers[0]]),
+        ([*brokers, WITNESSES[0]], [WITNESSES[0], *brokers[:2]]),
+        (brokers, brokers),
+    ):
+        assert for_paper(a_note(*signed)) == (a_note(*kept), 3)
+    ranked = [a_note(), a_note(*brokers[:1]), a_note(*WITNESSES), a_note(WITNESSES[0], brokers[0])]
+    assert sorted(ranked, key=worth) == ranked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

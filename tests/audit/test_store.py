@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,30 @@ async def test_the_directory_holds_exactly_what_the_format_names(tmp_path: Path)
     mark = parse_checkpoint_text_untrusted((tmp_path / "high-water").read_bytes())
     assert (mark.size, mark.root) == (260, decoded_root(tmp_path / "log"))
     assert (tmp_path / "high-water").stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_copy_of_an_earlier_head_is_what_was_published_then(tmp_path: Path) -> None:
+    """Around full tiles, from a log that went on: it verifies, and holds no byte of what came after."""
+    sizes = (3, 255, 256, 300, 512, 513)
+    async with open_log(tmp_path) as opened:
+        for size in sizes:
+            await opened.grow(size)
+            shutil.copytree(opened.directory, tmp_path / f"then-{size}")
+        for size in sizes:
+            head = await opened.db.read(partial(opened.log.head_at, size=size))
+            assert head is not None
+            copy = tmp_path / f"copy-{size}"
+
+            def take(name: str, data: bytes, copy: Path = copy) -> None:
+                (copy / name).parent.mkdir(parents=True, exist_ok=True)
+                (copy / name).write_bytes(data)
+
+            await opened.log.copy_published(head, take)
+            report = checked(copy)
+            assert (report.verdicts, report.size, report.findings) == (["VERIFIED"], size, [])
+            for path in files_of(copy):
+                name = path.relative_to(copy)
+                assert path.read_bytes() == (tmp_path / f"then-{size}" / name).read_bytes(), name
 
 
 async def test_publishing_twice_writes_once(tmp_path: Path) -> None:

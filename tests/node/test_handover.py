@@ -25,6 +25,7 @@ import cryptography
 import nacl
 import pytest
 
+from audit import store
 from audit.dossier import (
     BRIDGE,
     CUSTODY,
@@ -447,8 +448,20 @@ def test_the_verifier_reads_one_spelling(text: str) -> None:
         other["canonical"](text.encode())
 
 
-def test_a_dossier_of_a_restored_office_says_what_its_ended_log_tells(tmp_path: Path) -> None:
-    """What began in the log that ended is named and not opened; what came since is opened."""
+async def alerts_flow(office: OfficeHost) -> None:
+    """More than one between two looks at who countersigned."""
+    for number in range(100):
+        await office.send(worded(f"KAMORE{number}"))
+        await asyncio.sleep(5)
+
+
+def test_a_dossier_of_a_restored_office_says_what_its_ended_log_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What began in the log that ended is named and not opened; what came since is opened.
+
+    Alerts come in all the while, so that the newest head of its log is never the one that was countersigned.
+    """
 
     async def script(offices: Offices) -> None:
         here, there = offices.here, offices.there
@@ -460,8 +473,14 @@ def test_a_dossier_of_a_restored_office_says_what_its_ended_log_tells(tmp_path: 
         since = await here.send(worded(OUTSIDE))
         await asyncio.sleep(300)
         await here.log_in()
-        view = await make(here, "/stick/dossier", Scope(purpose="case"))
-        assert (view.opened, view.ended) == (1, 2)
+        scope = Scope(purpose="case", to_ms=node_of(here)._env.clock.now_ms())
+        await there.log_in()
+        monkeypatch.setattr(store, "PUBLISH_INTERVAL_S", 1.0)
+        busy = asyncio.create_task(alerts_flow(there))
+        view = await make(here, "/stick/dossier", scope)
+        assert not busy.done()
+        busy.cancel()
+        assert (view.opened, view.ended, view.cosigners) == (1, 2, 1)
         (place,) = here.host.disk.rglob(f"stick/dossier/{MANIFEST}")
         policy = await policy_for(here, there)
         checked = check_dossier(str(place.parent), policy, AUDITOR)
