@@ -8,7 +8,7 @@
 #   make simulate-keys   40 pairs over 90 days: what a thief of an office's keys could still open
 #   make simulate  play one schedule of faults over the real daemons: SEED=7
 #   make simulate-several  one with five offices and alerts to some of them: SEED=7
-#   make simulate-week   seven days between two regions: what brokers' disks and the lines then hold
+#   make simulate-week   nine days between two regions, never switched off: what brokers' disks and the lines then hold
 #   make simulate-300  300 new ones; make simulate-mistakes finds every mistake planted on purpose
 #   make reconcile-schedules  1000 whose published logs, held against each other, must give no finding
 #   make every-step   die at every step of backups and of ceremonies with the recovery sheet, not at a sample
@@ -91,7 +91,7 @@ simulate: install
 	@PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation.campaign $(SEED)
 
 simulate-week: install
-	@SALWEEN_DAYS=7 $(BIN)/python -m pytest -q -n 0 tests/simulation/test_metadata.py
+	@SALWEEN_ON_S=86400 $(BIN)/python -m pytest -q -n 0 tests/simulation/test_metadata.py
 
 simulate-300: install
 	@PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation.campaign --new 300

@@ -210,12 +210,12 @@ def _recorded_keys(witness: Witness) -> Any:
 _SAID: Final = "delivery WHERE type <> 6"
 
 
-def _ask_for_cover(disk: SimulatedDisk) -> None:
+def ask_for_cover(disk: SimulatedDisk, mean_s: int) -> None:
     """Its operator sets ``cover_mean_s``."""
     (path,) = (path for path in disk.content() if path.endswith(CONFIG_NAME))
     file = disk.find(path)
     assert file is not None
-    file.write(len(disk.content()[path]), f"cover_mean_s = {COVER_MEAN_S}\n".encode())
+    file.write(len(disk.content()[path]), f"cover_mean_s = {mean_s}\n".encode())
     file.sync()
 
 
@@ -294,7 +294,7 @@ class Schedule:
                 self.put_disk(office.host, start.offices[office.name].copy())
                 if office.name in self._covering:
                     self.played["cover"] = self.played.get("cover", 0) + 1
-                    _ask_for_cover(disk_of(office.host))
+                    ask_for_cover(disk_of(office.host), COVER_MEAN_S)
             self.liar_office = OfficeHost(world, *_LIAR)
             if self._has_liar:
                 self.put_disk(self.liar_office.host, start.offices[_LIAR[0]].copy())
