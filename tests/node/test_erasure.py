@@ -415,8 +415,8 @@ def test_what_a_supervisor_erased_by_hand_stands_nowhere_at_either_office(tmp_pa
         await there.log_in()
         (row,) = await there.inbox()
         assert (row.headline, row.gone_why) == ("", "sender")
-        (row,) = await here.outbox()
-        assert (row.headline, row.gone_why) == ("", "mistake")
+        (ours,) = await here.outbox()
+        assert (ours.headline, ours.gone_why) == ("", "mistake")
         with pytest.raises(PolicyRefused, match="alert_erased"):
             await by_hand(here, sent.alert_id)
 
