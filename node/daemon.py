@@ -545,6 +545,7 @@ class Node:
         """Often while messages move, once a minute otherwise: an idle office must not wear out its disk."""
         rounds = 0
         while True:
+            self.officers.forget_idle()
             await self.alerts.count_anew_once()
             await self._half_pairs.housekeep_once()
             await self._inbox.resets.housekeep_once()
