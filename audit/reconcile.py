@@ -399,6 +399,7 @@ class _Case:
     def __init__(self, sources: Sequence[Source], notes: CustodyNotes, leeway_us: int) -> None:
         self._leeway_us = leeway_us
         self._sources = list(sources)
+        self._by_origin = {source.report.origin: source for source in self._sources}
         self._notes = notes
         self._sent: dict[tuple[str, str, str], _Sent] = {}
         self._by_message: dict[tuple[str, str], list[_Sent]] = {}
@@ -744,7 +745,7 @@ class _Case:
         """A custody note names a place in a broker's log where the envelope is not."""
         for custody in sent.custody:
             broker = custody.origin.rpartition("/log")[0]
-            source = next((each for each in self._sources if each.report.origin == custody.origin), None)
+            source = self._by_origin.get(custody.origin)
             if broker not in brokers or source is None:
                 continue
             places = [index for kept in self._kept.get(custody.env, ()) for index in kept.indices]
