@@ -62,7 +62,7 @@ check: install
 # Files of tests side by side; one more than cores, because many wait for processes they started.
 JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 test: check debian opener
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 debian:
 	@sh tests/support/debian_packages.sh

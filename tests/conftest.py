@@ -29,6 +29,15 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["PYTEST_DEBUG_TEMPROOT"] = str(tools.MEMORY)
 
 
+# Folders whose files take minutes begin first, so that workers end with the short ones, not alone with one.
+_LONG = {"simulation": 0, "scenarios": 1, "demo": 2, "bench": 2, "browser": 2}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sorts files, and leaves the order within each alone."""
+    items.sort(key=lambda item: _LONG.get(item.path.parent.name, len(_LONG)))
+
+
 @pytest.fixture
 def require_tool() -> Callable[[str], Path]:
     """``require_tool("chromium")`` gives its path, or ends the test: failed for root and CI, else skipped."""

@@ -33,6 +33,8 @@ BROKEN_BEFORE: Final[dict[int, str]] = {
     2: "a broker that went back to an older state hid what lay behind the node's cursor",
 }
 
+# Where a mistake was found last, if not in the first schedules: it is looked for there first.
+FOUND_IN: Final[dict[str, int]] = {"believes_cursors": 10, "restored_and_silent": 12}
 
 SCHEDULES_PER_MISTAKE_MAX: Final = 300
 
@@ -164,7 +166,8 @@ def main() -> int:
 def _find_all(names: Sequence[str]) -> int:
     failed = 0
     for name in names:
-        found = find(name, iter(range(1, SCHEDULES_PER_MISTAKE_MAX + 1)))
+        seeds = dict.fromkeys((FOUND_IN.get(name, 1), *range(1, SCHEDULES_PER_MISTAKE_MAX + 1)))
+        found = find(name, iter(seeds))
         failed += found is None
         played, by = found or (SCHEDULES_PER_MISTAKE_MAX, "NOT FOUND")
         sys.stdout.write(f"{name:32} {played:3} schedules: {by}\n")

@@ -11,7 +11,7 @@ import pytest
 from tests.simulation.campaign import BROKEN_BEFORE, find_in_processes, in_processes, play
 from tests.simulation.mistakes import MISTAKES
 
-NEW = int(os.environ.get("SALWEEN_NEW_SCHEDULES", "24"))
+NEW = int(os.environ.get("SALWEEN_NEW_SCHEDULES", "20"))
 
 
 @pytest.mark.parametrize("seed", BROKEN_BEFORE)
