@@ -24,11 +24,22 @@ from protocol.message import MessageType
 from protocol.requests import Op, Publish, Put
 from runtime import broker_line, logs
 from runtime.env import Env
-from runtime.sqlite import Database, Snapshot, Transaction
+from runtime.sqlite import Snapshot, Transaction
 from tests.node.offices import an_alert, count, read
 from tests.node.test_routes import Region, bytes_in
 from tests.simulation.daemons import BrokerHost, OfficeHost
-from tests.simulation.eavesdrop import CARD_BYTES, Taps, found, handles, odd_heads, odd_sizes, repeated
+from tests.simulation.eavesdrop import (
+    CARD_BYTES,
+    Taps,
+    all_of,
+    database_of,
+    found,
+    handles,
+    odd_heads,
+    odd_sizes,
+    repeated,
+    rows_of,
+)
 from tests.simulation.photos import pictures
 from tests.simulation.regions import two_regions
 from tests.simulation.schedule import ask_for_cover, disk_of
@@ -163,24 +174,6 @@ class Week:
         } - {b""}
         return {f"capability {secret.hex()[:6]}": secret for secret in shown}
 
-    async def rows(self, host: BrokerHost | OfficeHost) -> list[bytes]:
-        """Every value of its database as its own key opens it, and the words of the schema."""
-
-        def values(tx: Snapshot) -> Iterator[bytes]:
-            for (table,) in list(tx.execute("SELECT name FROM sqlite_master WHERE type = 'table'")):
-                yield table.encode()
-                for row in tx.execute(f"SELECT * FROM {table}"):
-                    yield from (value if isinstance(value, bytes) else str(value).encode() for value in row)
-
-        database = database_of(host)
-        return await host.host.run(lambda env: database.read(lambda tx: list(values(tx))))
-
-    async def disk(self, broker: BrokerHost) -> list[bytes]:
-        """Its rows, and its files as they lie there."""
-        files = disk_of(broker.host).content()
-        assert len(files) > 5
-        return [*await self.rows(broker), *files.values()]
-
     def envelopes(self) -> list[bytes]:
         """Every envelope that a broker saw, each once."""
         return list({put.envelope: None for ops in self.taps.asked.values() for put in _puts(ops)})
@@ -214,7 +207,7 @@ class Week:
             name = broker.host.name
             on_lines |= boxes[name]
             foreign = {of: box for other in boxes if other != name for of, box in boxes[other].items()}
-            faults |= {f"disk of {name}: {one}" for one in found(secret | foreign, await self.disk(broker))}
+            faults |= {f"disk of {name}: {one}" for one in found(secret | foreign, await all_of(broker))}
             logged = "\n".join(self.taps.logged[name]).encode()
             faults |= {f"operations log of {name}: {one}" for one in found(secret, [logged])}
             faults |= {f"{name} knows again: {one}" for one in handles(self.taps.asked[name]) - HANDLES}
@@ -235,14 +228,6 @@ class Week:
 
 def _puts(ops: Iterable[Op]) -> list[Put]:
     return [op for op in ops if isinstance(op, Put)]
-
-
-def database_of(host: BrokerHost | OfficeHost) -> Database:
-    """Of a running host."""
-    running = host.broker if isinstance(host, BrokerHost) else host.node
-    assert running is not None
-    assert running._db is not None
-    return running._db
 
 
 @pytest.fixture
@@ -267,7 +252,7 @@ def test_nine_days_name_nobody(week: Week) -> None:
         assert await week.faults() == set()
 
         # The days were what they should be, and nothing was looked for where it cannot be found.
-        own = [*await week.rows(week.offices[0]), *await week.rows(week.offices[1])]
+        own = [*await rows_of(week.offices[0]), *await rows_of(week.offices[1])]
         names = week.content()
         for office in week.offices:
             names |= await week.names(office)
@@ -280,7 +265,7 @@ def test_nine_days_name_nobody(week: Week) -> None:
         for broker in week.brokers:
             boxes = await week.boxes(broker)
             assert len(boxes) > 1
-            assert found(boxes, await week.disk(broker)) == set(boxes)
+            assert found(boxes, await all_of(broker)) == set(boxes)
         spoken = list(week.taps.spoken())
         assert {one.sender for one in spoken if one.is_request} == {"myitkyina", "tengchong", "east", "west"}
         assert sum(b"chunked" in one.head for one in spoken) > len(DAYS_ON)
