@@ -96,14 +96,18 @@ def files_below(root: Path) -> Iterator[tuple[str, bytes]]:
 
 def _forms(window: str) -> list[tuple[str, bytes]]:
     plain = window.encode()
-    forms = [
+    return [
         ("plain", plain),
         ("plain, lower case", plain.lower()),
-        ("hex", plain.hex().encode()),
-        ("hex, upper case", plain.hex().upper().encode()),
         ("UTF-16LE", window.encode("utf-16-le")),
         ("UTF-16BE", window.encode("utf-16-be")),
+        *coded(plain),
     ]
+
+
+def coded(plain: bytes) -> list[tuple[str, bytes]]:
+    """(form, bytes) of each way in which programs write bytes as text."""
+    forms = [("hex", plain.hex().encode()), ("hex, upper case", plain.hex().upper().encode())]
     for shift in range(3):
         # What stands before and after decides over the outer characters; those in between stay.
         encoded = base64.b64encode(bytes(shift) + plain)

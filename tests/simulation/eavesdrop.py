@@ -4,7 +4,6 @@
 look for bytes, sizes and repetitions, so that they also find what nobody thought of.
 """
 
-import base64
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,8 +13,11 @@ from typing import Any
 import pytest
 
 from broker.exchange import Exchange
+from demo.canary import coded
 from protocol.requests import _ANSWER_SIZES, _REQUEST_SIZES, Op, Request
-from runtime import logs
+from runtime.sqlite import Database, Snapshot
+from tests.node.test_nothing_personal import Talking
+from tests.simulation.daemons import BrokerHost, OfficeHost
 from tests.simulation.loop import HOST
 from tests.simulation.network import VirtualTransport
 from tests.simulation.world import Host, World
@@ -54,7 +56,7 @@ class Taps:
 
     def __init__(self, world: World, hosts: Sequence[Host], monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: dict[str, list[Op]] = {}  # of each broker, what it could open
-        self.logged: dict[str, list[str]] = {host.name: [] for host in hosts}
+        self.logged = {host.name: Talking(host).lines for host in hosts}
         self._streams: dict[tuple[str, int], bytearray] = {}
         self._kept: list[VirtualTransport] = []  # so that no other one gets its id
         send, opened = world.network.send, Exchange.open_untrusted
@@ -77,16 +79,6 @@ class Taps:
 
         monkeypatch.setattr(world.network, "send", noted)
         monkeypatch.setattr(Exchange, "open_untrusted", open_untrusted)
-        for host in hosts:
-            monkeypatch.setattr(host, "boot", self._listening(host, host.boot))
-
-    def _listening(self, host: Host, boot: Any) -> Any:
-        def begin() -> Any:
-            life = boot()
-            life.context.run(logs.configure, life.clock, self.logged[host.name].append, strict=True)
-            return life
-
-        return begin
 
     @property
     def carried(self) -> list[bytes]:
@@ -127,16 +119,7 @@ def _messages(stream: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def forms(needle: bytes) -> set[bytes]:
     """Every form in which a program writes bytes without meaning harm."""
-    shapes = {needle, needle.hex().encode(), needle.hex().upper().encode()}
-    for shift in range(3):
-        # What stands before and after decides over the outer characters; those in between stay.
-        encoded = base64.b64encode(bytes(shift) + needle)
-        shapes.add(encoded[-(-8 * shift // 6) : 8 * (shift + len(needle)) // 6])
-        shapes.add(
-            base64.urlsafe_b64encode(bytes(shift) + needle)[
-                -(-8 * shift // 6) : 8 * (shift + len(needle)) // 6
-            ]
-        )
+    shapes = {needle} | {shape for _, shape in coded(needle)}
     if needle.isascii():
         shapes |= {needle.decode().encode("utf-16-le"), needle.lower()}
     return shapes
@@ -195,3 +178,34 @@ def handles(ops: Iterable[Op]) -> set[str]:
             if isinstance(value, bytes) and len(value) >= STABLE_BYTES:
                 seen[f"{type(op).__name__}.{field.name}", value] += 1
     return {name for (name, _), times in seen.items() if times > 1}
+
+
+# --- disks ----------------------------------------------------------------------------------------------
+
+
+def database_of(host: BrokerHost | OfficeHost) -> Database:
+    """Of a running host."""
+    running = host.broker if isinstance(host, BrokerHost) else host.node
+    assert running is not None
+    assert running._db is not None
+    return running._db
+
+
+async def rows_of(host: BrokerHost | OfficeHost) -> list[bytes]:
+    """Every value of its database as its own key opens it, and the words of the schema."""
+
+    def values(tx: Snapshot) -> Iterator[bytes]:
+        for (table,) in list(tx.execute("SELECT name FROM sqlite_master WHERE type = 'table'")):
+            yield table.encode()
+            for row in tx.execute(f"SELECT * FROM {table}"):
+                yield from (value if isinstance(value, bytes) else str(value).encode() for value in row)
+
+    database = database_of(host)
+    return await host.host.run(lambda env: database.read(lambda tx: list(values(tx))))
+
+
+async def all_of(broker: BrokerHost) -> list[bytes]:
+    """Its rows, and its files as they lie there."""
+    disk = broker.host.simulated_disk
+    assert disk is not None
+    return [*await rows_of(broker), *disk.content().values()]

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Final
 
 from broker.exchange import Exchange
 from keys.errors import SalweenError, Unavailable
@@ -30,6 +30,7 @@ from tests.node.test_routes import Region, bytes_in
 from tests.simulation.checkers import Broken
 from tests.simulation.daemons import BrokerHost, OfficeHost
 from tests.simulation.disk import Killed
+from tests.simulation.eavesdrop import all_of
 from tests.simulation.loop import HOST
 from tests.simulation.malice import TRICKS
 from tests.simulation.schedule import (
@@ -251,7 +252,7 @@ class RegionsSchedule(Schedule):
 
     async def _check_idle(self) -> None:
         await super()._check_idle()
-        disks = {broker.host.name: await self._rows_of(broker) for broker in self.brokers}
+        disks = {broker.host.name: await all_of(broker) for broker in self.brokers}
         for one, other in self.choices.sample([("east", "west"), ("west", "east")], 2):
             needles = self._asked[one].needles()
             own = b"\0".join(disks[one])
@@ -261,20 +262,3 @@ class RegionsSchedule(Schedule):
                 hay = b"\0".join(pieces)
                 if any(needle in hay for needle in needles):
                     raise Broken("I23", f"{other} {place} what only {one} may know")
-
-    async def _rows_of(self, broker: BrokerHost) -> list[bytes]:
-        """Every value in its database, and every file beside it."""
-        running: Any = broker.broker
-        database = running._db
-
-        def values(tx: Any) -> list[bytes]:
-            found: list[bytes] = []
-            for (table,) in list(tx.execute("SELECT name FROM sqlite_master WHERE type = 'table'")):
-                for row in tx.execute(f"SELECT * FROM {table}"):
-                    found += [value if isinstance(value, bytes) else str(value).encode() for value in row]
-            return found
-
-        rows: list[bytes] = await broker.host.run(lambda env: database.read(values))
-        disk = broker.host.simulated_disk
-        assert disk is not None
-        return [*rows, *disk.content().values()]
