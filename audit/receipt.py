@@ -87,14 +87,15 @@ def event_of(entry: Mapping[str, Any]) -> Event | None:
 def events_of(entries: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Event, Mapping[str, Any]]]:
     """(alert id in hex, event, entry) of all that a receipt can be made of; ``entries`` in the log's order.
 
-    An entry about a message is about the alert that began with it.
+    Another office's word about a message is about the alert that we submitted as that message: no message of
+    its own under the same number can take that away.
     """
     alert_of: dict[str, str] = {}
     for entry in entries:
         event, alert_id = event_of(entry), entry.get("alert", alert_of.get(entry.get("msg", "")))
         if event is None or alert_id is None:
             continue
-        if entry["t"] in BEGINNINGS and "msg" in entry:
+        if entry["t"] == "msg.submit":
             alert_of[entry["msg"]] = alert_id
         yield alert_id, event, entry
 

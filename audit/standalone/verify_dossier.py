@@ -562,7 +562,7 @@ class Dossier:
             if entry["t"] in ("msg.submit", "msg.recv"):
                 way = "sent" if entry["t"] == "msg.submit" else "received"
                 begins.setdefault((alert, way), []).append(entry)
-                if message:
+                if way == "sent":
                     alert_of[message] = alert
             if alert in named:
                 receipts[f"receipts/{alert}-{event}-{entry['seq']}.tlog-proof"] = entry["seq"]
