@@ -91,7 +91,7 @@ simulate: install
 	@PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation.campaign $(SEED)
 
 simulate-week: install
-	@SALWEEN_ON_S=86400 $(BIN)/python -m pytest -q -n 0 tests/simulation/test_metadata.py
+	@SALWEEN_ON_S=86400 $(BIN)/python -m pytest -q -n 0 -o faulthandler_timeout=0 tests/simulation/test_metadata.py
 
 simulate-300: install
 	@PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation.campaign --new 300

@@ -30,9 +30,10 @@ from typing import Any, Final, TypeVar
 import click
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from audit.checkpoint import parse_checkpoint_untrusted
 from audit.custody import NOTES_BYTES_MAX, read_notes_untrusted
 from audit.dossier import (
     KEY_FILE_BYTES_MAX,
@@ -46,7 +47,7 @@ from audit.fsck import Chunk, Report, Task, verify
 from audit.note import NOTE_BYTES_MAX
 from audit.policy import POLICY_BYTES_MAX, QUORUM_NONE, Policy, parse_policy_untrusted
 from audit.proof import PROOF_BYTES_MAX
-from audit.reader import PublishedLog
+from audit.reader import CHECKPOINT, PublishedLog
 from audit.receipt import Event, Receipt, as_written, open_receipt_untrusted
 from audit.reconcile import LEEWAY_US, Judgement, Reconciled, Source, authenticate, reconcile
 from audit.replay import BORDER, Message, Story, Until, no_collection, replay
@@ -214,9 +215,9 @@ def replay_command(
     ended = before = None
     if prior is not None:
         ended = _verify(prior, prior_policy, as_json, (), None)
-        with _bar("replay", quiet=as_json) as bar:
+        with _bar("replay", [prior], quiet=as_json) as bar:
             before = replay(PublishedLog(prior), ended.size, progress=bar or (lambda _: None))
-    with _bar("replay", quiet=as_json) as bar:
+    with _bar("replay", [directory], quiet=as_json) as bar:
         story = replay(
             PublishedLog(directory),
             report.size,
@@ -316,13 +317,13 @@ def _reconcile(
     sources = []
     with _Pool() as pool:
         for directory in (*directories, *brokers):
-            with _bar("verify", quiet=quiet) as bar:
+            with _bar("verify", [directory], quiet=quiet) as bar:
                 progress = bar or (lambda _: None)
                 sources.append(authenticate(directory, policies, progress=progress, run=pool.map))
     names = [source.report.origin for source in sources if source.report.origin]
     if len(set(names)) < len(names):
         raise click.UsageError("one log was given twice; compare two copies of it with verify --known")
-    with no_collection(), _bar("replay", quiet=quiet) as bar:
+    with no_collection(), _bar("replay", [*directories, *brokers], quiet=quiet) as bar:
         answer = reconcile(
             sources,
             notes=notes,
@@ -348,7 +349,7 @@ def report_command(out: str | None, timelines: int, as_json: bool, **given: Any)
     if out is None and not as_json:
         raise click.UsageError("--out FILE for a page, --json for the facts, or both.")
     answer, policies = _reconcile(**given, quiet=False)
-    with _bar("report", quiet=False) as bar:
+    with _bar("report", [source.directory for source in answer.sources], quiet=False) as bar:
         facts = gather(
             answer,
             policies,
@@ -394,7 +395,7 @@ def statistics_command(
         if month is not None and re.fullmatch("[0-9]{4}-(?:0[1-9]|1[0-2])", month) is None:
             raise click.BadParameter("not a month such as 2026-03", param_hint=option)
     report = _verify(directory, policy_file, False, (), None)
-    with _bar("count", quiet=False) as bar:
+    with _bar("count", [directory], quiet=False) as bar:
         facts = count(
             PublishedLog(directory), report, first=first, last=last, progress=bar or (lambda _: None)
         )
@@ -512,7 +513,7 @@ def _verify(
 ) -> Report:
     policy = _read_policy(policy_file)
     newest_after_us = None if max_age_h is None else time.time_ns() // 1000 - max_age_h * 3_600_000_000
-    with _bar("verify", quiet=quiet) as bar, _Pool() as pool:
+    with _bar("verify", [directory], quiet=quiet) as bar, _Pool() as pool:
         return verify(
             PublishedLog(directory),
             policy,
@@ -588,24 +589,38 @@ class _Pool:
             yield running.popleft().result()
 
 
-def _bar(title: str, *, quiet: bool) -> "AbstractContextManager[Callable[[int], None] | None]":
-    """A line on the terminal that counts entries; nothing when nobody looks."""
+def _bar(
+    title: str, directories: Sequence[str], *, quiet: bool
+) -> "AbstractContextManager[Callable[[int], None] | None]":
+    """A bar on the terminal over the entries of these logs; nothing when nobody looks."""
     if quiet or not sys.stderr.isatty():
         return nullcontext()
-    return _Bar(title)
+    sizes = [_size_untrusted(directory) for directory in directories]
+    return _Bar(title, None if None in sizes else sum(size or 0 for size in sizes))
+
+
+def _size_untrusted(directory: str) -> int | None:
+    """How many entries its checkpoint claims: how long a bar is, and nothing else."""
+    with suppress(MalformedInput, OSError):
+        return parse_checkpoint_untrusted(PublishedLog(directory).read(CHECKPOINT))[0].size
+    return None
 
 
 class _Bar:
-    """Entries so far, and how fast."""
+    """How far it is, how fast, and how long it will take."""
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, total: int | None) -> None:
         self._progress = Progress(
-            TextColumn(f"{title}: {{task.completed:,.0f}} entries, {{task.fields[rate]:,.0f}}/s"),
+            TextColumn(title),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f} entries, {task.fields[rate]:,.0f}/s"),
+            TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
         )
-        self._task = self._progress.add_task(title, total=None, rate=0.0)
+        self._task = self._progress.add_task(title, total=total, rate=0.0)
         self._start_s = time.monotonic()
+        self._before = self._last = 0
 
     def __enter__(self) -> Callable[[int], None]:
         self._progress.start()
@@ -615,8 +630,11 @@ class _Bar:
         self._progress.stop()
 
     def _advance(self, entries: int) -> None:
-        elapsed_s = max(time.monotonic() - self._start_s, 0.001)
-        self._progress.update(self._task, completed=entries, rate=entries / elapsed_s)
+        if entries < self._last:  # the next log
+            self._before += self._last
+        self._last = entries
+        done, elapsed_s = self._before + entries, max(time.monotonic() - self._start_s, 0.001)
+        self._progress.update(self._task, completed=done, rate=done / elapsed_s)
 
 
 # What is shown

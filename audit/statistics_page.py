@@ -44,7 +44,12 @@ def render_statistics(facts: Facts) -> bytes:
             "main",
             element(
                 "div",
-                element("strong", f"{len(shown)} of {len(facts['measures'])} measures can be shown"),
+                element(
+                    "strong",
+                    f"{len(shown)} of {len(facts['measures'])} measures can be shown"
+                    if facts["measures"]
+                    else "There is nothing to count",
+                ),
                 element(
                     "p",
                     f"Counted from {facts['size']:,} entries of a log that is {', '.join(facts['verdicts'])}."
@@ -54,14 +59,16 @@ def render_statistics(facts: Facts) -> bytes:
                 ),
                 class_="banner good" if facts["verdicts"] == ["VERIFIED"] else "banner bad",
             ),
-            element("h2", "At a glance"),
-            bars([(each["measure"], each["total"]) for each in facts["measures"]])
+            [
+                element("h2", "At a glance"),
+                bars([(each["measure"], each["total"]) for each in facts["measures"]]),
+                table(
+                    ("Measure", "Count", "What it counts"),
+                    [(each["measure"], _number(each["total"]), each["words"]) for each in facts["measures"]],
+                ),
+            ]
             if facts["measures"]
             else [],
-            table(
-                ("Measure", "Count", "What it counts"),
-                [(each["measure"], _number(each["total"]), each["words"]) for each in facts["measures"]],
-            ),
             [_measure(each) for each in shown],
             element("h2", "Not shown"),
             element(
@@ -81,7 +88,7 @@ def render_statistics(facts: Facts) -> bytes:
             element(
                 "p",
                 "Root ",
-                element("code", facts["root"]),
+                element("code", facts["root"] or "none"),
                 ". Made by salween-audit statistics from the log alone.",
             ),
         ),

@@ -33,7 +33,8 @@ MEANINGS: Final[Mapping[str, Meaning]] = {
         "Whether a fault or a person changed it: see another copy.",
     ),
     "TRUNCATED": Meaning(
-        "There is less here than was signed, or than another party has seen.", "Who cut it, or by accident."
+        "There is less here than was signed, or than another party has seen.",
+        "Who cut it, or whether that was an accident.",
     ),
     "FORKED": Meaning(
         "Two versions of this log are signed: one history was told here and another elsewhere.",

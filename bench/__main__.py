@@ -11,6 +11,7 @@ from bench import (
     catch_up,
     end_to_end,
     forward,
+    idle,
     log_work,
     photo,
     report,
@@ -29,6 +30,7 @@ BENCHES = {
     "catch_up": catch_up.run,
     "restart": restart.run,
     "photo": photo.run,
+    "idle": idle.run,
 }
 
 

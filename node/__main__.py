@@ -14,6 +14,7 @@ from node.commands import (
     alerts,
     brokers,
     disputes,
+    erasing,
     handover,
     office,
     officers,
@@ -34,7 +35,8 @@ def cli() -> None:
 
 
 _SUBJECTS = (
-    office, partners, alerts, disputes, officers, brokers, witnesses, tokens, recovery, sticks, handover,
+    office, partners, alerts, erasing, disputes, officers, brokers, witnesses, tokens, recovery, sticks,
+    handover,
 )  # fmt: skip
 for _subject in _SUBJECTS:
     for _command in _subject.COMMANDS:

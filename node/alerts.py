@@ -59,12 +59,13 @@ PURPOSE_DUTY = "duty"
 REASON_CODES = ("duty", "case", "handover", "supervision", "court", "other")
 ENTRIES: Final[dict[Access, str]] = {"read": "acc.read", "print": "acc.print", "export": "acc.export"}
 LIST_MAX = 500
+TOMBSTONE_SHOWN_MS = 30 * limits.DAY_MS  # so long the inbox says of an alert that it went before its date
 REFUSED_NAMED_MAX = 8  # recipients that stand in the way, in one message
 ID_PREFIX_SHOWN = 8  # hex digits of an office nobody has a name for
 OPENED_REMEMBERED_MAX = 4096
 _COLUMNS = (
     "alert_id, incoming, peer, hh, status, crime_type, urgency, headline, needs_reason, created_ms,"
-    " stored_ms, author, releaser, flags, opened_ms, erased_ms, erase_at_ms"
+    " stored_ms, author, releaser, flags, opened_ms, erased_ms, erase_at_ms, erased_code"
 )
 
 
@@ -350,11 +351,22 @@ class Alerts:
         def read(tx: Snapshot) -> tuple[AlertRow, ...]:
             names = _peer_names(tx)
             rows = tx.execute(
-                f"SELECT {_COLUMNS} FROM alert WHERE incoming = 1 AND erased_ms IS NULL"  # noqa: S608 - our constant
-                " AND erase_at_ms > ?"
-                " AND (? = 0 OR opened_ms IS NULL) AND (? IS NULL OR peer = ?) AND (? IS NULL OR urgency = ?)"
+                f"SELECT {_COLUMNS} FROM alert WHERE incoming = 1"  # noqa: S608 - our constant
+                " AND (erased_ms IS NULL AND erase_at_ms > ?"
+                " OR erased_code IS NOT NULL AND erased_ms > ?)"
+                " AND (? = 0 OR opened_ms IS NULL AND erased_ms IS NULL)"
+                " AND (? IS NULL OR peer = ?) AND (? IS NULL OR urgency = ?)"
                 " ORDER BY stored_ms DESC, rowid DESC LIMIT ?",
-                (now_ms, int(only_unopened), peer_id, peer_id, urgency, urgency, LIST_MAX),
+                (
+                    now_ms,
+                    now_ms - TOMBSTONE_SHOWN_MS,
+                    int(only_unopened),
+                    peer_id,
+                    peer_id,
+                    urgency,
+                    urgency,
+                    LIST_MAX,
+                ),
             )
             return tuple(
                 AlertRow(
@@ -370,6 +382,8 @@ class Alerts:
                     received_ms=row[10],
                     opened=row[14] is not None,
                     flags=tuple(row[13].split()),
+                    gone_ms=row[15],
+                    gone_why=row[17],
                 )
                 for row in rows
             )
@@ -423,6 +437,8 @@ class Alerts:
             author=row[11],
             state="waiting" if state == "kept" else state,
             recipients=recipients,
+            gone_ms=None if row[17] is None else row[15],
+            gone_why=row[17],
         )
 
     def _is_gone(self, row: Sequence[Any]) -> bool:
@@ -601,6 +617,12 @@ class Alerts:
 
     def _refusal(self, row: Sequence[Any], purpose: str) -> PolicyRefused | None:
         """Why an alert that is here is not opened."""
+        if row[17] is not None:
+            return PolicyRefused(
+                "alert_erased_early",
+                "The content of this alert was erased before its date, by hand here or by its sender; its"
+                " history remains in the log.",
+            )
         if self._is_gone(row):
             return PolicyRefused(
                 "alert_erased", "The content of this alert was erased; its history remains in the log."
@@ -629,9 +651,10 @@ class Alerts:
             for alert_id, stored_ms in tx.execute(which, (birth_ms,)):
                 shift_ms = now_ms - stored_ms
                 tx.execute(
-                    "UPDATE alert SET stored_ms = ?, expires_ms = expires_ms + ?,"
-                    " erase_at_ms = erase_at_ms + ? WHERE alert_id = ? AND incoming = 0",
-                    (now_ms, shift_ms, shift_ms, alert_id),
+                    "UPDATE alert SET stored_ms = ?1, expires_ms = expires_ms + ?2,"
+                    " erase_at_ms = erase_at_ms + ?2, agreed_ms = agreed_ms + ?2"
+                    " WHERE alert_id = ?3 AND incoming = 0",
+                    (now_ms, shift_ms, alert_id),
                 )
                 self._outbox.count_anew(tx, alert_id, shift_ms)
 

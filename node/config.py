@@ -63,5 +63,5 @@ def default_config_text(*, web_port: int, health_port: int) -> str:
         "# opened_receipts = true # tell the sending office when an officer opened its alert\n"
         "# receipt_spread_s = 10   # what is not immediate is receipted together within so many seconds\n"
         "# heartbeat_s = 3600      # a sign of life to each partner; both offices should use the same\n"
-        "# cover_mean_s = 0        # messages about nothing to each partner, that far apart; 0: none\n"
+        "# cover_mean_s = 0        # messages about nothing, that far apart; doctor tells the cost\n"
     )

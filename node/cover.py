@@ -7,6 +7,7 @@ next, and nothing of them needs to be kept.
 """
 
 import math
+from typing import Final
 
 from node.outbox import CONTROL_LIFE_MS, Outbox, ToSend
 from node.peers import Peer, load_peer, load_peers, save_peer
@@ -14,15 +15,24 @@ from protocol import limits
 from protocol.conversation import acknowledgement
 from protocol.items import Item, encode_items
 from protocol.message import MessageType
+from protocol.requests import bytes_around
 from runtime.env import Env
+from runtime.logs import get_logger
 from runtime.sqlite import Database, Snapshot, Transaction
 
-# What the line carries for one of them, both ways, HTTP and TLS included, in the office that sends it and in
-# the one that gets it. tests/simulation/test_cover.py measures both.
-SENT_BYTES = 11_400
-TAKEN_BYTES = 13_500
+_log = get_logger("cover", {"mean_s", "peer_day_bytes"})
 
-_LOOK_S = 60.0  # partners come and go
+# What HTTP says around a request and its answer, and TLS around both.
+_EXCHANGE_BYTES: Final = 63 + 41 + 2 * 22
+_ENVELOPE_BYTES: Final = bytes_around(limits.ENVELOPE_BUCKETS_BYTES[0])
+# What the line carries for one of them, both ways, in the office that sends it: the put, and custody notes.
+SENT_BYTES: Final = _ENVELOPE_BYTES + 1_024 + _EXCHANGE_BYTES
+# In the one that takes it: the answer that brings it, its deletion with an empty answer, and another poll.
+_DELETION_BYTES: Final = limits.POLL_REQUEST_BYTES + limits.EMPTY_ANSWER_BYTES
+TAKEN_BYTES: Final = _ENVELOPE_BYTES + _DELETION_BYTES + limits.REQUEST_BYTES_MIN + 2 * _EXCHANGE_BYTES
+EXAMPLE_MEAN_S: Final = 600
+
+_LOOK_S: Final = 60.0  # partners come and go
 
 
 class Cover:
@@ -39,6 +49,8 @@ class Cover:
 
     async def run(self) -> None:
         """Until cancelled."""
+        sent_bytes, _ = day_bytes(self._mean_s)
+        _log.info("cover_on", mean_s=self._mean_s, peer_day_bytes=sent_bytes)
         while True:
             await self.send_due()
             await self._env.sleep(self._rest_s())
@@ -101,15 +113,18 @@ def may_leave(tx: Snapshot, peer: Peer, seen: int) -> bool:
     )
 
 
-def cover_cost(mean_s: int) -> str:
-    """What cover costs a line in a day when nothing takes its place, for the operator who pays it."""
+def day_bytes(mean_s: int) -> tuple[int, int]:
+    """Of one partner when nothing takes its place: (for what is sent, for what comes if it does the same)."""
+    return SENT_BYTES * 86_400 // mean_s, TAKEN_BYTES * 86_400 // mean_s
+
+
+def cover_cost(mean_s: int, partners: int) -> str:
+    """What cover costs the line of an office with so many active partners, or would, for who pays for it."""
+    sent, taken = (size * partners / 1e6 for size in day_bytes(mean_s or EXAMPLE_MEAN_S))
+    cost = f"{sent:.1f} MB a day, and {taken:.1f} MB more if all partners ({partners}) do the same"
     if not mean_s:
-        return "none is sent"
-    sent, taken = (size * 86_400 / mean_s / 1e6 for size in (SENT_BYTES, TAKEN_BYTES))
-    return (
-        f"one in {mean_s} s to each partner: {sent:.1f} MB a day for each, and"
-        f" {taken:.1f} MB for each that does the same"
-    )
+        return f"none is sent; one in {EXAMPLE_MEAN_S} s (cover_mean_s) would be {cost}"
+    return f"one in {mean_s} s to each: {cost}"
 
 
 def _newest(tx: Snapshot) -> int:

@@ -255,6 +255,7 @@ class Node:
             ladder_moved=lambda: self.events.tell("outbox"),
             revocations=self.revocations.learn_items,
             witnessing=self.witnessing,
+            erase_by_sender=lambda tx, alert_id, peer: self._erasure.by_sender(tx, alert_id, peer),
         )
         self.mailboxes = Mailboxes(
             env,
@@ -297,7 +298,7 @@ class Node:
             opened_receipts=config.opened_receipts,
         )
         self.handover = Handover(env, db, log, self.officers, self.witnessing)
-        self._erasure = Erasure(env, db, log, vault, self._outbox, self._photos)
+        self._erasure = Erasure(env, db, log, self.officers, vault, self._outbox, self._photos)
         self.dossiers = Dossiers(
             env,
             self._directory,
@@ -343,6 +344,7 @@ class Node:
             self._photos,
             self.witnessing,
             CarryDesk(env, self.officers, self.sticks),
+            self._erasure,
             thawed=lambda: self._reread(""),
             version=__version__,
             directory=self._directory,
@@ -543,6 +545,7 @@ class Node:
         """Often while messages move, once a minute otherwise: an idle office must not wear out its disk."""
         rounds = 0
         while True:
+            self.officers.forget_idle()
             await self.alerts.count_anew_once()
             await self._half_pairs.housekeep_once()
             await self._inbox.resets.housekeep_once()

@@ -23,6 +23,7 @@ from node.answers import Answers
 from node.broker_witness import broker_witnesses
 from node.carrying import CarryDesk
 from node.clock_doubt import CLOCK_DOUBT_MS
+from node.erasure import Erasure
 from node.events import DeskEvent, Events
 from node.evidence import EvidenceRoom
 from node.handover import Handover
@@ -43,6 +44,7 @@ from node.views import (
     EntryView,
     EventView,
     EvidenceView,
+    FateView,
     Learnt,
     LinkView,
     LogView,
@@ -94,6 +96,7 @@ class Desk:
         photos: Photos,
         witnessing: Witnessing,
         carrying: CarryDesk,
+        erasure: Erasure,
         *,
         thawed: Callable[[], None],
         version: str,
@@ -119,6 +122,7 @@ class Desk:
         self._meeting = meeting
         self._photos = photos
         self._witnessing = witnessing
+        self._erasure = erasure
         self._carrying = carrying
         self._version = version
         self._directory = directory
@@ -285,6 +289,26 @@ class Desk:
         self._alive(session)
         await self._alerts.discard(session, draft_id)
         self._events.tell("pending")
+
+    # --- erasing by hand ------------------------------------------------------------------------------------
+
+    async def fate(self, session: Session, alert_id: str) -> FateView:
+        """When the content of an alert goes, or went, and why."""
+        return await self._erasure.fate(self._alive(session), alert_id)
+
+    async def erase(self, session: Session, alert_id: str, reason: str, pin: str) -> None:
+        """Erase one alert before its date, here and at those it was sent to."""
+        await self._erasure.by_hand(self._alive(session), alert_id, reason, pin)
+        self._told_erased()
+
+    async def hold(self, session: Session, alert_id: str, reason: str, days: int, pin: str) -> None:
+        """Keep one alert beyond its date, for so many days from now; 0 ends that."""
+        await self._erasure.hold(self._alive(session), alert_id, reason, days, pin)
+        self._told_erased()
+
+    def _told_erased(self) -> None:
+        self._events.tell("inbox")
+        self._events.tell("outbox")
 
     def _told_released(self) -> None:
         self._events.tell("pending")

@@ -17,6 +17,7 @@ from node.cover import cover_cost
 from node.identity import Identity
 from node.layout import KEYSTORE_NAME
 from node.losses import lost_addresses, own_lost
+from node.peers import load_peers
 from protocol import limits
 from runtime.env import Env
 from runtime.sqlite import Database, Snapshot
@@ -135,7 +136,8 @@ async def check_node(
             )
             for address, cause in await db.read(failing_witnesses)
         ]
-    checks.append(_check("cover", True, cover_cost(cover_mean_s), ""))
+    partners = await db.read(lambda tx: sum(peer.is_talking for peer in load_peers(tx)))
+    checks.append(_check("cover", True, cover_cost(cover_mean_s, partners), ""))
     return checks
 
 

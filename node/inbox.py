@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+from audit.entry import Json
 from audit.store import AuditLog
 from keys import labels, trust
 from keys.card import parse_officer_list_untrusted
@@ -194,6 +195,7 @@ class Inbox:
         ladder_moved: Callable[[], None],
         revocations: Callable[[Transaction, Peer, Sequence[RevocationItem]], None],
         witnessing: Witnessing,
+        erase_by_sender: Callable[[Transaction, bytes, bytes], None],
     ) -> None:
         self._env = env
         self._db = db
@@ -218,6 +220,7 @@ class Inbox:
         self._ladder_moved = ladder_moved
         self._revocations = revocations
         self._witnessing = witnessing
+        self._erase_by_sender = erase_by_sender
         # Envelopes of one mailbox are taken in one after another, whoever brings them.
         self._one_at_a_time = asyncio.Lock()
         self._deletions_rest_until_ms: dict[str, int] = {}  # monotonic, by broker
@@ -659,7 +662,8 @@ class Inbox:
         row = tx.one(
             "SELECT alert_id, msg_id FROM delivery WHERE hh = ? AND peer = ?", (receipt.hh, peer.office_id)
         )
-        if row is None and receipt.state is ReceiptState.ERASED:
+        is_by_sender = row is None and receipt.state is ReceiptState.ERASED
+        if is_by_sender:
             row = _received_alert(tx, peer, receipt.hh)
         if row is None or row[0] is None or receipt.alert_id not in (row[0], bytes(32)):
             log.warning("receipt_unmatched", code=receipt.state.value)
@@ -681,6 +685,9 @@ class Inbox:
             fields["code"] = receipt.code
         self._log.append(tx, "msg.receipt", fields)
         outcome.ladder_moved = True
+        if is_by_sender and receipt.actor:
+            self._erase_by_sender(tx, alert_id, peer.office_id)
+            outcome.shown = True
 
     # --- parts ----------------------------------------------------------------------------------------------
 
@@ -970,13 +977,21 @@ def note_erased(
     why: str,
     told: Sequence[tuple[bytes, bytes]],
     now_ms: int,
+    actor: str = "",
 ) -> None:
-    """The entry, and a receipt to each office of ``told``: (office id, hash of the delivery it is about)."""
-    index = log.append(tx, "content.erased", {"alert": alert_id.hex(), "parts": list(parts), "code": why})
+    """The entry, and a receipt to each office of ``told``: (office id, hash of the delivery it is about).
+
+    ``actor``: pseudonym of the officer who erased it by hand. With it a sender's word asks its recipients to
+    do the same: by itself an office erases at its own clock's time, and that clock may be wrong.
+    """
+    fields: dict[str, Json] = {"alert": alert_id.hex(), "parts": list(parts), "code": why}
+    index = log.append(tx, "content.erased", fields | ({"actor": actor} if actor else {}))
     for peer_id, hh in told:
         if not tx.execute("SELECT 1 FROM peer WHERE office_id = ? AND retired_ms IS NOT NULL", (peer_id,)):
-            # Its date was agreed: the time of this one tells nothing of an officer.
-            queue_receipt(tx, peer_id, alert_id, hh, ReceiptState.ERASED, now_ms, index, due_ms=now_ms)
+            # At its date its time tells nothing of an officer; before it the other should hear at once.
+            queue_receipt(
+                tx, peer_id, alert_id, hh, ReceiptState.ERASED, now_ms, index, actor=actor, due_ms=now_ms
+            )
 
 
 def content_commitments(salt: bytes, core: bytes, disclosures: bytes) -> list[str]:

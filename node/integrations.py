@@ -38,6 +38,7 @@ SCOPES: Final = (
     "alerts:read",
     "alerts:send",
     "alerts:answer",
+    "alerts:erase",
     "receipts:read",
 )
 NAME_BYTES_MAX: Final = 64

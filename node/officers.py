@@ -337,13 +337,18 @@ class Officers:
             )
 
     def _begin_session(self, session: Session, signing_key: Ed25519PrivateKey) -> None:
-        now = self._env.clock.monotonic_ms()
-        for token in [t for t, live in self._live.items() if now - live.touched_ms > self._idle_lock_ms]:
-            del self._live[token]
+        self.forget_idle()
         if len(self._live) >= SESSIONS_MAX:
             oldest = min(self._live, key=lambda token: self._live[token].touched_ms)
             del self._live[oldest]
+        now = self._env.clock.monotonic_ms()
         self._live[session.token] = _LiveSession(session=session, signing_key=signing_key, touched_ms=now)
+
+    def forget_idle(self) -> None:
+        """Sessions nobody used for too long end with their open keys, whether or not somebody tries them."""
+        now = self._env.clock.monotonic_ms()
+        for token in [t for t, live in self._live.items() if now - live.touched_ms > self._idle_lock_ms]:
+            del self._live[token]
 
     async def _keep_sealed(self, number: int, pin: str, seed: SecretBytes) -> None:
         name = officer_secret_name(number)

@@ -199,6 +199,23 @@ async def _answer(node: "Node", params: Params, channel: Channel) -> dict[str, A
     return {"alert_id": _text(params, "alert_id"), "step": step, "code": code}
 
 
+async def _erase(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    alert_id = _text(params, "alert_id")
+    async with _logged_in(node, params) as session:
+        await node.desk.erase(session, alert_id, _text(params, "reason"), _text(params, "pin"))
+        return plain(await node.desk.fate(session, alert_id))
+
+
+async def _hold(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
+    del channel
+    alert_id = _text(params, "alert_id")
+    async with _logged_in(node, params) as session:
+        reason, days = str(params.get("reason", "")), _number(params, "days")
+        await node.desk.hold(session, alert_id, reason, days, _text(params, "pin"))
+        return plain(await node.desk.fate(session, alert_id))
+
+
 async def _unfreeze(node: "Node", params: Params, channel: Channel) -> dict[str, Any]:
     del channel
     peer = await node.desk.find_peer(_text(params, "office"))
@@ -447,6 +464,8 @@ VERBS: dict[str, Verb] = {
     "outbox": _outbox,
     "show": _show,
     "answer": _answer,
+    "erase": _erase,
+    "hold": _hold,
     "unfreeze": _unfreeze,
     "evidence": _evidence,
     "receipt": _receipt,

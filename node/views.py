@@ -246,6 +246,31 @@ class AlertRow:
     opened: bool
     needs_reason: bool
     flags: tuple[str, ...] = ()
+    gone_ms: int | None = None  # its content went before its date
+    gone_why: str | None = None
+
+
+# Why content goes before its date (sent or kept by mistake, whom it is about asked, a court or an authority
+# ordered it, nobody needs it) and why it stays beyond it. Codes, because they stand in the log.
+ERASE_REASONS = ("mistake", "asked", "ordered", "needless")
+HOLD_REASONS = ("court", "inquiry", "complaint")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FateView:
+    """When the content of an alert goes. ``agreed_ms`` is its own date, ``erase_at_ms`` the one that counts.
+
+    ``held_why``: why it stays beyond its own date, or None. ``erased_why``: why it went before it, or None.
+    """
+
+    alert_id: str
+    incoming: bool
+    headline: str
+    erase_at_ms: int
+    agreed_ms: int
+    held_why: str | None
+    erased_ms: int | None
+    erased_why: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,6 +325,8 @@ class OutboxRow:
     author: int
     state: str
     recipients: tuple[Recipient, ...]
+    gone_ms: int | None = None  # its content went before its date
+    gone_why: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,6 +42,7 @@ ENC_BYTES: Final = WRAP_OVERHEAD_BYTES - AEAD_OVERHEAD_BYTES
 _ANSWER_SALT_BYTES: Final = 32
 _REQUEST_FRAME_BYTES: Final = 1 + WRAP_OVERHEAD_BYTES
 _ANSWER_FRAME_BYTES: Final = _ANSWER_SALT_BYTES + AEAD_OVERHEAD_BYTES
+_PUT_FRAME_BYTES: Final = 192  # at most, beside the envelope
 _PAD: Final = b"\x80"
 
 
@@ -627,7 +628,13 @@ def bytes_behind(op: Put, before: Op | None) -> int:
     """What one put adds to ``request_bytes`` right behind ``before``: little, around the same blob."""
     if isinstance(before, Put) and _share_blob(before, op):
         return limits.BLOB_OFFSET_BYTES + 96
-    return len(op.envelope) + 192
+    return len(op.envelope) + _PUT_FRAME_BYTES
+
+
+def bytes_around(envelope_bytes: int) -> int:
+    """How long the request is that puts one envelope of this size, and the answer that brings it."""
+    inside = _REQUEST_FRAME_BYTES + _PUT_FRAME_BYTES + envelope_bytes
+    return next(size for size in _REQUEST_SIZES if size >= inside)
 
 
 def _run_bytes(run: Sequence[Op]) -> int:

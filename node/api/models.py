@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from node.alerts import REASON_CODES
-from node.views import AlertRow, OutboxRow, PeerView, PhotoView, Recipient
+from node.views import ERASE_REASONS, HOLD_REASONS, AlertRow, OutboxRow, PeerView, PhotoView, Recipient
 from protocol import limits
 from protocol.alert import Alert
 from protocol.attachment import PictureType
@@ -89,6 +89,21 @@ class Answering(_Sent):
 
     step: Annotated[str, Field(pattern=r"^(assigned|outcome|refused)$")]
     code: Annotated[str, Field(max_length=limits.CODE_BYTES_MAX, pattern=r"^[a-z0-9_-]*$")] = ""
+
+
+class Erasing(_Sent):
+    """Why an alert is erased before its date, and the PIN of the supervisor whose token this is."""
+
+    reason: Annotated[str, Field(json_schema_extra={"enum": sorted(ERASE_REASONS)})]
+    pin: Annotated[str, Field(max_length=64)]
+
+
+class Holding(_Sent):
+    """Why and for how many days from now an alert is kept beyond its date; 0 days end that."""
+
+    reason: Annotated[str, Field(json_schema_extra={"enum": sorted(HOLD_REASONS)})] = ""
+    days: Annotated[int, Field(ge=0, le=366)]
+    pin: Annotated[str, Field(max_length=64)]
 
 
 class Which(_Sent):

@@ -15,6 +15,8 @@ from keys.errors import PolicyRefused
 from node.api.models import (
     Answered,
     Answering,
+    Erasing,
+    Holding,
     Inbox,
     Opening,
     Outbox,
@@ -28,7 +30,7 @@ from node.api.models import (
 from node.desk import Desk
 from node.integrations import Acting, Integrations
 from node.photos import STAGED_BY_PROGRAMS_MAX
-from node.views import AlertView, StagedPhoto, StatusView, Submitted
+from node.views import AlertView, FateView, StagedPhoto, StatusView, Submitted
 from protocol.alert import Alert
 from protocol.attachment import PICTURE_TYPES
 
@@ -156,6 +158,20 @@ async def _answer(call: Call) -> Answered:
     return Answered(alert_id=call.path["alert_id"], step=answering.step, code=answering.code)
 
 
+async def _erase(call: Call) -> FateView:
+    erasing: Erasing = call.sent
+    session = call.acting.require(call.scope)
+    await call.desk.erase(session, call.path["alert_id"], erasing.reason, erasing.pin)
+    return await call.desk.fate(session, call.path["alert_id"])
+
+
+async def _hold(call: Call) -> FateView:
+    holding: Holding = call.sent
+    session = call.acting.require(call.scope)
+    await call.desk.hold(session, call.path["alert_id"], holding.reason, holding.days, holding.pin)
+    return await call.desk.fate(session, call.path["alert_id"])
+
+
 OPERATIONS: Final = (
     Operation(
         name="status",
@@ -255,6 +271,28 @@ OPERATIONS: Final = (
         body=Answering,
         returns=Answered,
         carry_out=_answer,
+        status=201,
+    ),
+    Operation(
+        name="erase",
+        method="POST",
+        path="/alerts/{alert_id}/erasure",
+        scope="alerts:erase",
+        summary="Erase an alert before its date, here and at those it was sent to; asks for the PIN.",
+        body=Erasing,
+        returns=FateView,
+        carry_out=_erase,
+        status=201,
+    ),
+    Operation(
+        name="hold",
+        method="POST",
+        path="/alerts/{alert_id}/hold",
+        scope="alerts:erase",
+        summary="Keep an alert beyond its date, or no longer; asks for the PIN.",
+        body=Holding,
+        returns=FateView,
+        carry_out=_hold,
         status=201,
     ),
     Operation(

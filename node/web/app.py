@@ -15,7 +15,7 @@ from aiohttp.typedefs import Middleware
 
 from keys.errors import BrokenInvariant, MalformedInput, PolicyRefused, SalweenError
 from node.views import Session
-from node.web import answering, carry_pages, pages, pairing_pages, photo_pages, receipt_pages
+from node.web import answering, carry_pages, erase_pages, pages, pairing_pages, photo_pages, receipt_pages
 from node.web.desk_api import DeskApi
 from node.web.events import Streams
 from node.web.forms import Form, parse_form_untrusted, parse_json_untrusted
@@ -74,6 +74,8 @@ _CLOSED: Final[tuple[tuple[str, str, Closed], ...]] = (
     ("POST", f"/alert/{{alert_id:{_ID}}}/answer", answering.answer),
     ("GET", f"/alert/{{alert_id:{_ID}}}/receipt", receipt_pages.choose),
     ("POST", f"/alert/{{alert_id:{_ID}}}/receipt", receipt_pages.make),
+    ("GET", f"/alert/{{alert_id:{_ID}}}/fate", erase_pages.ask),
+    ("POST", f"/alert/{{alert_id:{_ID}}}/fate/{{verb:erase|hold|end}}", erase_pages.act),
     ("GET", "/new", pages.new_alert),
     ("POST", "/new", pages.submit_alert),
     ("GET", "/new/photo/{name:[0-9a-f]{32}}", photo_pages.show_staged),

@@ -14,6 +14,7 @@ from node.views import (
     AlertView,
     EntryView,
     EventView,
+    FateView,
     Learnt,
     MeetingView,
     OfficerView,
@@ -272,6 +273,24 @@ class DeskApi(Protocol):
 
     async def discard(self, session: Session, draft_id: str) -> None:
         """Throw away an alert that waits."""
+        ...
+
+    async def fate(self, session: Session, alert_id: str) -> FateView:
+        """When the content of an alert goes, or went, and why. PolicyRefused ``supervisor_only``."""
+        ...
+
+    async def erase(self, session: Session, alert_id: str, reason: str, pin: str) -> None:
+        """Erase one alert before its date, here and at those it was sent to.
+
+        PolicyRefused ``supervisor_only``, ``reason_unknown``, ``alert_held``, and as ``login``.
+        """
+        ...
+
+    async def hold(self, session: Session, alert_id: str, reason: str, days: int, pin: str) -> None:
+        """Keep one alert beyond its date, for so many days from now; 0 ends that.
+
+        PolicyRefused as ``erase``, ``hold_days``, ``hold_none``.
+        """
         ...
 
     async def status(self) -> StatusView:

@@ -98,6 +98,13 @@ MESSAGES: Final[Mapping[str, str]] = {
     "photo_unknown": N_("There is no such photo, or it is not here yet. Go back to the alert."),
     "photo_not_here": N_("There is no such photo, or it is not here yet. Go back to the alert."),
     "photo_alert_first": N_("Open the alert first; then its photos are shown."),
+    "alert_erased_early": N_(
+        "The content of this alert was erased before its date, here by hand or by its sender. Its log entries"
+        " remain."
+    ),
+    "alert_held": N_("This alert is kept beyond its date. End that first, then erase it."),
+    "hold_days": N_("Choose a time that ends after its own date, and at most 366 days from today."),
+    "hold_none": N_("This alert is not kept beyond its date."),
     "alert_erased": N_("The content of this alert was erased as agreed. Its log entries remain."),
     "alert_expired": N_("This alert expired before it was released. Write it again if it still matters."),
     "reason_needed": N_("This alert concerns a victim. Say why you need to open it; the reason is logged."),
@@ -382,6 +389,8 @@ _STATUS_OF_CODE: Final[Mapping[str, int]] = {
     "form_invalid": 422,
     "page_unknown": 404,
     "alert_erased": 410,
+    "alert_erased_early": 410,
+    "alert_held": 409,
     "body_too_large": 413,
     "body_too_slow": 408,
 }

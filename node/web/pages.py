@@ -33,7 +33,7 @@ ENTRIES_PER_PAGE: Final = 50
 DRAFT: Final = "draft."
 _LOCAL_PATH: Final = re.compile(
     r"/(?:inbox|outbox|new|pending|partners|pair|audit|status|help|carry(?:/read|/show)?"
-    r"|alert/[0-9a-f]{8,64}(?:/receipt)?)"
+    r"|alert/[0-9a-f]{8,64}(?:/receipt|/fate)?)"
 )
 _PURPOSE_ON_DUTY: Final = "duty"
 # Codes, because they stand in the log, which holds no free text.
@@ -48,6 +48,9 @@ _NOTICES: Final = {
     "resume": N_("The partner is resumed."),
     "applied": N_("The revocation is applied. Your other partners are told."),
     "known": N_("The revocation is genuine and changes nothing here."),
+    "erased": N_("The content of the alert is erased. The log keeps that it was here."),
+    "held": N_("The alert is kept beyond its date."),
+    "hold_ended": N_("The alert is no longer kept beyond its date."),
     "answered": N_("Your answer is kept and on its way to the other office."),
 }
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -48,7 +49,7 @@ def audit(
         cwd=ROOT,
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)} | (env or {}),
         stdout=more.pop("stdout", subprocess.PIPE),
-        stderr=subprocess.PIPE,
+        stderr=more.pop("stderr", subprocess.PIPE),
         text=True,
         timeout=120,
         **more,
@@ -292,6 +293,21 @@ def test_replay_stops_at_an_entry_or_a_time(desk: Desk) -> None:
     assert before["at"] == {"entries": 0, "time": "never"}
     after = json.loads(audit(*desk.replay("--at", "2250-01-01T00:00+07:00", "--json")).stdout)
     assert after["at"]["entries"] == SIZE
+
+
+@pytest.mark.parametrize("verb", ["verify", "replay"])
+def test_a_bar_on_a_terminal_and_nowhere_else(desk: Desk, verb: str) -> None:
+    """Long work shows how far it is to whoever looks; the answer is the same, and a script sees nothing."""
+    ours, theirs = pty.openpty()
+    asked = getattr(desk, verb)()
+    shown = audit(*asked, env={"TERM": "xterm", "COLUMNS": "100"}, stderr=theirs)
+    os.close(theirs)
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        said = terminal.read(4096).decode()
+    assert "\N{BOX DRAWINGS HEAVY HORIZONTAL}" in said
+    assert f"{SIZE} entries, " in said
+    quiet = audit(*asked)
+    assert (quiet.stdout, quiet.stderr) == (shown.stdout, "")
 
 
 def test_a_large_log_is_checked_in_several_processes_with_the_same_verdict(

@@ -26,6 +26,7 @@ def test_every_bench_runs_and_prints_only_json_lines() -> None:
     for line in lines:
         measured.setdefault(line["bench"], []).append(line)
     assert all(line["sealed_bytes"] > 0 and line["resumed_up"] >= 0 for line in measured["photo"])
+    assert len(measured["idle"]) == 5
     for name in ("seal_open", "several", "log", "audit", "end_to_end", "forward", "catch_up", "restart"):
         assert any("ratio" in line for line in measured[name]), name
         assert all("reached" in line for line in measured[name] if {"goal_min", "goal_max"} & line.keys())

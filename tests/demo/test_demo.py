@@ -12,9 +12,13 @@ from typing import Any
 import aiohttp
 import pytest
 
+from demo.audit_story import AuditStory
 from demo.broker_eyes import planted_forms
 from demo.canary import Canary
+from demo.stage import DemoFailed, Stage
 from demo.story import IN_FLIGHT_MIN
+from demo.telling import Step
+from runtime.env import real_env
 from tests.demo.runs import demo, processes_of
 
 pytestmark = pytest.mark.scenario
@@ -137,6 +141,24 @@ async def test_the_story_of_an_audit_holds(temporary: Path) -> None:
     assert "BROKER-OMISSION-PROVEN" in report.read_text()
     report.unlink()
     run.nothing_is_left()
+
+
+def test_another_verdict_than_the_one_due_ends_the_story_of_an_audit(tmp_path: Path) -> None:
+    """Whatever it is, also none and one too many."""
+    story = AuditStory(Stage(tmp_path, None), real_env(), _Silent())
+    said = {"id": "ab", "verdict": "UNSOLICITED"}
+    story._expect({"messages": [said]}, "ab", "UNSOLICITED")
+    for messages in ([], [said, said], [said | {"verdict": "CONSISTENT"}]):
+        with pytest.raises(DemoFailed, match="where UNSOLICITED is due"):
+            story._expect({"messages": messages}, "ab", "UNSOLICITED")
+
+
+class _Silent:
+    """Nobody follows."""
+
+    def doing(self, what: str) -> None: ...
+
+    def told(self, step: Step) -> None: ...
 
 
 async def test_the_story_of_two_regions_holds(temporary: Path) -> None:

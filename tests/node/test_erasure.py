@@ -9,6 +9,7 @@ from keys import labels
 from keys.errors import PolicyRefused
 from keys.primitives import composite_verify
 from node.backup import COPY_NAME
+from node.erasure import Erasure
 from node.layout import SecretName
 from node.peers import load_peers
 from node.vault import KEK_PREFIX
@@ -17,6 +18,8 @@ from protocol.alert import Alert
 from protocol.message import parse_header_untrusted
 from tests.node.erased import found_in, needles_of
 from tests.node.offices import (
+    OFFICER_PIN,
+    PIN,
     Offices,
     a_victim_alert,
     an_alert,
@@ -364,3 +367,218 @@ def test_envelopes_set_aside_go_with_the_horizon_of_backups(tmp_path: Path) -> N
         assert found_in(there, {"mark": mark}) == {}
 
     play(tmp_path, script)
+
+
+async def by_hand(office: OfficeHost, alert_id: str, reason: str = "mistake", pin: str = PIN) -> None:
+    """``salween-node erase``."""
+    await office.log_in()
+    await office._at_desk(lambda node, session: node.desk.erase(session, alert_id, reason, pin))
+
+
+async def keep(office: OfficeHost, alert_id: str, days: int, reason: str = "court") -> None:
+    """``salween-node hold``."""
+    await office.log_in()
+    await office._at_desk(lambda node, session: node.desk.hold(session, alert_id, reason, days, PIN))
+
+
+def test_what_a_supervisor_erased_by_hand_stands_nowhere_at_either_office(tmp_path: Path) -> None:
+    """Long before its date, at the sender: gone there at once and at the recipient as soon as it hears of it;
+    each says so under its signature, and the same search that found all of it finds nothing."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        sent = await send_with_photos(here, an_alert(PLATE), a_jpeg(64))
+        assert sent.alert_id is not None
+        await asyncio.sleep(90)
+        await here.export_stick("Tengchong")
+        mine = {"plate": PLATE.encode(), **await needles_of(here, sent.alert_id, incoming=False)}
+        theirs = {"plate": PLATE.encode(), **await needles_of(there, sent.alert_id, incoming=True)}
+        assert {"salt", "wrapped key", "keys of picture 0"} <= set(mine)
+        assert set(found_in(here, mine)) == set(mine)
+        assert set(found_in(there, theirs)) == set(theirs)
+
+        await by_hand(here, sent.alert_id)
+        assert found_in(here, mine) == {}
+        await asyncio.sleep(120)
+        assert found_in(there, theirs) == {}
+
+        for office, code, has_actor in ((here, "mistake", True), (there, "sender", False)):
+            (done,) = await entries(office, "content.erased")
+            assert (done.fields["code"], "actor" in done.fields) == (code, has_actor)
+            (word,) = [e for e in await entries(office, "msg.receipt") if e.fields["step"] == "erased"]
+            assert word.fields["peer"]
+            with pytest.raises(PolicyRefused) as refused:
+                await office.open_alert(sent.alert_id)
+            assert refused.value.code == "alert_erased_early"
+            await check_log(office)
+        assert (await steps(here))[-1] == ("erased", "Tengchong BLO")
+        await there.log_in()
+        (row,) = await there.inbox()
+        assert (row.headline, row.gone_why) == ("", "sender")
+        (ours,) = await here.outbox()
+        assert (ours.headline, ours.gone_why) == ("", "mistake")
+        with pytest.raises(PolicyRefused, match="alert_erased"):
+            await by_hand(here, sent.alert_id)
+
+    play(tmp_path, script)
+
+
+def test_what_a_recipient_erases_by_hand_stays_with_its_sender(tmp_path: Path) -> None:
+    """It is the sender's alert: it hears of it and keeps its own. A late copy is shown to nobody."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        alert_id = await delivered(offices, 20 * DAY_MS)
+        await by_hand(there, alert_id, "needless")
+        await asyncio.sleep(120)
+        assert (await steps(here))[-1] == ("erased", "Tengchong BLO")
+        assert await count(here, "vault") == 1
+        assert (await here.open_alert(alert_id))["entities"]
+        assert not await entries(here, "content.erased")
+        await write(here, lambda tx: tx.execute("UPDATE delivery SET phase = 'kept' WHERE alert_id NOTNULL"))
+        await asyncio.sleep(120)
+        assert await count(there, "vault") == 0
+        await is_shown_as_erased(there, alert_id)
+
+    play(tmp_path, script)
+
+
+async def is_shown_as_erased(office: OfficeHost, alert_id: str) -> None:
+    """One line without content, and nothing to open."""
+    await office.log_in()
+    (row,) = await office.inbox()
+    assert (row.headline, row.gone_why is not None) == ("", True)
+    with pytest.raises(PolicyRefused, match="alert_erased_early"):
+        await office.open_alert(alert_id)
+
+
+def test_a_death_between_erasing_by_hand_and_wiping_leaves_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows, entry and signed word are one transaction; the next start looks for what they left behind."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        alert_id = await delivered(offices, 20 * DAY_MS)
+        mine = {"plate": PLATE.encode(), **await needles_of(here, alert_id, incoming=False)}
+        theirs = {"plate": PLATE.encode(), **await needles_of(there, alert_id, incoming=True)}
+
+        async def dies(erasure: Erasure) -> None:
+            here.host.kill()
+            await asyncio.sleep(3600)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Erasure, "wipe", dies)
+            with pytest.raises(BaseException):  # noqa: B017, PT011 - whatever ends a host
+                await by_hand(here, alert_id)
+        await here.restart()
+        assert found_in(here, mine) == {}
+        await asyncio.sleep(120)
+        assert found_in(there, theirs) == {}
+        (told,) = await entries(here, "content.erased")
+        assert told.fields["code"] == "mistake"
+
+    play(tmp_path, script)
+
+
+def test_erasing_by_hand_wants_a_supervisor_a_reason_and_the_pin_again(tmp_path: Path) -> None:
+    """Each of them is refused without, and nothing is erased; so is what is kept for a court."""
+
+    async def script(offices: Offices) -> None:
+        here = offices.here
+        officer = await offices.second_officer()
+        alert_id = await delivered(offices, 20 * DAY_MS)
+        desk = node_of(here).desk
+        session = here.session
+        assert session is not None
+        for who, reason, pin, code in (
+            (officer, "mistake", OFFICER_PIN, "supervisor_only"),
+            (session, "because", PIN, "reason_unknown"),
+            (session, "mistake", "000111222", "pin_wrong"),
+        ):
+            with pytest.raises(PolicyRefused) as refused:
+                await here.host.run(
+                    lambda env, who=who, reason=reason, pin=pin: desk.erase(who, alert_id, reason, pin)  # type: ignore[misc]
+                )
+            assert refused.value.code == code
+        with pytest.raises(PolicyRefused, match="alert_unknown"):
+            await by_hand(here, "ab" * 32)
+        await keep(here, alert_id, 30)
+        with pytest.raises(PolicyRefused, match="alert_held"):
+            await by_hand(here, alert_id)
+        assert not await entries(here, "content.erased")
+        assert await count(here, "vault") == 1
+
+    play(tmp_path, script)
+
+
+def test_what_is_kept_for_a_court_stays_until_that_ends(tmp_path: Path) -> None:
+    """At one office alone, and past the sender's word; the log says so, and with its end it goes
+    like any other."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        alert_id = await delivered(offices, 20 * DAY_MS)
+        with pytest.raises(PolicyRefused, match="hold_days"):
+            await keep(there, alert_id, 10)  # it stays as long as that anyway
+        with pytest.raises(PolicyRefused, match="hold_none"):
+            await keep(there, alert_id, 0)
+        await keep(there, alert_id, 60)
+        await pass_days(offices, 21)
+        assert await count(here, "vault") == 0
+        assert await count(there, "vault") == 1
+        await there.log_in()
+        assert (await there.open_alert(alert_id))["entities"]
+        fate = await there._at_desk(lambda node, session: node.desk.fate(session, alert_id))
+        assert (fate.held_why, fate.erase_at_ms - fate.agreed_ms > 39 * DAY_MS) == ("court", True)
+        (held,) = await entries(there, "content.held")
+        assert (held.fields["code"], held.fields["until"]) == ("court", fate.erase_at_ms)
+        assert held.fields["actor"]
+        assert ("erased", "Tengchong BLO") not in await steps(here)
+
+        theirs = {"plate": PLATE.encode(), **await needles_of(there, alert_id, incoming=True)}
+        await keep(there, alert_id, 0)
+        with pytest.raises(PolicyRefused, match="alert_erased"):
+            await there.open_alert(alert_id)
+        await asyncio.sleep(200)
+        assert found_in(there, theirs) == {}
+        assert (await steps(here))[-1] == ("erased", "Tengchong BLO")
+        for office in (here, there):
+            await check_log(office)
+
+    play(tmp_path, script)
+
+
+def test_the_senders_word_waits_for_the_end_of_what_is_kept(tmp_path: Path) -> None:
+    """Erased by hand at the sender while kept here: it goes when that ends, not before. A clock that runs
+    ahead at the sender erases nothing here."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        alert_id = await delivered(offices, 20 * DAY_MS)
+        await keep(there, alert_id, 60)
+        await by_hand(here, alert_id, "asked")
+        await asyncio.sleep(120)
+        assert await count(there, "vault") == 1
+        await keep(there, alert_id, 0)
+        await asyncio.sleep(120)
+        assert await count(there, "vault") == 0
+
+        other = await delivered_again(offices)
+        here.host.step_clock(25 * DAY_MS)
+        await asyncio.sleep(200)
+        assert await count(here, "vault") == 0
+        assert await count(there, "ladder", f"step = 'erased' AND hex(alert_id) = '{other.upper()}'") == 1
+        assert await count(there, "vault") == 1
+
+    play(tmp_path, script)
+
+
+async def delivered_again(offices: Offices) -> str:
+    """One more alert on the disk of the other office; its id."""
+    await offices.here.log_in()
+    sent = await offices.here.send(due(an_alert("KA-2"), offices.here.now_ms() + 20 * DAY_MS))
+    await asyncio.sleep(90)
+    assert sent.alert_id is not None
+    assert await count(offices.there, "vault") == 1
+    return sent.alert_id

@@ -109,6 +109,9 @@ def test_a_session_ends_after_its_idle_time_and_lives_by_use(tmp_path: Path) -> 
         # The officer's key is not kept open either.
         await login(here, 1, PIN)
         assert len(node_of(here).officers._live) == 1
+        # Nor where nobody ever comes back to the screen.
+        await asyncio.sleep(1_000)
+        assert node_of(here).officers._live == {}
 
     play(tmp_path, script)
 

@@ -6,6 +6,7 @@ those of the original: they stand in configurations and in the broker's address.
 
 import asyncio
 import json
+import os
 import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -13,9 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from broker.identity import UNLOCK_NAME
 from demo.office import Form, Office, Officer, Pages
 from demo.playground import OFFICES, open_playground
 from demo.stage import Daemon, Stage
+from keys.keystore import Keystore
+from keys.secret import SecretBytes
+from node.layout import KEYSTORE_NAME
+from runtime.env import RealFiles
+from tests.broker.ends import CHEAP_KDF
 
 BROKER = "broker"
 
@@ -44,6 +51,10 @@ async def make_template(directory: Path) -> Template:
             await daemon.stop()
         for name in (BROKER, *(office.short for office in ground.offices)):
             shutil.copytree(stage.directory / name, directory / name)
+        # Their keystores were made and opened at the real cost; a hundred starts of copies need not pay it.
+        make_cheap(directory / BROKER, (directory / BROKER / UNLOCK_NAME).read_text().strip())
+        for office in ground.offices:
+            make_cheap(directory / office.short, office.passphrase_file.read_text().strip())
         return Template(
             directory=directory,
             officers=tuple(tuple(office.officers) for office in ground.offices),
@@ -51,6 +62,15 @@ async def make_template(directory: Path) -> Template:
             peer_id=peer_id,
             spent_token=token,
         )
+
+
+def make_cheap(home: Path, passphrase: str) -> None:
+    """The same keys under the same passphrase, in a keystore that is opened at once."""
+    path, secret = home / KEYSTORE_NAME, SecretBytes(passphrase.encode())
+    store = Keystore.open(RealFiles(), path, secret, random=os.urandom)
+    path.unlink()
+    keys = {name: store.get(name) for name in store.names()}
+    Keystore.create(RealFiles(), path, secret, keys, random=os.urandom, kdf=CHEAP_KDF)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

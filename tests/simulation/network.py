@@ -121,6 +121,7 @@ class VirtualNetwork:
         self.writes = 0  # pieces put on their way so far
         # Hears which host speaks to which, beforehand.
         self.on_write: Callable[[str, str], None] = lambda host, to: None
+        self.on_written: Callable[[str, str, bytes], None] = lambda host, to, data: None
 
     # --- what a test does to it -----------------------------------------------------------------------------
 
@@ -437,6 +438,7 @@ class VirtualTransport(transports._FlowControlMixin, asyncio.Transport):
             return
         assert not self._is_eof_sent, "write after write_eof"
         self._network.on_write(self.owner.name, self.peer.owner.name)
+        self._network.on_written(self.owner.name, self.peer.owner.name, bytes(data))
         for chunk in self._network.split(bytes(data)):
             self._unread_bytes += len(chunk)
             self._network.send(self, chunk)

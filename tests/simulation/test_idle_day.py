@@ -1,21 +1,18 @@
 """What a day costs on the line when nobody sends anything: polls, signs of life, and nothing else."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from node.broker_link import BrokerLink
 from protocol.requests import List, Op, Result
 from runtime.broker_line import EXCHANGE_TIMEOUT_S, POLL_WAIT_MS, SHORT_POLL_WAIT_MS
 from tests.node.offices import Offices, an_alert, link_of, play, settled
-from tests.simulation.network import VirtualTransport
+from tests.simulation.meter import Meter
 
 HOURS = 2
-RECORD_BYTES = 22  # what TLS 1.3 adds to each write; the virtual line has none
 # docs/benchmarks.md says what was aimed at.
-POLL_BYTES_MAX = 1_640
+POLL_BYTES_MAX = 1_638  # 1.6 KB
 DAY_BYTES_MAX = 2_500_000
 
 
@@ -24,30 +21,12 @@ def test_an_idle_office_costs_little(tmp_path: Path) -> None:
 
     async def script(offices: Offices) -> None:
         await settled(offices)
-        carried: Counter[str] = Counter()
-        writes: Counter[tuple[str, int]] = Counter()
-        network = offices.world.network
-        send = network.send
-
-        def noted(sender: VirtualTransport, item: Any) -> None:
-            if isinstance(item, bytes):
-                ends = {sender.owner.name, sender.peer.owner.name} - {"broker"}
-                for office in ends:
-                    carried[office] += len(item) + RECORD_BYTES
-                    writes[("up" if sender.owner.name == office else "down", len(item))] += 1
-            send(sender, item)
-
-        network.send = noted  # type: ignore[method-assign]
+        meter = Meter(offices)
         await asyncio.sleep(HOURS * 3600)
-        assert set(carried) == {"myitkyina", "tengchong"}
-        for size_bytes in carried.values():
-            assert size_bytes * 24 // HOURS <= DAY_BYTES_MAX, carried
-        # What is said most often: the poll; and down the line that it is still held, and the empty answer.
-        heads = {size: count for (way, size), count in writes.items() if way == "down" and count > 60}
-        polls = max(count for (way, _), count in writes.items() if way == "up")
-        poll = next(size for (way, size), count in writes.items() if way == "up" and count == polls)
-        sizes = (poll, *sorted(heads))
-        assert 1_280 + 128 < sum(sizes) + len(sizes) * RECORD_BYTES <= POLL_BYTES_MAX
+        assert set(meter.carried) == {"myitkyina", "tengchong"}
+        for size_bytes in meter.carried.values():
+            assert size_bytes * 24 // HOURS <= DAY_BYTES_MAX, meter.carried
+        assert 1_280 + 128 < meter.poll_bytes() <= POLL_BYTES_MAX
 
     play(tmp_path, script)
 

@@ -37,7 +37,7 @@ from tests.simulation.world import World
 DAYS = 9  # mailboxes are made anew after seven, give or take one
 DAY_S = 86_400
 ON_S = int(os.environ.get("SALWEEN_ON_S", "300"))  # of each day
-COVER_MEAN_S = 90
+COVER_MEAN_S = max(90, ON_S // 144)
 RECEIPT_SPREAD_MS, ROUND_MS = 10_000, 5_000  # unless set; how often an office looks while it is busy
 BURST = 3
 TEXT = "White pickup, false plate"
@@ -52,7 +52,7 @@ HANDLES = {
     *("Delete.envelope_hash", "Delete.signature", "Forward.token"),
 }
 SAMPLE_MAX = 1_000
-ALERTS_STEP = 3
+ALERTS_STEP = 5  # each fifth alert, and each fortieth receive key, is searched for
 PLANTED = bytes(range(100, 132))
 
 
@@ -140,6 +140,7 @@ class Week:
                 "peer pseudonym": bytes.fromhex(peer.pseudonym),
             }
             names |= {"peer log": peer.log_public, "peer witness": peer.witness_public}
+            names |= {"log": tx.value("SELECT origin FROM log_state").encode()}
             rows = tx.execute("SELECT alert_id, hh, msg_id FROM delivery WHERE alert_id IS NOT NULL")
             for number, row in enumerate(list(rows)[::ALERTS_STEP]):
                 names |= {
@@ -206,7 +207,7 @@ class Week:
         secret = needles | self.capabilities()
         faults: set[str] = set()
         on_lines, spoken = dict(secret), list(self.taps.spoken())
-        on_lines |= {f"receive key {one[1:9].hex()}": one[1:9] for one in self.envelopes()[::9]}
+        on_lines |= {f"receive key {one[1:9].hex()}": one[1:9] for one in self.envelopes()[::40]}
         boxes = {broker.host.name: await self.boxes(broker) for broker in self.brokers}
         for broker in self.brokers:
             name = broker.host.name
@@ -293,27 +294,27 @@ def test_nine_days_name_nobody(week: Week) -> None:
             for put in (of_first := _puts(first)):
                 assert put.envelope[1:9] not in {one.envelope[1:9] for one in _puts(last)}
             assert not {put.put_secret for put in of_first} & {put.put_secret for put in _puts(last)}
-        for office in week.offices:
-            await _receipts_are_batched_and_jittered(office)
+        # What comes together is receipted together, after a moment drawn by lot.
+        waits = [wait for office in week.offices for wait in await _receipts(office)]
+        assert max(waits) <= RECEIPT_SPREAD_MS + ROUND_MS
+        assert max(waits) - min(waits) > RECEIPT_SPREAD_MS // 2
+        assert len({wait // 1_000 for wait in waits}) > 5
 
     week.world.run(script())
 
 
-async def _receipts_are_batched_and_jittered(office: OfficeHost) -> None:
-    """What comes together is receipted together, after a moment drawn by lot."""
+async def _receipts(office: OfficeHost) -> list[int]:
+    """After how many ms each alert was receipted, by the office's own clock; they left in fewer messages."""
 
     def look(tx: Snapshot) -> tuple[list[int], list[int]]:
         came = [row[0] for row in tx.execute("SELECT at_ms FROM received WHERE type = 1 ORDER BY at_ms")]
         receipts = tx.execute("SELECT message FROM delivery WHERE type = 3 ORDER BY rowid")
-        return came, [int.from_bytes(row[0][70:78], "big") for row in receipts]
+        return came, [int.from_bytes(row[0][70:78], "big") for row in receipts]  # when signed, in the header
 
     came, said = await read(office, look)
     answered = [min(at for at in said if at >= arrived) for arrived in came]
     assert len(set(answered)) < len(came) - 2
-    waits = [at - arrived for at, arrived in zip(answered, came, strict=True)]
-    assert max(waits) <= RECEIPT_SPREAD_MS + ROUND_MS
-    assert max(waits) - min(waits) > RECEIPT_SPREAD_MS // 2
-    assert len({wait // 1_000 for wait in waits}) > 3
+    return [at - arrived for at, arrived in zip(answered, came, strict=True)]
 
 
 def test_what_is_careless_is_found(week: Week, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,12 +19,15 @@ from node.meetingdesk import MeetingDesk
 from node.officers import Officers
 from node.sticks import Packed, Sticks
 from node.views import (
+    ERASE_REASONS,
+    HOLD_REASONS,
     Access,
     AlertRow,
     AlertView,
     BrokerLossView,
     EntryView,
     EventView,
+    FateView,
     LadderStep,
     Learnt,
     LinkView,
@@ -276,6 +279,9 @@ class FakeDesk:
     sessions: dict[str, Session] = field(default_factory=dict)
     held: list[str] = field(default_factory=list)
     drafts: dict[str, PendingView] = field(default_factory=dict)
+    erased: list[tuple[str, str]] = field(default_factory=list)
+    kept: list[tuple[str, str, int]] = field(default_factory=list)
+    held_why: str | None = None
     answers: list[tuple[str, str, str]] = field(default_factory=list)
     sent: list[tuple[Alert, tuple[str, ...]]] = field(default_factory=list)
     receipt_peer: str = f"Tengchong {HOSTILE}"
@@ -753,6 +759,40 @@ class FakeDesk:
     async def discard(self, session: Session, draft_id: str) -> None:
         self._draft(draft_id)
         del self.drafts[draft_id]
+
+    # --- erasing by hand ---
+
+    async def fate(self, session: Session, alert_id: str) -> FateView:
+        if session.role != "supervisor":
+            raise PolicyRefused("supervisor_only")
+        return FateView(
+            alert_id=alert_id,
+            incoming=True,
+            headline=HOSTILE,
+            erase_at_ms=NOW_MS + 90 * 24 * 60 * MINUTE_MS,
+            agreed_ms=NOW_MS + 20 * 24 * 60 * MINUTE_MS,
+            held_why=self.held_why,
+            erased_ms=NOW_MS if self.erased else None,
+            erased_why=self.erased[-1][1] if self.erased else None,
+        )
+
+    async def erase(self, session: Session, alert_id: str, reason: str, pin: str) -> None:
+        await self._judge_fate(session, alert_id, reason, pin)
+        self.erased.append((alert_id, reason))
+
+    async def hold(self, session: Session, alert_id: str, reason: str, days: int, pin: str) -> None:
+        await self._judge_fate(session, alert_id, reason, pin)
+        if days < 0:
+            raise PolicyRefused("hold_days")
+        self.held_why = reason if days else None
+        self.kept.append((alert_id, reason, days))
+
+    async def _judge_fate(self, session: Session, alert_id: str, reason: str, pin: str) -> None:
+        await self.fate(session, alert_id)
+        if reason not in ("", *ERASE_REASONS, *HOLD_REASONS):
+            raise PolicyRefused("reason_unknown")
+        if pin != PIN:
+            raise PolicyRefused("pin_wrong")
 
     def _draft(self, draft_id: str) -> PendingView:
         if draft_id not in self.drafts:
