@@ -154,7 +154,7 @@ class Handover:
         if len(found) <= SEARCHED_MAX:
             marks = [f'"alert":"{named}"' for named in found]
             beginnings = self._entries(tx, marks)
-            messages = [entry["msg"] for _, entry in beginnings.values() if entry["t"] == "msg.submit"]
+            messages = [entry["msg"] for _, entry in beginnings.values() if entry["t"] in BEGINNINGS]
             marks += [f'"msg":"{message}"' for message in messages]
         else:
             marks = [f'"t":"{name}"' for name in TYPES]

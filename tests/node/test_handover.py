@@ -442,15 +442,20 @@ def test_both_verifiers_mean_one_thing_by_a_scope(scope: dict[str, Any], is_insi
 
 
 def test_a_message_under_our_number_takes_no_receipt_away() -> None:
-    """A partner sends an alert whose message it calls as one of ours: what is said of ours stays ours."""
+    """Partners send alerts whose messages they call as one of ours: what is said of ours stays ours."""
     ours, theirs, message = "aa" * 32, "bb" * 32, "cc" * 16
+    partner, other_partner = "dd" * 8, "ee" * 8
+    came = {"t": "msg.recv", "alert": theirs, "msg": message, "verdict": "ok"}
     entries = [
-        {"t": "msg.submit", "seq": 0, "alert": ours, "msg": message},
-        {"t": "msg.recv", "seq": 1, "alert": theirs, "msg": message, "verdict": "ok"},
-        {"t": "msg.receipt", "seq": 2, "msg": message, "step": "opened"},
+        {"t": "msg.submit", "seq": 0, "alert": ours, "msg": message, "peer": partner},
+        {**came, "seq": 1, "peer": partner},
+        {"t": "msg.receipt", "seq": 2, "msg": message, "step": "opened", "peer": partner},
+        {**came, "seq": 3, "peer": other_partner},
+        {"t": "msg.receipt", "seq": 4, "msg": message, "step": "erased", "peer": other_partner},
     ]
     told = [(alert_id, event.value) for alert_id, event, _ in events_of(entries)]
-    assert told == [(ours, "submitted"), (theirs, "delivered"), (ours, "read")]
+    went, came_here = [(ours, "submitted"), (ours, "read")], [(theirs, "delivered"), (theirs, "erased")]
+    assert told == [went[0], came_here[0], went[1], *came_here]
     other = runpy.run_path(str(ROOT / "audit" / "standalone" / VERIFIER), run_name="verifier")
     _, names = other["Dossier"]._events(SimpleNamespace(entries=entries), {ours, theirs})
     assert list(names) == [
