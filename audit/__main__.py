@@ -762,7 +762,8 @@ def _receipt_says(entry: Mapping[str, Any]) -> str:
             at = when(entry["at"] * 1000)
             return f"{peer.capitalize()} signed, by its clock at {at}, of {message}: {said}."
         case "content.erased":
-            return f"This office erased {alert}: {', '.join(entry['parts'])}."
+            why = f"; reason: {entry['code']}" if "code" in entry else ""
+            return f"This office erased {alert}: {', '.join(entry['parts'])}{why}."
     deed = {"acc.read": "opened", "acc.print": "printed"}.get(entry["t"], "exported")
     return f"An officer of this office {deed} {alert}; reason: {entry['purpose']}; access {entry['k']}."
 

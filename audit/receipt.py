@@ -87,15 +87,17 @@ def event_of(entry: Mapping[str, Any]) -> Event | None:
 def events_of(entries: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Event, Mapping[str, Any]]]:
     """(alert id in hex, event, entry) of all that a receipt can be made of; ``entries`` in the log's order.
 
-    An entry about a message is about the alert that began with it.
+    A partner's word about a message is about the alert that went to it, or came from it, as that message; no
+    later message under the same number, of the same partner or another, takes it away.
     """
-    alert_of: dict[str, str] = {}
+    alert_of: dict[tuple[str, str], str] = {}
     for entry in entries:
-        event, alert_id = event_of(entry), entry.get("alert", alert_of.get(entry.get("msg", "")))
+        message = (entry.get("msg", ""), entry.get("peer", ""))
+        event, alert_id = event_of(entry), entry.get("alert", alert_of.get(message))
         if event is None or alert_id is None:
             continue
-        if entry["t"] in BEGINNINGS and "msg" in entry:
-            alert_of[entry["msg"]] = alert_id
+        if entry["t"] in BEGINNINGS:
+            alert_of.setdefault(message, alert_id)
         yield alert_id, event, entry
 
 

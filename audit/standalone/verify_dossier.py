@@ -553,17 +553,16 @@ class Dossier:
         """Entries that an alert begins with, by id and way; receipts of ``named`` by file, with the index."""
         begins: dict[Any, list[dict[str, Any]]] = {}
         receipts: dict[str, int] = {}
-        alert_of: dict[str, str] = {}
+        alert_of: dict[tuple[str, str], str] = {}
         for entry in self.entries:
-            event, message = event_of(entry), entry.get("msg", "")
+            event, message = event_of(entry), (entry.get("msg", ""), entry.get("peer", ""))
             alert = entry.get("alert", alert_of.get(message))
             if event is None or alert is None:
                 continue
             if entry["t"] in ("msg.submit", "msg.recv"):
                 way = "sent" if entry["t"] == "msg.submit" else "received"
                 begins.setdefault((alert, way), []).append(entry)
-                if message:
-                    alert_of[message] = alert
+                alert_of.setdefault(message, alert)
             if alert in named:
                 receipts[f"receipts/{alert}-{event}-{entry['seq']}.tlog-proof"] = entry["seq"]
         return begins, receipts

@@ -65,7 +65,7 @@ ENTRIES = [
     an_entry("acc.read", 6, alert=ALERT, actor=H, purpose="duty", k=1),
     an_entry("acc.print", 7, alert=ALERT, actor=H, purpose="case", k=2, prev=6),
     an_entry("acc.export", 8, alert=ALERT, actor=H, purpose="court", k=3, prev=7),
-    an_entry("content.erased", 9, alert=ALERT, parts=["content"], code="due"),
+    an_entry("content.erased", 9, alert=ALERT, parts=["content"], code="mistake", actor=H),
     an_entry("msg.receipt", 10, msg=MSG, step="refused", at=3, code="not_ours"),
     an_entry("msg.recv", 11, env=H, verdict="dup"),
 ]
@@ -248,8 +248,10 @@ LONGEST = [
     longest(
         "content.erased",
         alert=ALERT,
-        parts=["content", "bodies", "envelopes", "carried", "photos"],
-        code="due",
+        parts=["content", "outbox", "stick", "photos", "draft"],
+        code="erase_due",
+        actor=H,
+        com=[H, H],
     ),
 ]
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cryptography
@@ -47,7 +48,7 @@ from audit.dossier import (
 )
 from audit.policy import Policy, single_log_policy
 from audit.reader import PublishedLog
-from audit.receipt import Event, open_receipt_untrusted
+from audit.receipt import Event, events_of, open_receipt_untrusted
 from keys.errors import MalformedInput, PolicyRefused
 from keys.primitives import XWingPrivateKey
 from keys.secret import SecretBytes
@@ -178,7 +179,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
             await office.log_in()
         receipts, offered = {}, {}
         for name, office in (("here", here), ("there", there)):
-            offered[name] = await events_of(office, gone.alert_id or "")
+            offered[name] = await offered_by(office, gone.alert_id or "")
             for event in offered[name]:
                 receipts[f"{name} {event}"] = await receipt_of(office, gone.alert_id or "", event)
         with pytest.raises(PolicyRefused, match="receipt_nothing"):
@@ -230,7 +231,7 @@ async def receipt_of(office: OfficeHost, alert_id: str, event: str) -> ReceiptVi
     return await office.host.run(lambda env: node_of(office).desk.receipt(session, alert_id, event))
 
 
-async def events_of(office: OfficeHost, alert_id: str) -> list[str]:
+async def offered_by(office: OfficeHost, alert_id: str) -> list[str]:
     """What receipts can be made of."""
     assert office.session is not None
     session = office.session
@@ -249,7 +250,7 @@ async def too_early(office: OfficeHost, alert_id: str) -> None:
     ):
         with pytest.raises(PolicyRefused, match=code):
             await receipt_of(office, named, event)
-    assert await events_of(office, alert_id) == ["submitted"]
+    assert await offered_by(office, alert_id) == ["submitted"]
 
 
 async def refusals(office: OfficeHost, begin_ms: int) -> None:
@@ -438,6 +439,28 @@ def test_both_verifiers_mean_one_thing_by_a_scope(scope: dict[str, Any], is_insi
     scope = {"purpose": "court", **scope}
     assert named == ("dd" * 32, "sent")
     assert is_in_scope(scope, "dd" * 32, began) == other["in_scope"](scope, entries) == is_inside
+
+
+def test_a_message_under_our_number_takes_no_receipt_away() -> None:
+    """Partners send alerts whose messages they call as one of ours: what is said of ours stays ours."""
+    ours, theirs, message = "aa" * 32, "bb" * 32, "cc" * 16
+    partner, other_partner = "dd" * 8, "ee" * 8
+    came = {"t": "msg.recv", "alert": theirs, "msg": message, "verdict": "ok"}
+    entries = [
+        {"t": "msg.submit", "seq": 0, "alert": ours, "msg": message, "peer": partner},
+        {**came, "seq": 1, "peer": partner},
+        {"t": "msg.receipt", "seq": 2, "msg": message, "step": "opened", "peer": partner},
+        {**came, "seq": 3, "peer": other_partner},
+        {"t": "msg.receipt", "seq": 4, "msg": message, "step": "erased", "peer": other_partner},
+    ]
+    told = [(alert_id, event.value) for alert_id, event, _ in events_of(entries)]
+    went, came_here = [(ours, "submitted"), (ours, "read")], [(theirs, "delivered"), (theirs, "erased")]
+    assert told == [went[0], came_here[0], went[1], *came_here]
+    other = runpy.run_path(str(ROOT / "audit" / "standalone" / VERIFIER), run_name="verifier")
+    _, names = other["Dossier"]._events(SimpleNamespace(entries=entries), {ours, theirs})
+    assert list(names) == [
+        f"receipts/{alert_id}-{event}-{index}.tlog-proof" for index, (alert_id, event) in enumerate(told)
+    ]
 
 
 @pytest.mark.parametrize("text", ["NaN", "Infinity", "1.5", "1e3", " 1", "01", '"\u00e9"', '{"a":1,"a":1}'])
