@@ -34,11 +34,11 @@ MEANINGS: Final[Mapping[str, Meaning]] = {
     ),
     "TRUNCATED": Meaning(
         "There is less here than was signed, or than another party has seen.",
-        "Who cut it, or whether that was an accident.",
+        "Who cut it, or that anybody meant it. Where only another log knows more: ask for the checkpoint.",
     ),
     "FORKED": Meaning(
-        "Two versions of this log are signed: one history was told here and another elsewhere.",
-        "Which of the two is true.",
+        "One history of this log is told here, and another is signed or named elsewhere.",
+        "Which of the two is true. Where only another log names it: ask for the checkpoint that proves it.",
     ),
     "ROLLED-BACK": Meaning(
         "The newest checkpoint is older than what the archive has signed.", "That anybody meant it."

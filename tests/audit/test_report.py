@@ -23,11 +23,14 @@ from tests.audit.logs import a_signer, forge
 from tests.audit.test_main import audit
 from tests.audit.test_page import HOSTILE, check_quiet
 from tests.audit.test_reconcile import Logs, command, first_alert, logs
+from tests.browser.chromium import chromium
 from tests.support.syntax_rules import ROOT
 
 __all__ = ["logs"]
 
 NOW_US = 1_800_000_000_000_000
+A4_PX = 688
+"""Between the margins of a page of A4: 182 mm at 96 px to the inch."""
 
 
 def facts_of(parties: Any, *, timelines: int = 200, policies: list[Policy] | None = None) -> dict[str, Any]:
@@ -42,10 +45,9 @@ def test_every_verdict_has_its_words() -> None:
     labels |= {BORDER, DUPLICATE, IMPOSSIBLE, UNEXPLAINED}
     assert set(MEANINGS) == labels
     page = (ROOT / "docs/auditing.md").read_text()
-    told = {
-        re.sub(r"\(.*\)", "", label) for label in re.findall(r"^\| `([A-Z-]+(?:\([a-z]\))?)` \|", page, re.M)
-    }
-    assert told == labels
+    rows = re.findall(r"^\| `([A-Z-]+)(?:\([a-z]\))?` \| (.*?) \| (.*?) ?\|$", page, re.M)
+    assert {label for label, _, _ in rows} == labels
+    assert [label for label, says, not_said in rows if not (says and not_said)] == []
 
 
 def test_phrases_of_steps_need_only_what_an_entry_must_have() -> None:
@@ -108,6 +110,27 @@ def test_the_page_holds_the_facts_and_nothing_that_runs(logs: Logs, tmp_path: Pa
     assert "http" not in page.replace('http-equiv="Content-Security-Policy"', "")
     assert "url(" not in page
     assert all(facts["meanings"][label]["not_said"] in words for label in facts["messages"]["counts"])
+
+
+async def test_nothing_on_the_page_overlaps(logs: Logs, tmp_path: Path) -> None:
+    """On a small screen and on A4: no cell is wider than its column, and nothing reaches beyond the page."""
+    page = tmp_path / "report.html"
+    page.write_bytes(render(facts_of((logs.sender, logs.receiver, logs.broker))))
+    async with chromium() as browser:
+        shown = await browser.new_page()
+        await shown.goto(page.as_uri())
+        for size, on in (
+            ({"width": 1024, "height": 600}, "screen"),
+            ({"width": A4_PX, "height": 600}, "print"),
+        ):
+            await shown.set_viewport_size(size)  # type: ignore[arg-type]
+            await shown.emulate_media(media=on)  # type: ignore[arg-type]
+            wide = await shown.evaluate(
+                "[...document.querySelectorAll('th, td, dd, .card')]"
+                ".filter(each => each.scrollWidth > each.clientWidth + 1).map(each => each.textContent)"
+            )
+            assert wide == [], on
+            assert await shown.evaluate("document.documentElement.scrollWidth") <= size["width"]
 
 
 def test_what_is_left_out_is_said(logs: Logs) -> None:
