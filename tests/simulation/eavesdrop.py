@@ -168,16 +168,23 @@ def repeated(pieces: Iterable[bytes]) -> set[bytes]:
     return twice
 
 
-def handles(ops: Iterable[Op]) -> set[str]:
-    """Fields of ops by which a broker knows something again: ``op.field`` whose value came in two ops."""
-    seen: Counter[tuple[str, bytes]] = Counter()
+def _named(ops: Iterable[Op]) -> Iterator[tuple[str, bytes]]:
     for op in ops:
         assert is_dataclass(op)
         for field in fields(op):
             value = getattr(op, field.name)
             if isinstance(value, bytes) and len(value) >= STABLE_BYTES:
-                seen[f"{type(op).__name__}.{field.name}", value] += 1
-    return {name for (name, _), times in seen.items() if times > 1}
+                yield f"{type(op).__name__}.{field.name}", value
+
+
+def handles(ops: Iterable[Op]) -> set[str]:
+    """Fields of ops by which a broker knows something again: ``op.field`` whose value came in two ops."""
+    return {name for (name, _), times in Counter(_named(ops)).items() if times > 1}
+
+
+def values(ops: Iterable[Op]) -> dict[bytes, str]:
+    """What was said in ops, and in which field."""
+    return {value: name for name, value in _named(ops)}
 
 
 # --- disks ----------------------------------------------------------------------------------------------
@@ -194,14 +201,14 @@ def database_of(host: BrokerHost | OfficeHost) -> Database:
 async def rows_of(host: BrokerHost | OfficeHost) -> list[bytes]:
     """Every value of its database as its own key opens it, and the words of the schema."""
 
-    def values(tx: Snapshot) -> Iterator[bytes]:
+    def look(tx: Snapshot) -> Iterator[bytes]:
         for (table,) in list(tx.execute("SELECT name FROM sqlite_master WHERE type = 'table'")):
             yield table.encode()
             for row in tx.execute(f"SELECT * FROM {table}"):
                 yield from (value if isinstance(value, bytes) else str(value).encode() for value in row)
 
     database = database_of(host)
-    return await host.host.run(lambda env: database.read(lambda tx: list(values(tx))))
+    return await host.host.run(lambda env: database.read(lambda tx: list(look(tx))))
 
 
 async def all_of(broker: BrokerHost) -> list[bytes]:

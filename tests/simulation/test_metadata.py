@@ -21,7 +21,7 @@ from node.peers import load_peers
 from protocol import limits, requests
 from protocol.alert import Alert
 from protocol.message import MessageType
-from protocol.requests import Op, Publish, Put
+from protocol.requests import Get, Op, Publish, Put
 from runtime import broker_line, logs
 from runtime.env import Env
 from runtime.sqlite import Snapshot, Transaction
@@ -39,6 +39,7 @@ from tests.simulation.eavesdrop import (
     odd_sizes,
     repeated,
     rows_of,
+    values,
 )
 from tests.simulation.photos import pictures
 from tests.simulation.regions import two_regions
@@ -47,7 +48,10 @@ from tests.simulation.world import World
 
 DAY_S = 86_400
 ON_S = int(os.environ.get("SALWEEN_ON_S", "300"))  # of each day
-DAYS_ON = range(10) if ON_S == DAY_S else (0, 1, 3, 5, 8, 9)  # mailboxes are made anew after seven, or eight
+IS_SWITCHED_OFF = ON_S < DAY_S
+DAYS_ON = (
+    (0, 1, 3, 5, 8, 9) if IS_SWITCHED_OFF else range(10)
+)  # mailboxes are made anew after seven, or eight
 COVER_MEAN_S = max(90, ON_S // 144)
 RECEIPT_SPREAD_MS, ROUND_MS = 10_000, 5_000  # unless set; how often an office looks while it is busy
 BURST = 3
@@ -63,6 +67,8 @@ HANDLES = {
     *("PartPut.write_secret", "PartPut.read_hash", "PartPut.data", "PartGet.read_secret"),
     *("Delete.envelope_hash", "Delete.signature", "Forward.token"),
 }
+# And by what two can tell that an office reads at both of them, as after a move.
+BOTH_KNOW = {"PartGet.read_secret", "AttachmentDelete.attachment_secret"}
 SAMPLE_MAX = 1_000
 ALERTS_STEP = 5  # each fifth alert, and each fortieth receive key, is searched for
 PLANTED = bytes(range(100, 132))
@@ -217,7 +223,10 @@ class Week:
         faults |= {f"head: {one.decode()}" for one in odd_heads(spoken)}
         seen = [run for ops in self.taps.asked.values() for op in ops for run in bytes_in(op)]
         faults |= {f"brokers see: {one}" for one in found(needles, seen)}
-        sample = [one.body for one in spoken if len(one.body) > CARD_BYTES][-SAMPLE_MAX:]
+        east, west = (values(self.taps.asked[broker.host.name]) for broker in self.brokers)
+        both = {(east[value], west[value]) for value in east.keys() & west.keys()}
+        faults |= {f"both know: {one}, {other}" for one, other in both if not {one, other} <= BOTH_KNOW}
+        sample = [one.body for one in spoken if len(one.body) not in (0, CARD_BYTES)][-SAMPLE_MAX:]
         faults |= {f"line: twice {one.hex()}" for one in repeated(sample)}
         faults |= {
             f"envelope: twice {one.hex()}"
@@ -243,10 +252,11 @@ def test_nine_days_name_nobody(week: Week) -> None:
     async def script() -> None:
         until: list[dict[str, int]] = []
         for number, after in zip(DAYS_ON, (*DAYS_ON[1:], None), strict=True):
-            await week.on()
+            if IS_SWITCHED_OFF or not until:
+                await week.on()
             await week.day(number)
             until.append({name: len(ops) for name, ops in week.taps.asked.items()})
-            if after is not None:
+            if IS_SWITCHED_OFF and after is not None:
                 week.off()
                 await asyncio.sleep((after - number) * DAY_S - ON_S)
         assert await week.faults() == set()
@@ -343,6 +353,7 @@ def test_what_is_careless_is_found(week: Week, monkeypatch: pytest.MonkeyPatch) 
         envelopes = [bytes([1, *range(8), which]) * 100 + PLANTED for which in (1, 2)]
         week.taps.asked["west"] += [Put(put_secret=bytes([7] * 32), envelope=one) for one in envelopes]
         week.taps.asked["west"] += [Publish(notice=PLANTED)] * 2
+        week.taps.asked["east"].append(Get(get_secret=bytes([8] * 32), envelope_hash=bytes([7] * 32)))
         week.sticks.append("x".encode("utf-16-le") + TEXT.encode("utf-16-le"))
         # Numbers differ; what stands twice is found at many places.
         faults = {re.sub("[0-9a-f]{16,}|[0-9]+$", "N", fault) for fault in await week.faults()}
@@ -352,7 +363,7 @@ def test_what_is_careless_is_found(week: Week, monkeypatch: pytest.MonkeyPatch) 
             *("head: POST /v1?by=N HTTP/1.1\r\n\r\n", "line: id of Myitkyina"),
             *("line: twice N", "size: myitkyina asks N", "size: tengchong asks N"),
             *("envelope: twice N", "west knows again: Publish.notice"),
-            "stick: text",
+            *("stick: text", "both know: Get.envelope_hash, Put.put_secret"),
         }
 
     week.world.run(script())
