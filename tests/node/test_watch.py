@@ -267,7 +267,7 @@ def test_a_flood_of_unknown_keys_makes_one_nack_an_hour_and_a_bounded_log(tmp_pa
         alter_answers(there, pours)
         link_of(there).reread()
         size = node_of(there).log.size
-        await asyncio.sleep(1800)
+        await asyncio.sleep(2400)
         assert made >= 1200
         assert await count(there, "delivery", "type = 7") == 1
         assert await count(there, "nack_due") <= limits.NACK_HASHES_MAX
