@@ -94,7 +94,7 @@ def test_a_broker_learns_of_a_log_only_while_its_office_wants_that(tmp_path: Pat
         assert not [op for op in questions() if partner in op.body or op.body.count(b"\xe2\x80\x94") != 1]
         (held,) = await held_by(broker)
         assert (held.origin.encode(), held.size) == (name, (await view_of(here)).cosigned_size)
-        await asyncio.sleep(3600)
+        await asyncio.sleep(1500)
         sizes = [int(op.body.partition(b"\n\n")[2].split(b"\n")[1]) for op in questions()]
         assert sizes == sorted(set(sizes))  # nothing is asked about a log that stands still
         before = len(sizes)
