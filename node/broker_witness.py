@@ -10,8 +10,7 @@ import asyncio
 from collections.abc import Callable
 from hashlib import sha256
 
-from audit.checkpoint import parse_checkpoint_untrusted
-from audit.note import COSIGNATURES, VerifierKey, parse_note_untrusted, parse_vkey_untrusted
+from audit.note import COSIGNATURES, VerifierKey, parse_note_untrusted, parse_vkey_untrusted, verify_note
 from audit.store import AuditLog
 from audit.witness import Status, parse_request_untrusted, witness_name
 from keys.brokercard import (
@@ -73,8 +72,8 @@ class BrokerWitnesses:
     async def add(self, to: str, token: SecretBytes) -> None:
         """Have this broker cosign our log from now on, if it does so now.
 
-        MalformedInput for an address or an answer; PolicyRefused ``witness_token_refused`` or
-        ``witness_refused``; Unavailable with the cause.
+        MalformedInput for an address or an answer; VerificationFailed for a yes that is not signed;
+        PolicyRefused ``witness_token_refused`` or ``witness_refused``; Unavailable with the cause.
         """
         address = parse_broker_address_untrusted(to)
         await self._log.publish()
@@ -91,7 +90,7 @@ class BrokerWitnesses:
             (result,) = await client.exchange([op])
         finally:
             await client.close()
-        keys = _keys_of(result, card)
+        keys = _keys_of(op, result, card)
         await self._db.transact(lambda tx: self._switch_on(tx, str(address), token, card, keys, op, result))
         self._wanted.set()
         await self._ask(str(address))
@@ -241,8 +240,8 @@ def _cosigner_of(address: str) -> bytes:
     return sha256(address.encode()).digest()
 
 
-def _keys_of(result: Result, card: BrokerCard) -> tuple[VerifierKey, ...]:
-    """The keys a broker shows with its first answer, through a channel that its address pins."""
+def _keys_of(op: Cosign, result: Result, card: BrokerCard) -> tuple[VerifierKey, ...]:
+    """The keys a broker shows with its first answer, through a channel its address pins, and uses."""
     if isinstance(result, OpRefused):
         raise Unavailable("broker_busy", f"The broker does not witness now ({result.code}). Try again later.")
     if not isinstance(result, WitnessSays):
@@ -263,21 +262,25 @@ def _keys_of(result: Result, card: BrokerCard) -> tuple[VerifierKey, ...]:
     name = witness_name(card.log_origin)
     if not keys or any(key.name != name or key.type_byte not in COSIGNATURES for key in keys):
         raise MalformedInput("witness_keys", f"The broker shows no witness key named {name}.")
+    if result.status == Status.COSIGNED:
+        text = _text_of(op)
+        if not verify_note(parse_note_untrusted(text.encode() + b"\n" + result.body), keys):
+            raise VerificationFailed("cosignature_missing", "The broker says yes and signs nothing.")
     return keys
+
+
+def _text_of(op: Cosign) -> str:
+    return parse_request_untrusted(op.body)[1].text
 
 
 def _answer(op: Cosign, result: WitnessSays) -> WitnessAnswer:
     """A C2SP response in the form in which partners answer. MalformedInput ``bad_note``, ``result_wrong``."""
-    note = parse_request_untrusted(op.body)[0].note
-    size = parse_checkpoint_untrusted(note)[0].size
+    size = parse_request_untrusted(op.body)[1].size
     lines: tuple[tuple[str, bytes], ...] = ()
     held_size = 0
     if result.status == Status.COSIGNED:
-        text = note.partition(b"\n\n")[0] + b"\n"
-        lines = tuple(
-            (line.name, line.key_id + line.blob)
-            for line in parse_note_untrusted(text + b"\n" + result.body).signatures
-        )
+        whole = _text_of(op).encode() + b"\n" + result.body
+        lines = tuple((line.name, line.key_id + line.blob) for line in parse_note_untrusted(whole).signatures)
     elif result.status == Status.CONFLICT:
         digits = result.body.removesuffix(b"\n")
         if not digits.isdigit() or len(digits) > 16:

@@ -253,7 +253,12 @@ class Erasure:
         if self._photos.erase(tx, alert_id, bool(incoming)):
             parts.append("photos")
         told = [(peer_id, hh)] if incoming else self._outbox.holders(tx, alert_id)
-        note_erased(tx, self._audit, alert_id, parts, why, told, now_ms, actor)
+        index = note_erased(tx, self._audit, alert_id, parts, why, told, now_ms, actor)
+        if actor and not incoming:
+            tx.execute(
+                "UPDATE alert SET erased_index = ?, erased_actor = ? WHERE alert_id = ? AND incoming = 0",
+                (index, actor, alert_id),
+            )
 
 
 def _check_role(session: Session) -> None:

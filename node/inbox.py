@@ -685,9 +685,33 @@ class Inbox:
             fields["code"] = receipt.code
         self._log.append(tx, "msg.receipt", fields)
         outcome.ladder_moved = True
+        if receipt.state is ReceiptState.DELIVERED:
+            self._tell_erased(tx, peer, alert_id, receipt.hh)
         if is_by_sender and receipt.actor:
             self._erase_by_sender(tx, alert_id, peer.office_id)
             outcome.shown = True
+
+    def _tell_erased(self, tx: Transaction, peer: Peer, alert_id: bytes, hh: bytes) -> None:
+        """A copy that was under way when its alert was erased here by hand has arrived with its content."""
+        row = tx.one(
+            "SELECT erased_index, erased_actor FROM alert"
+            " WHERE alert_id = ? AND incoming = 0 AND erased_actor IS NOT NULL",
+            (alert_id,),
+        )
+        if row is not None:
+            index, actor = row
+            now_ms = self._env.clock.now_ms()
+            queue_receipt(
+                tx,
+                peer.office_id,
+                alert_id,
+                hh,
+                ReceiptState.ERASED,
+                now_ms,
+                index,
+                actor=actor,
+                due_ms=now_ms,
+            )
 
     # --- parts ----------------------------------------------------------------------------------------------
 
@@ -978,8 +1002,9 @@ def note_erased(
     told: Sequence[tuple[bytes, bytes]],
     now_ms: int,
     actor: str = "",
-) -> None:
-    """The entry, and a receipt to each office of ``told``: (office id, hash of the delivery it is about).
+) -> int:
+    """The entry, whose index is returned, and a receipt to each office of ``told``: (office id, hash of the
+    delivery it is about).
 
     ``actor``: pseudonym of the officer who erased it by hand. With it a sender's word asks its recipients to
     do the same: by itself an office erases at its own clock's time, and that clock may be wrong.
@@ -992,6 +1017,7 @@ def note_erased(
             queue_receipt(
                 tx, peer_id, alert_id, hh, ReceiptState.ERASED, now_ms, index, actor=actor, due_ms=now_ms
             )
+    return index
 
 
 def content_commitments(salt: bytes, core: bytes, disclosures: bytes) -> list[str]:

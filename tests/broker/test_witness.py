@@ -205,4 +205,3 @@ async def test_the_operator_hands_out_lists_and_withdraws(tmp_path: Path) -> Non
     secret.write_text(text)
     secret.chmod(0o600)
     assert (await command("withdraw", "--dir", house.directory, "--token-file", secret))[0] == 0
-    assert (await command("withdraw", "--dir", house.directory, "--token-file", secret))[0] == 1

@@ -12,7 +12,7 @@ from audit.policy import parse_policy_untrusted, single_log_policy
 from audit.reader import PublishedLog
 from broker.exchange import Exchange
 from broker.witness import Witness, WitnessedLog
-from keys.errors import PolicyRefused
+from keys.errors import PolicyRefused, SalweenError
 from node.views import BrokerWitnessView
 from node.witness import BROKER_INTERVAL_MS
 from protocol.requests import Cosign, Forward, Op, Request, Result, WitnessSays
@@ -44,6 +44,24 @@ async def view_of(office: OfficeHost) -> BrokerWitnessView:
     """The only broker that witnesses for this office, as its status shows it."""
     (view,) = (await office.host.run(lambda env: node_of(office).desk.status())).broker_witnesses
     return view
+
+
+def lie_to(office: OfficeHost, *answers: WitnessSays) -> list[WitnessSays]:
+    """From now on brokers give it the first of these, which are returned, in place of any answer."""
+    lies = list(answers)
+    honest = node_of(office).broker_witnesses._client
+
+    def lying(*arguments: object) -> object:
+        client = honest(*arguments)  # type: ignore[arg-type]
+
+        async def exchange(ops: Sequence[Op]) -> tuple[Result, ...]:
+            return (lies[0],)
+
+        client.exchange = exchange  # type: ignore[method-assign]
+        return client
+
+    node_of(office).broker_witnesses._client = lying  # type: ignore[assignment]
+    return lies
 
 
 @pytest.fixture
@@ -94,7 +112,7 @@ def test_a_broker_learns_of_a_log_only_while_its_office_wants_that(tmp_path: Pat
         assert not [op for op in questions() if partner in op.body or op.body.count(b"\xe2\x80\x94") != 1]
         (held,) = await held_by(broker)
         assert (held.origin.encode(), held.size) == (name, (await view_of(here)).cosigned_size)
-        await asyncio.sleep(3600)
+        await asyncio.sleep(1500)
         sizes = [int(op.body.partition(b"\n\n")[2].split(b"\n")[1]) for op in questions()]
         assert sizes == sorted(set(sizes))  # nothing is asked about a log that stands still
         before = len(sizes)
@@ -243,19 +261,7 @@ def test_what_it_does_not_cosign_is_late_shown_and_told_by_the_doctor(tmp_path: 
         assert (mended.state, mended.trouble) == ("ok", None)
 
         node = node_of(here)
-        honest = node.broker_witnesses._client
-        lies: list[WitnessSays] = [WitnessSays(status=200), WitnessSays(status=403)]
-
-        def lying(*arguments: object) -> object:
-            client = honest(*arguments)  # type: ignore[arg-type]
-
-            async def exchange(ops: Sequence[Op]) -> tuple[Result, ...]:
-                return (lies[0],)
-
-            client.exchange = exchange  # type: ignore[method-assign]
-            return client
-
-        node.broker_witnesses._client = lying  # type: ignore[assignment]
+        lies = lie_to(here, WitnessSays(status=200), WitnessSays(status=403))
         for expected in ("bad_note", "status 403"):
             await here.log_in()
             await here.send(an_alert("KA-2"))
@@ -286,6 +292,16 @@ def test_a_wrong_token_or_a_log_begun_anew_is_witnessed_by_no_broker(tmp_path: P
                 await office.host.run(lambda env, add=add: add(broker.address, token))  # type: ignore[misc]
             assert refused.value.code == code
             assert await count(office, "broker_witness") == 0
+        assert broker.broker is not None
+        keys = broker.broker.store.witness_keys
+        lies = lie_to(offices.there, WitnessSays(status=200, keys=keys), WitnessSays(status=200))
+        for code in ("bad_note", "witness_keys"):
+            with pytest.raises(SalweenError) as refused_here:
+                await switch_on(offices.there, broker)
+            assert refused_here.value.code == code
+            assert await count(offices.there, "broker_witness") == 0
+            del lies[0]
+            lies.append(lies[0] if lies else WitnessSays(status=200))
         await back_up(here)
         await restored(here)
         await asyncio.sleep(15 * 60)

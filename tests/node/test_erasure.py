@@ -481,6 +481,29 @@ def test_a_death_between_erasing_by_hand_and_wiping_leaves_no_trace(
     play(tmp_path, script)
 
 
+def test_a_copy_that_was_under_way_is_erased_where_it_arrives(tmp_path: Path) -> None:
+    """Erased by hand while its envelope lay at the broker of an office that was shut: that office is told
+    when it says that it has it."""
+
+    async def script(offices: Offices) -> None:
+        here, there = offices.here, offices.there
+        await settled(offices)
+        there.host.kill()
+        await here.log_in()
+        sent = await here.send(an_alert(PLATE))
+        assert sent.alert_id is not None
+        await asyncio.sleep(30)
+        await by_hand(here, sent.alert_id)
+        assert not await entries(here, "msg.receipt")
+        await there.restart()
+        await asyncio.sleep(300)
+        assert [e.fields["code"] for e in await entries(there, "content.erased")] == ["sender"]
+        assert await count(there, "vault") == 0
+        assert found_in(there, {"plate": PLATE.encode()}) == {}
+
+    play(tmp_path, script)
+
+
 def test_erasing_by_hand_wants_a_supervisor_a_reason_and_the_pin_again(tmp_path: Path) -> None:
     """Each of them is refused without, and nothing is erased; so is what is kept for a court."""
 

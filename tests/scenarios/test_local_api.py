@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings, strategies
+from hypothesis import HealthCheck, Phase, assume, given, settings, strategies
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
@@ -151,6 +151,31 @@ async def test_a_program_sends_reads_and_answers_for_an_officer(world: World) ->
         assert (await program.ask("POST", f"/alerts/{incoming}/answers", step))[0] == 201
         (entry,) = [e for e in await pages.get("/audit") if e["index"] == view["access_index"]]
         assert (entry["kind"], entry["fields"]["purpose"]) == ("acc.read", "duty")
+
+        lead, keeper = (officers[1] for officers in world.template.officers)
+        ended = await world.run_node(
+            world.receiver, "hold", alert_id, "--officer", str(keeper.number), "--pin-file",
+            world.pin_file(keeper.pin), "--reason", "court", "--days", "366", "--json",
+        )  # fmt: skip
+        assert ended.exit_code == 0, ended.out + ended.err
+        erasing = {"reason": "mistake", "pin": "0"}
+        status, refused = await program.ask("POST", f"/alerts/{alert_id}/erasure", erasing)
+        assert (status, refused["code"]) == (409, "supervisor_only")
+        program.token = await a_token(world, lead, *SCOPES)
+        status, refused = await program.ask("POST", f"/alerts/{alert_id}/erasure", erasing)
+        assert (status, refused["code"]) == (409, "pin_wrong")
+        erasing["pin"] = lead.pin
+        status, fate = await program.ask("POST", f"/alerts/{alert_id}/erasure", erasing)
+        assert (status, fate["erased_why"]) == (201, "mistake")
+        async with asyncio.timeout(40):
+            while (await program.ask("GET", "/outbox"))[1]["items"][0]["gone_why"] != "mistake":
+                await asyncio.sleep(0.2)
+        assert len(await there.inbox()) == 1
+        ended = await world.run_node(
+            world.receiver, "erase", alert_id, "--officer", str(keeper.number), "--pin-file",
+            world.pin_file(keeper.pin), "--reason", "needless", "--json",
+        )  # fmt: skip
+        assert (ended.exit_code, json.loads(ended.out)["error"]["code"]) == (1, "alert_held"), ended.err
 
 
 async def test_a_program_sends_and_fetches_photos(world: World, tmp_path: Path) -> None:
@@ -348,6 +373,7 @@ def _explore(base: str, token: str) -> None:
             )
             @given(case=operation.as_strategy(generation_mode=mode))
             def explore(case: Any) -> None:
+                assume("" not in (case.query or {}))  # it never leaves, and so nothing is wrong with the rest
                 case.call_and_validate(headers={"Authorization": f"Bearer {token}"}, checks=checks)
 
             with contextlib.suppress(Unsatisfiable):  # nothing about it can be wrong

@@ -32,7 +32,7 @@ PAGES = (
     "/inbox", "/inbox?unopened=1&urgency=expected&peer=" + TENGCHONG, "/alert/" + PLAIN_ALERT,
     "/alert/" + HOSTILE_ALERT, "/alert/" + EXERCISE_ALERT, "/alert/" + "0a" * 32, "/new", "/new?kind=person",
     "/new?kind=text", "/pending", "/outbox", "/partners", "/audit", "/audit?before=40", "/status", "/help",
-    "/carry", "/carry/to/" + TENGCHONG, "/carry/read",
+    "/carry", "/carry/to/" + TENGCHONG, "/carry/read", "/alert/" + PLAIN_ALERT + "/fate",
 )  # fmt: skip
 SCRIPTS = (
     "/static/salween.js",
