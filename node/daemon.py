@@ -574,7 +574,8 @@ class Node:
                 async with self._env.timeout(await self._outbox.rest_s(IDLE_ROUND_S)):
                     await self._stirred.wait()
             self._stirred.clear()
-            await self._env.sleep(BUSY_ROUND_S)
+            # No longer than to what was drawn by lot: rounds would show through where all leave with one.
+            await self._env.sleep(await self._outbox.rest_s(BUSY_ROUND_S))
 
     # --- doors ----------------------------------------------------------------------------------------------
 

@@ -237,7 +237,7 @@ def peer_view(tx: Snapshot, peer: Peer, own_office_id: bytes) -> PeerView:
         address_lost_ms=lost_ms,
         key_version=trust.newest_known_version(peer.trusted),
         by_hand=tx.value(
-            "SELECT count(DISTINCT c.hh) FROM carried c JOIN delivery d ON d.hh = c.hh"
+            "SELECT count(DISTINCT c.hh) FROM carried c CROSS JOIN delivery d ON d.hh = c.hh"
             " WHERE d.peer = ? AND c.out_ms IS NOT NULL AND d.phase <> 'acknowledged'",
             (peer.office_id,),
         ),

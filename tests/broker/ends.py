@@ -45,6 +45,7 @@ from protocol.requests import (
     put_capability_hash,
     seal_request,
     sign_delete,
+    without_held,
 )
 from protocol.tokens import FORWARDING_PREFIX, WITNESS_PREFIX, parse_token_untrusted
 from runtime.env import AnyCertificate, Env, TlsPin, real_env
@@ -159,7 +160,7 @@ class Client:
         )
         status, body = await self.post(data)
         assert status == 200, body
-        answer = open_answer_untrusted(pending, body)
+        answer = open_answer_untrusted(pending, without_held(body))
         for result in answer.results:
             if isinstance(result, Custody):
                 verify_custody(result, self.card.custody_public)

@@ -18,7 +18,7 @@ from tests.simulation.disk import Killed
 from tests.simulation.world import HostDownError, World
 
 SECRET = SecretBytes(b"paper stone scissors well")
-STEPS_MAX = 500
+STEPS_MAX = 700
 WORLD_STEPS = 10  # deaths in one simulated world
 STRIDE = 1 if os.environ.get("SALWEEN_EVERY_STEP") else 17
 

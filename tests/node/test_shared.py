@@ -161,8 +161,6 @@ def test_what_one_recipient_lost_is_sealed_again_to_it_alone(tmp_path: Path) -> 
 
     async def script(several: Several) -> None:
         lost = several.others[1]
-        link = link_of(several.here)
-        await several.here.host.run(lambda env: link.client.close())
         several.broker.host.kill()
         sent = await several.send(an_alert("KA-1"))
         assert sent.alert_id is not None
