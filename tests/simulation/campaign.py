@@ -90,9 +90,9 @@ def in_processes(
     return sorted(lines, key=lambda line: int(line.split()[0]))
 
 
-def find_in_processes() -> list[str]:
-    """Every planted mistake, looked for on every core: a line each."""
-    return _spread(["--find"], list(MISTAKES), None, None)
+def find_in_processes(mistakes: Sequence[str]) -> list[str]:
+    """Planted mistakes, looked for on every core: a line each."""
+    return _spread(["--find"], list(mistakes), None, None)
 
 
 def _spread(

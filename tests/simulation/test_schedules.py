@@ -39,8 +39,12 @@ def test_one_seed_is_one_run_in_any_process() -> None:
     assert len({line.split()[1] for line in plain}) == len(seeds)
 
 
-def test_every_planted_mistake_is_found() -> None:
-    """A simulator that misses what we broke on purpose proves nothing when it finds nothing."""
-    lines = find_in_processes()
-    assert len(lines) == len(MISTAKES) >= 12, lines
+def test_planted_mistakes_are_found() -> None:
+    """A simulator that misses what we broke on purpose proves nothing when it finds nothing.
+
+    Each third of them; ``make simulate-mistakes`` looks for all.
+    """
+    mistakes = list(MISTAKES)[::3]
+    lines = find_in_processes(mistakes)
+    assert len(lines) == len(mistakes) >= 10, lines
     assert not [line for line in lines if "NOT FOUND" in line or "failed" in line], lines
