@@ -709,7 +709,7 @@ class Photos:
         await self._tell_senders()
 
     def _housekeep(self, tx: Transaction, now_ms: int) -> None:
-        for (name,) in tx.execute(_OLD_FORMS, (now_ms - STAGED_MS, now_ms)):
+        for (name,) in tx.execute(_OLD_FORMS, _form_times(now_ms)):
             _drop_staged(tx, name)
         tx.execute("DELETE FROM photo_delete WHERE until_ms <= ?", (now_ms,))
         for alert_id, number, peer_id in tx.execute(_UPLOADS_OVER, (now_ms,)):
@@ -827,9 +827,14 @@ _DOWNLOADS_OVER = (
 )
 
 
+def _form_times(now_ms: int) -> tuple[int, int]:
+    """Between which times a photo of an open form was chosen. A clock set back a little takes none away."""
+    return now_ms - STAGED_MS, now_ms + STAGED_MS
+
+
 def _is_anything_over(tx: Snapshot, now_ms: int) -> bool:
     return bool(
-        tx.execute(_OLD_FORMS, (now_ms - STAGED_MS, now_ms))
+        tx.execute(_OLD_FORMS, _form_times(now_ms))
         or tx.execute("SELECT 1 FROM photo_delete WHERE until_ms <= ?", (now_ms,))
         or tx.execute(_UPLOADS_OVER, (now_ms,))
         or tx.execute(_DOWNLOADS_OVER, (now_ms - limits.MAILBOX_TTL_MS,))
