@@ -96,7 +96,7 @@ def _show_routes(result: dict[str, Any]) -> None:
 @by_operator
 def routes_list(directory: str, passphrase_file: str | None, as_json: bool) -> None:
     """List routes."""
-    result = terminal.run(lambda env: terminal.call(env, directory, passphrase_file, "routes.list", {}))
+    result = terminal.ask(directory, passphrase_file, "routes.list", {})
     terminal.finish(result, as_json, _show_routes)
 
 
@@ -141,9 +141,7 @@ def routes_add(
 @click.argument("to", metavar="BROKER")
 def routes_remove(directory: str, passphrase_file: str | None, to: str, as_json: bool) -> None:
     """Forget how BROKER is reached."""
-    result = terminal.run(
-        lambda env: terminal.call(env, directory, passphrase_file, "routes.remove", {"to": to})
-    )
+    result = terminal.ask(directory, passphrase_file, "routes.remove", {"to": to})
     terminal.finish(result, as_json, _show_routes)
 
 

@@ -155,7 +155,7 @@ def status(directory: str, passphrase_file: str | None, as_json: bool) -> None:
             _show_loss(loss)
 
     terminal.finish(
-        terminal.run(lambda env: terminal.call(env, directory, passphrase_file, "status", {})),
+        terminal.ask(directory, passphrase_file, "status", {}),
         as_json,
         show_status,
     )
@@ -197,7 +197,7 @@ def _show_loss(loss: dict[str, Any]) -> None:
 @by_operator
 def publish(directory: str, passphrase_file: str | None, as_json: bool) -> None:
     """Publish and sign the audit log up to now."""
-    result = terminal.run(lambda env: terminal.call(env, directory, passphrase_file, "publish", {}))
+    result = terminal.ask(directory, passphrase_file, "publish", {})
     terminal.finish(
         result,
         as_json,
@@ -209,7 +209,7 @@ def publish(directory: str, passphrase_file: str | None, as_json: bool) -> None:
 @by_operator
 def doctor(directory: str, passphrase_file: str | None, as_json: bool) -> None:
     """Check clock, disk, permissions, certificate, log, database, brokers, mailboxes; print each fix."""
-    result = terminal.run(lambda env: terminal.call(env, directory, passphrase_file, "doctor", {}))
+    result = terminal.ask(directory, passphrase_file, "doctor", {})
 
     def show_checks(value: dict[str, Any]) -> None:
         for check in value["checks"]:

@@ -27,7 +27,7 @@ def officers_list(directory: str, passphrase_file: str | None, as_json: bool) ->
         terminal.table(("Number", "Alias", "Role", "State"), rows)
 
     terminal.finish(
-        terminal.run(lambda env: terminal.call(env, directory, passphrase_file, "officers.list", {})),
+        terminal.ask(directory, passphrase_file, "officers.list", {}),
         as_json,
         show_table,
     )
@@ -62,9 +62,7 @@ def officers_add(
 @click.argument("number", type=int)
 def officers_retire(directory: str, passphrase_file: str | None, number: int, as_json: bool) -> None:
     """End an officer's rights now; what they signed stays valid."""
-    result = terminal.run(
-        lambda env: terminal.call(env, directory, passphrase_file, "officers.retire", {"officer": number})
-    )
+    result = terminal.ask(directory, passphrase_file, "officers.retire", {"officer": number})
     terminal.finish(result, as_json, lambda _: click.echo(f"Retired officer {number}."))
 
 

@@ -120,9 +120,7 @@ def revoke(
         if directory is None:
             raise click.UsageError("--apply needs --dir: the node that takes the revocation.")
         node_directory, text = directory, notice.read(TEXT_BYTES_MAX + 1)
-        result = terminal.run(
-            lambda env: terminal.call(env, node_directory, passphrase_file, "revoke.apply", {"notice": text})
-        )
+        result = terminal.ask(node_directory, passphrase_file, "revoke.apply", {"notice": text})
         terminal.finish(result, as_json, lambda learnt: click.echo(_what_was_learnt(learnt)))
         return
     if below is None or reason is None:
@@ -255,9 +253,7 @@ def peers(directory: str, passphrase_file: str | None, evidence: str | None, as_
             )
 
     verb, params = ("peers", {}) if evidence is None else ("pair.evidence", {"peer": evidence})
-    terminal.finish(
-        terminal.run(lambda env: terminal.call(env, directory, passphrase_file, verb, params)), as_json, show
-    )
+    terminal.finish(terminal.ask(directory, passphrase_file, verb, params), as_json, show)
 
 
 COMMANDS = (

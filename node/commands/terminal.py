@@ -130,6 +130,11 @@ def run(work: Callable[[Env], Coroutine[Any, Any, dict[str, Any]]]) -> dict[str,
         sys.exit(1)
 
 
+def ask(directory: str, passphrase_file: str | None, verb: str, params: Params) -> dict[str, Any]:
+    """What a verb answers that needs no PIN and says nothing on the way; ends the program as ``run`` does."""
+    return run(lambda env: call(env, directory, passphrase_file, verb, params))
+
+
 def fail(error: SalweenError, as_json: bool) -> NoReturn:
     """Say what, why and what to do, and end with the exit code of its family."""
     if as_json:

@@ -31,7 +31,7 @@ def tokens_list(directory: str, passphrase_file: str | None, as_json: bool) -> N
         ]
         terminal.table(("Number", "Name", "Officer", "May", "State"), rows)
 
-    result = terminal.run(lambda env: terminal.call(env, directory, passphrase_file, "tokens.list", {}))
+    result = terminal.ask(directory, passphrase_file, "tokens.list", {})
     terminal.finish(result, as_json, show)
 
 
@@ -78,9 +78,7 @@ def tokens_add(
 @click.argument("number", type=int)
 def tokens_revoke(directory: str, passphrase_file: str | None, number: int, as_json: bool) -> None:
     """End a token at once."""
-    result = terminal.run(
-        lambda env: terminal.call(env, directory, passphrase_file, "tokens.revoke", {"number": number})
-    )
+    result = terminal.ask(directory, passphrase_file, "tokens.revoke", {"number": number})
     terminal.finish(result, as_json, lambda _: click.echo(f"Token {number} is good for nothing now."))
 
 

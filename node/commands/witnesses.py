@@ -39,7 +39,7 @@ def _show_witnesses(result: dict[str, Any]) -> None:
 @by_operator
 def witness_list(directory: str, passphrase_file: str | None, as_json: bool) -> None:
     """List the brokers that were asked to cosign our log."""
-    result = terminal.run(lambda env: terminal.call(env, directory, passphrase_file, "witness.list", {}))
+    result = terminal.ask(directory, passphrase_file, "witness.list", {})
     terminal.finish(result, as_json, _show_witnesses)
 
 
@@ -75,9 +75,7 @@ def witness_add(
 @click.argument("to", metavar="BROKER")
 def witness_remove(directory: str, passphrase_file: str | None, to: str, as_json: bool) -> None:
     """Ask BROKER no more. What it learnt it keeps; what it cosigned stays under our log."""
-    result = terminal.run(
-        lambda env: terminal.call(env, directory, passphrase_file, "witness.remove", {"broker": to})
-    )
+    result = terminal.ask(directory, passphrase_file, "witness.remove", {"broker": to})
     terminal.finish(result, as_json, _show_witnesses)
 
 

@@ -17,12 +17,11 @@ from node.views import BrokerWitnessView
 from node.witness import BROKER_INTERVAL_MS
 from protocol.requests import Cosign, Forward, Op, Request, Result, WitnessSays
 from protocol.tokens import WITNESS_PREFIX, parse_token_untrusted
-from runtime.sqlite import Transaction
-from tests.audit.logs import files_of, read_entries
-from tests.node.offices import Offices, an_alert, count, entries, node_of, play, write
+from tests.audit.logs import read_entries
+from tests.node.offices import Offices, an_alert, count, entries, node_of, play
 from tests.node.test_resets import back_up, restored
 from tests.node.test_routes import Region, bytes_in
-from tests.node.test_witness import log_of
+from tests.node.test_witness import go_back, log_of, published_files
 from tests.simulation.daemons import BrokerHost, OfficeHost
 from tests.simulation.world import World
 
@@ -204,30 +203,14 @@ def test_a_log_that_went_back_is_refused_kept_there_and_stays_read_only_here(tmp
         await asyncio.sleep(10 * 60)
         await here.log_in()
         size = node_of(here).log.published.size
-        directory = log_of(here).parent
-        kept = {
-            path.relative_to(directory): path.read_bytes()
-            for path in (directory / "high-water", *files_of(directory / "log"))
-        }
+        kept = published_files(here)
         for number in range(3):
             await here.send(an_alert(f"KA-{number}"))
         await asyncio.sleep(15 * 60)
         (longest,) = await held_by(broker)
         assert longest.size > size + 4
 
-        def wind_back(tx: Transaction) -> None:
-            tx.execute("DELETE FROM leaf WHERE idx >= ?", (size,))
-            tx.execute("DELETE FROM cp WHERE size > ?", (size,))
-            tx.execute("DELETE FROM cosigner")
-
-        await write(here, wind_back)
-        here.host.kill()
-        directory = log_of(here).parent
-        for path in files_of(directory / "log"):
-            path.unlink()
-        for path, data in kept.items():
-            (directory / path).write_bytes(data)
-        await here.restart()
+        await go_back(here, size, kept)
         assert node_of(here).log.refusal is None
         await asyncio.sleep(15 * 60)
         error = node_of(here).failed.exception()

@@ -38,6 +38,31 @@ def log_of(office: OfficeHost) -> Path:
     return found.parent
 
 
+def published_files(office: OfficeHost) -> dict[Path, bytes]:
+    """What its log has on the disk outside of the database, by path beside the log."""
+    directory = log_of(office).parent
+    files = (directory / "high-water", *files_of(directory / "log"))
+    return {path.relative_to(directory): path.read_bytes() for path in files}
+
+
+async def go_back(office: OfficeHost, size: int, kept: dict[Path, bytes]) -> None:
+    """The whole disk as it was at that size, when these files were published; started again."""
+
+    def wind_back(tx: Transaction) -> None:
+        tx.execute("DELETE FROM leaf WHERE idx >= ?", (size,))
+        tx.execute("DELETE FROM cp WHERE size > ?", (size,))
+        tx.execute("DELETE FROM cosigner")
+
+    await write(office, wind_back)
+    office.host.kill()
+    directory = log_of(office).parent
+    for path in files_of(directory / "log"):
+        path.unlink()
+    for path, data in kept.items():
+        (directory / path).write_bytes(data)
+    await office.restart()
+
+
 async def policy_for(owner: OfficeHost, witness: OfficeHost) -> Policy:
     """The owner's log, to be witnessed by the other: keys as the other and the owner pinned them."""
     (peer_of_witness,) = await read(witness, load_peers)
@@ -201,29 +226,13 @@ def test_a_log_that_went_back_learns_it_from_its_witness_and_stays_read_only(tmp
         here, there = offices.here, offices.there
         await asyncio.sleep(10 * 60)
         size = node_of(here).log.published.size
-        directory = log_of(here).parent
-        kept = {
-            path.relative_to(directory): path.read_bytes()
-            for path in (directory / "high-water", *files_of(directory / "log"))
-        }
+        kept = published_files(here)
         await here.send(an_alert("KA-1"))
         await asyncio.sleep(10 * 60)
         assert node_of(here).log.published.size > size
         (longest,) = await read(there, lambda tx: tx.execute("SELECT size FROM witnessed_log"))
 
-        def wind_back(tx: Transaction) -> None:
-            tx.execute("DELETE FROM leaf WHERE idx >= ?", (size,))
-            tx.execute("DELETE FROM cp WHERE size > ?", (size,))
-            tx.execute("DELETE FROM cosigner")
-
-        await write(here, wind_back)
-        here.host.kill()
-        directory = log_of(here).parent
-        for path in files_of(directory / "log"):
-            path.unlink()
-        for path, data in kept.items():
-            (directory / path).write_bytes(data)
-        await here.restart()
+        await go_back(here, size, kept)
         assert node_of(here).log.refusal is None  # the disk alone tells nothing
         await here.send(an_alert("KA-2"))
         await asyncio.sleep(10 * 60)
